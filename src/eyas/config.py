@@ -1,0 +1,147 @@
+"""Every option as a frozen, keyword-only dataclass, checked at birth.
+
+An option is written once, here, with its default, its unit and its limits. The command line and the
+Python interface are generated from these fields; nothing else repeats a default.
+"""
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from eyas.errors import ConfigError
+
+MAX_SEED = 2**32 - 1  # one word of the Philox key, docs/laws.md L2
+
+DraftSampling = Literal["coupled", "top-k"]
+ScorePrecision = Literal["float32", "model"]
+
+
+def _at_least(name: str, value: float, limit: float) -> None:
+    if not (math.isfinite(value) and value >= limit):
+        raise ConfigError(f"{name} is {value}, but it must be a number of at least {limit}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeConfig:
+    """Size of an EAGLE-2 draft tree (arXiv 2406.16858, Sec. 4 and App. A). The root is not counted."""
+
+    draft_tokens: int = 59  # nodes kept by rerank and verified beside the root
+    depth: int = 6  # levels below the root
+    tree_top_k: int = 10  # nodes expanded on each level
+    draft_sampling: DraftSampling = "coupled"  # how children are chosen when temperature > 0
+    score_precision: ScorePrecision = "float32"  # precision in which values are summed
+
+    def __post_init__(self) -> None:
+        for name in ("draft_tokens", "depth", "tree_top_k"):
+            _at_least(name, getattr(self, name), 1)
+        if self.draft_tokens > self.num_candidates:
+            raise ConfigError(
+                f"draft_tokens is {self.draft_tokens}, but depth {self.depth} and tree_top_k "
+                f"{self.tree_top_k} give only {self.num_candidates} candidates; "
+                "lower draft_tokens or raise one of the two."
+            )
+        if self.draft_sampling not in ("coupled", "top-k"):
+            raise ConfigError(
+                f"draft_sampling is {self.draft_sampling!r}; it is 'coupled' or 'top-k'."
+            )
+        if self.score_precision not in ("float32", "model"):
+            raise ConfigError(
+                f"score_precision is {self.score_precision!r}; it is 'float32' or 'model'."
+            )
+
+    @property
+    def num_candidates(self) -> int:
+        """Nodes that expansion makes before rerank: K + (D - 1) K^2."""
+        return self.tree_top_k + (self.depth - 1) * self.tree_top_k**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig:
+    """The distribution of the next token (docs/laws.md, L2 and L3) and its draws."""
+
+    temperature: float = 0.0  # 0 is greedy
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0  # 1 is off
+    min_p: float = 0.0  # 0 is off
+    repetition_penalty: float = 1.0  # over prompt and answer; 1 is off
+    presence_penalty: float = 0.0  # over the answer, as OpenAI counts
+    frequency_penalty: float = 0.0  # over the answer, as OpenAI counts
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None  # None draws one when temperature > 0; see `with_seed`
+
+    def __post_init__(self) -> None:
+        _at_least("temperature", self.temperature, 0)
+        _at_least("top_k", self.top_k, 0)
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}, but it must lie in (0, 1]; 1 is off.")
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p is {self.min_p}, but it must lie in [0, 1]; 0 is off.")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ConfigError(
+                f"repetition_penalty is {self.repetition_penalty}, but it must be above 0; 1 is off."
+            )
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if not -2 <= value <= 2:
+                raise ConfigError(f"{name} is {value}, but it must lie in [-2, 2]; 0 is off.")
+        for token_id, bias in self.logit_bias.items():
+            if token_id < 0 or not math.isfinite(bias):
+                raise ConfigError(
+                    f"logit_bias has {token_id}={bias}; it wants a token id and a finite number."
+                )
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed is {self.seed}, but it must lie in 0..{MAX_SEED}.")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the token is an argmax, without draws."""
+        return self.temperature == 0
+
+    def drawn_seed(self) -> int:
+        """The seed to use: the one given, 0 when greedy, otherwise a fresh one."""
+        if self.seed is not None:
+            return self.seed
+        return 0 if self.is_greedy else secrets.randbelow(MAX_SEED + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppingConfig:
+    """When an answer ends (docs/laws.md, L4)."""
+
+    max_new_tokens: int = 512
+    min_new_tokens: int = 0  # no stop token before so many
+    stop: tuple[str, ...] = ()  # strings; the text ends before the first that appears
+    stop_token_ids: tuple[int, ...] = ()  # beside the model's own
+    ignore_eos: bool = False  # go on past the model's own stop tokens
+
+    def __post_init__(self) -> None:
+        _at_least("max_new_tokens", self.max_new_tokens, 1)
+        _at_least("min_new_tokens", self.min_new_tokens, 0)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "
+                f"{self.max_new_tokens}; lower it."
+            )
+        if any(not text for text in self.stop):
+            raise ConfigError("stop has an empty string; give each stop string at least one character.")
+        if any(token_id < 0 for token_id in self.stop_token_ids):
+            raise ConfigError(f"stop_token_ids has a negative id: {self.stop_token_ids}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackConfig:
+    """A stack of Llama-family decoder layers, as a draft network uses it."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    qkv_bias: bool = False
+    first_input_norm: bool = True  # an EAGLE head's first layer has no input norm
+    final_norm: bool = True  # an EAGLE head has none: its output lives in the target's feature space
