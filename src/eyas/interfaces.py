@@ -1,0 +1,301 @@
+"""Where the engine, the drafters and the runtimes meet.
+
+A *runtime* owns everything heavy: weights, caches, devices, threads. The engine and the drafters hold
+opaque handles (a feature is a row of the runtime's own array) and small NumPy arrays. A *drafter* is
+written once, from the blocks that every runtime offers; it never asks which runtime it is on, and nothing
+asks a drafter what it is.
+
+One cycle (arXiv 2406.16858, Fig. 3), for each sequence:
+
+    tree = session.propose(tokens)                   # 1. draft
+    rows = runtime.forward([TargetCall(cache, tree)])# 2. one target pass over all nodes
+    verdict = verify(tree, rows.choose)              # 3. the walk: a path, plus one bonus token
+    cache.commit(path); session.extend(...)          # 4. keep the path's rows, drop the rest
+
+Shape letters: T rows of a call, N tree nodes (root included), H hidden size, V vocabulary, K top-k.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas.config import StackConfig, TreeConfig
+from eyas.errors import ConfigError
+from eyas.sampling import Sampler
+from eyas.tree import DraftTree, Floats, Ints
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+class Features(Protocol):
+    """(T, H) rows of the runtime's own array; `rows[[2, 5]]` and `rows[1:]` select some."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> "Features": ...
+
+
+class PathCache(Protocol):
+    """Keys and values of one sequence in one network: committed rows, then pending ones.
+
+    A forward appends pending rows, each under a parent: a pending row, or -1 for the end of the committed
+    prefix. A row sees the committed prefix, its pending ancestors and itself, at position
+    `length` + its depth among the pending rows (docs/laws.md, L6). Several forwards may append before one
+    commit: that is how a drafter grows its tree level by level.
+    """
+
+    @property
+    def length(self) -> int:
+        """Committed rows."""
+        ...
+
+    @property
+    def num_pending(self) -> int:
+        """Rows appended since the last commit."""
+        ...
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep the pending rows of `path` (increasing indices, each the parent of the next), drop the others."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Drop all pending rows and the committed ones from `length` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class TargetCall:
+    """Rows of one sequence in a target forward."""
+
+    cache: PathCache
+    token_ids: Ints  # (T,)
+    parents: Ints | None = None  # (T,) among the cache's pending rows; None is a chain, as in prefill
+    last_only: bool = False  # choose() will be called for the last row only (prefill)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The token that sampling gives at a row, with log-probabilities of the *unprocessed* logits."""
+
+    token_id: int
+    log_prob: float | None = None  # None unless asked for
+    top: tuple[tuple[int, float], ...] = ()  # the best (token id, log-probability), as many as asked for
+
+
+class TargetRows(Protocol):
+    """Results of one call; valid until the next forward of the same runtime."""
+
+    @property
+    def features(self) -> Features:
+        """(T, H) outputs after the target's final norm: what the LM head reads."""
+        ...
+
+    def choose(
+        self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
+    ) -> Choice:
+        """The token after `row`, where `generated` is the answer up to and including that row's token.
+
+        `num_log_probs` None reports no log-probability, 0 that of the choice only.
+        """
+        ...
+
+    def logits(self, row: int) -> Floats:
+        """(V,) unprocessed logits of a row, in float64."""
+        ...
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The best continuations of T rows, best first, ties to the lower id."""
+
+    token_ids: Ints  # (T, K) target ids
+    log_probs: Floats  # (T, K) natural logs of the confidences, <= 0
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Draft with the sampler's own noise: children are the best of (processed draft logit + g(t, .)).
+
+    The draws belong to the sampler, so the ids do not change; a child's confidence is then its
+    probability of winning *given* that noise, softmax((processed logit + g) / scale) (docs/algorithm.md).
+    """
+
+    sampler: Sampler
+    generated: Sequence[Sequence[int]]  # per row: the answer up to and including that row's token
+    scale: float
+
+
+class LMHead(Protocol):
+    """Rows of the target's LM head: all, or those of a draft vocabulary."""
+
+    def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
+        """The best k continuations of each row of `hidden` (T, H), with log-softmax confidences."""
+        ...
+
+
+class DraftStack(Protocol):
+    """A stack of decoder layers with its own caches."""
+
+    def new_cache(self) -> PathCache:
+        """An empty cache, grown as needed."""
+        ...
+
+    def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> Features:
+        """Append T rows (T, H) under `parents` (None: a chain) and return their outputs (T, H)."""
+        ...
+
+
+class Linear(Protocol):
+    """y = W [x1; x2; ...] + b over the concatenated inputs."""
+
+    def __call__(self, *inputs: Features) -> Features:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetInfo:
+    """What the layers above may know of the target."""
+
+    name: str
+    family: str  # model_type of its config
+    runtime: str
+    dtype: str
+    hidden_size: int
+    vocab_size: int
+    context_limit: int  # positions
+    context_reason: str = "its max_position_embeddings"  # what sets the limit, for messages
+    fingerprint: str | None = None
+
+
+class Runtime(Protocol):
+    """Computes: one target with its caches, and the blocks that draft networks are made of."""
+
+    @property
+    def target(self) -> TargetInfo:
+        """Names and sizes."""
+        ...
+
+    def new_cache(self) -> PathCache:
+        """An empty cache of the target, grown as needed up to its context."""
+        ...
+
+    def forward(self, calls: Sequence[TargetCall]) -> list[TargetRows]:
+        """One pass over the rows of all calls; appends them to their caches as pending rows."""
+        ...
+
+    def embed(self, token_ids: Ints) -> Features:
+        """(T, H) rows of the target's input embedding, as a draft network reads them."""
+        ...
+
+    def lm_head(self, token_ids: Ints | None = None) -> LMHead:
+        """The target's LM head, or its rows for `token_ids` (ascending): a draft vocabulary."""
+        ...
+
+    def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> Linear:
+        """A linear layer of weight (outputs, inputs) and bias (outputs,)."""
+        ...
+
+    def decoder_stack(self, config: StackConfig, weights: Weights) -> DraftStack:
+        """Decoder layers from weights named `layers.0.self_attn.q_proj.weight` and so on."""
+        ...
+
+    def round_score(self, values: Floats) -> Floats:
+        """`values` rounded to the target's own precision, for score_precision="model"."""
+        ...
+
+
+Lossless = Literal["ids", "distribution", "no"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftFiles:
+    """What a drafter may load, found before it is made. Each finder raises with the remedy."""
+
+    head: Callable[[], Path] = field(repr=False)  # directory of the EAGLE head for this target
+
+
+class DraftSession(Protocol):
+    """The drafter's state for one sequence."""
+
+    @property
+    def num_forwards(self) -> int:
+        """Forward passes of the draft network so far."""
+        ...
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Tokens were committed: `features` (T, H) of the newly cached target rows and, for each, the
+        token that follows it. In the prompt: f_0..f_{n-1} with x_1..x_n; after a cycle: root and accepted
+        nodes with accepted tokens and bonus. Cheap: the network runs at the next `propose`.
+        """
+        ...
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """A tree under the root `token_ids[-1]`, at most `max_depth` (>= 0) deep.
+
+        `token_ids` is everything committed, prompt included, root last.
+        """
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget everything behind the first `length` target rows (a later turn shares that prefix)."""
+        ...
+
+
+class Drafter(Protocol):
+    """A method of proposing tokens; shared by all sequences. See docs/add-a-drafter.md."""
+
+    lossless: ClassVar[Lossless]
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
+        """Build the networks on the runtime. Raises CheckpointError or ConfigError with the remedy."""
+        ...
+
+    def open(self, sampler: Sampler, prompt_ids: Sequence[int], tree: TreeConfig) -> DraftSession:
+        """A fresh session for one sequence."""
+        ...
+
+
+_DRAFTERS: dict[str, type[Drafter]] = {}
+DrafterClass = TypeVar("DrafterClass", bound=type[Drafter])
+
+
+def register_drafter(name: str) -> Callable[[DrafterClass], DrafterClass]:
+    """Make a drafter known by `name`: to generate, bench, serve, --help and the contract tests."""
+
+    def register(drafter: DrafterClass) -> DrafterClass:
+        assert name not in _DRAFTERS, f"two drafters are called {name!r}"
+        _DRAFTERS[name] = drafter
+        return drafter
+
+    return register
+
+
+def drafters() -> dict[str, type[Drafter]]:
+    """All drafters by name: every file of `eyas.drafters`, then the entry points `eyas.drafters`."""
+    package = import_module("eyas.drafters")
+    for module in sorted(module.name for module in iter_modules(package.__path__)):
+        import_module(f"eyas.drafters.{module}")
+    for entry_point in entry_points(group="eyas.drafters"):
+        entry_point.load()
+    return dict(sorted(_DRAFTERS.items()))
+
+
+def find_drafter(name: str) -> type[Drafter]:
+    """The drafter called `name`; ConfigError names those that exist."""
+    known = drafters()
+    if name not in known:
+        raise ConfigError(f"unknown method {name!r}; the methods are {_listing(known)}.")
+    return known[name]
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(names)

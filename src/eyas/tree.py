@@ -1,0 +1,120 @@
+"""A draft tree as flat arrays: tokens, parents, values. No model, no cache.
+
+Source: EAGLE-2 (arXiv 2406.16858), Sec. 4; the mask is SpecInfer's tree attention (arXiv 2305.09781).
+
+Node 0 is the root: the newest committed token, which the target has not seen yet. Parents stand before
+their children, so one left-to-right pass visits a tree in topological order.
+
+    parents [-1, 0, 0, 1, 1]        mask      0 1 2 3 4        depth
+            0                             0   x . . . .          0
+           / \\                            1   x x . . .          1
+          1   2                           2   x . x . .          1
+         / \\                              3   x x . x .          2
+        3   4                             4   x x . . x          2
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class DraftTree:
+    """Draft tokens under a root.
+
+    Attributes:
+        token_ids: (N,) the root's token, then the draft tokens.
+        parents: (N,) index of each node's parent; -1 for the root.
+        log_values: (N,) natural log of each node's value (product of confidences on its path); root 0.
+    """
+
+    token_ids: Ints
+    parents: Ints
+    log_values: Floats
+
+    def __post_init__(self) -> None:
+        nodes = np.arange(len(self.token_ids))
+        assert len(nodes) >= 1, "a tree has at least its root"
+        assert self.parents.shape == self.log_values.shape == nodes.shape, "one entry per node"
+        assert self.parents[0] == -1, "node 0 is the root"
+        assert bool(np.all((self.parents[1:] >= 0) & (self.parents[1:] < nodes[1:]))), (
+            "parents stand before their children"
+        )
+
+    @property
+    def num_draft_tokens(self) -> int:
+        """Nodes without the root."""
+        return len(self.token_ids) - 1
+
+    @cached_property
+    def depths(self) -> Ints:
+        """(N,) levels below the root; 0 for the root."""
+        return node_depths(self.parents)
+
+    @property
+    def depth(self) -> int:
+        """Depth of the deepest node."""
+        return int(self.depths.max())
+
+    @cached_property
+    def children(self) -> list[dict[int, int]]:
+        """Per node: token id -> child node. Of siblings with one token the first counts."""
+        children: list[dict[int, int]] = [{} for _ in self.token_ids]
+        for node in range(1, len(self.token_ids)):
+            children[self.parents[node]].setdefault(int(self.token_ids[node]), node)
+        return children
+
+    def path(self, node: int) -> list[int]:
+        """Nodes from the root to `node`, both included."""
+        path = [node]
+        while (node := int(self.parents[node])) >= 0:
+            path.append(node)
+        return path[::-1]
+
+    def leaves(self) -> list[int]:
+        """Nodes that are nobody's parent."""
+        return np.setdiff1d(np.arange(len(self.parents)), self.parents).tolist()
+
+    def leaf_paths(self) -> Iterator[list[int]]:
+        """Each root-to-leaf path, in the order of the leaves."""
+        return (self.path(leaf) for leaf in self.leaves())
+
+
+def node_depths(parents: Sequence[int] | Ints) -> Ints:
+    """Depth of each node, (T,). A parent of -1 gives depth 0; parents come first."""
+    depths = np.zeros(len(parents), dtype=np.int64)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            depths[node] = depths[parent] + 1
+    return depths
+
+
+def ancestor_mask(parents: Sequence[int] | Ints) -> Bools:
+    """(T, T) whether row's node sees column's node: itself and its ancestors (docs/laws.md, L6)."""
+    mask = np.eye(len(parents), dtype=np.bool_)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            mask[node] |= mask[parent]  # the parent's row is complete: parents come first
+    return mask
+
+
+def root_only(root: int) -> DraftTree:
+    """A tree without draft tokens: one step of plain decoding."""
+    return chain(root, [])
+
+
+def chain(root: int, token_ids: Sequence[int]) -> DraftTree:
+    """A tree with one path: root, then `token_ids` in order, each of value 1."""
+    size = 1 + len(token_ids)
+    return DraftTree(
+        token_ids=np.array([root, *token_ids], dtype=np.int64),
+        parents=np.arange(-1, size - 1, dtype=np.int64),
+        log_values=np.zeros(size),
+    )
