@@ -43,13 +43,9 @@ class TreeConfig:
                 "lower draft_tokens or raise one of the two."
             )
         if self.draft_sampling not in ("coupled", "top-k"):
-            raise ConfigError(
-                f"draft_sampling is {self.draft_sampling!r}; it is 'coupled' or 'top-k'."
-            )
+            raise ConfigError(f"draft_sampling is {self.draft_sampling!r}; it is 'coupled' or 'top-k'.")
         if self.score_precision not in ("float32", "model"):
-            raise ConfigError(
-                f"score_precision is {self.score_precision!r}; it is 'float32' or 'model'."
-            )
+            raise ConfigError(f"score_precision is {self.score_precision!r}; it is 'float32' or 'model'.")
 
     @property
     def num_candidates(self) -> int:

@@ -23,7 +23,6 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from eyas.config import StackConfig, TreeConfig
