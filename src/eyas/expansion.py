@@ -36,9 +36,7 @@ class Frontier:
     candidates: Ints  # (F,) flat indices
     token_ids: Ints  # (F,)
     log_values: Floats  # (F,)
-    parent_rows: (
-        Ints  # (F,) row of each node's parent in the frontier before; at level 1 that is the root, row 0
-    )
+    parent_rows: Ints  # (F,) row of each node's parent in the frontier before (the root is row 0)
 
 
 @dataclass

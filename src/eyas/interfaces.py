@@ -61,7 +61,7 @@ class PathCache(Protocol):
         ...
 
     def commit(self, path: Sequence[int]) -> None:
-        """Keep the pending rows of `path` (increasing indices, each the parent of the next), drop the others."""
+        """Keep the pending rows of `path` (indices ascend, each the parent of the next), drop the others."""
         ...
 
     def truncate(self, length: int) -> None:
@@ -89,7 +89,7 @@ class Choice:
 
 
 class TargetRows(Protocol):
-    """Results of one call; valid until the next forward of the same runtime."""
+    """Results of one call, valid until the next forward of the same runtime; features stay valid."""
 
     @property
     def features(self) -> Features:
@@ -221,18 +221,33 @@ class DraftFiles:
     head: Callable[[], Path] = field(repr=False)  # directory of the EAGLE head for this target
 
 
+@dataclass(frozen=True, kw_only=True)
+class DraftContext:
+    """One answer, as its drafter sees it."""
+
+    prompt_ids: Sequence[int]
+    sampler: Sampler
+    tree: TreeConfig
+
+
 class DraftSession(Protocol):
-    """The drafter's state for one sequence."""
+    """The drafter's state for one sequence: begin, extend, then propose and extend in turn."""
 
     @property
     def num_forwards(self) -> int:
-        """Forward passes of the draft network so far."""
+        """Forward passes of the draft network since `begin`."""
+        ...
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Start an answer. The first `keep` target rows are those of the answer before (a later turn)."""
         ...
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
-        """Tokens were committed: `features` (T, H) of the newly cached target rows and, for each, the
-        token that follows it. In the prompt: f_0..f_{n-1} with x_1..x_n; after a cycle: root and accepted
-        nodes with accepted tokens and bonus. Cheap: the network runs at the next `propose`.
+        """Tokens were committed.
+
+        `features` (T, H) are those of the newly cached target rows, `token_ids` (T,) the token after each:
+        in the prompt f_0..f_{n-1} with x_1..x_n; after a cycle root and accepted nodes with accepted tokens
+        and bonus. Cheap: the network runs at the next `propose`.
         """
         ...
 
@@ -241,10 +256,6 @@ class DraftSession(Protocol):
 
         `token_ids` is everything committed, prompt included, root last.
         """
-        ...
-
-    def truncate(self, length: int) -> None:
-        """Forget everything behind the first `length` target rows (a later turn shares that prefix)."""
         ...
 
 
@@ -258,8 +269,8 @@ class Drafter(Protocol):
         """Build the networks on the runtime. Raises CheckpointError or ConfigError with the remedy."""
         ...
 
-    def open(self, sampler: Sampler, prompt_ids: Sequence[int], tree: TreeConfig) -> DraftSession:
-        """A fresh session for one sequence."""
+    def open(self) -> DraftSession:
+        """A session for one sequence."""
         ...
 
 

@@ -80,7 +80,7 @@ class DraftTree:
 
     def leaves(self) -> list[int]:
         """Nodes that are nobody's parent."""
-        return np.setdiff1d(np.arange(len(self.parents)), self.parents).tolist()
+        return [int(node) for node in np.setdiff1d(np.arange(len(self.parents)), self.parents)]
 
     def leaf_paths(self) -> Iterator[list[int]]:
         """Each root-to-leaf path, in the order of the leaves."""

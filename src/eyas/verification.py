@@ -42,7 +42,8 @@ def verify(tree: DraftTree, choose: Choose) -> Verdict:
         choose: `choose(node, accepted)` is the target's token after `node`, whose path below the root has
             the tokens `accepted`. Called for the nodes of the path only, from the root downwards.
     """
-    node, path, token_ids = 0, [0], []
+    node, path = 0, [0]
+    token_ids: list[int] = []
     while True:
         token_ids.append(choose(node, token_ids))
         child = tree.children[node].get(token_ids[-1])

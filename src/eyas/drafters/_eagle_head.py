@@ -1,0 +1,180 @@
+"""EAGLE's auto-regression head on a runtime's blocks, and its state for one sequence.
+
+Source: EAGLE (arXiv 2401.15077), Sec. 4.1; EAGLE-2 uses the same head.
+
+The head reads *pairs* and predicts the next feature, from which the target's LM head gives the next token:
+
+    position j          0        1        2                     u_j   = W_fc [embed(x_{j+1}); f_j] + b
+    feature            f_0      f_1      f_2                     f^_{j+1} = layers(u)_j
+    token              x_1      x_2      x_3                     x_{j+2} ~ LM head(f^_{j+1})
+
+A pair's position is that of its *feature*. Committed pairs always hold the target's true features; a tree
+node holds its parent's predicted one. So the committed length of the head's cache equals the target's: the
+position of the root (docs/laws.md, L7).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from eyas.errors import CheckpointError
+from eyas.expansion import Frontier
+from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime
+from eyas.models import EagleCheckpoint, read_eagle_checkpoint
+from eyas.tree import Floats, Ints
+
+
+@dataclass(frozen=True)
+class EagleHead:
+    """The networks of a head, shared by all sequences.
+
+    Attributes:
+        draft_ids: (M,) ascending target ids of the draft vocabulary; None for the whole vocabulary.
+        coupled_scale: per depth, the scale of coupled confidences; the last serves all deeper levels.
+    """
+
+    runtime: Runtime
+    fc: Linear
+    stack: DraftStack
+    draft_ids: Ints | None
+    coupled_scale: tuple[float, ...]
+
+    @classmethod
+    def load(cls, runtime: Runtime, directory: Path) -> Self:
+        """Read a checkpoint in the EAGLE-1/2 layout and put it on the runtime.
+
+        Raises:
+            CheckpointError: broken files, or a head for another target.
+        """
+        checkpoint = read_eagle_checkpoint(directory)
+        _check_target(checkpoint, runtime, directory)
+        weights = checkpoint.weights
+        return cls(
+            runtime=runtime,
+            fc=runtime.linear(weights["fc.weight"], weights.get("fc.bias")),
+            stack=runtime.decoder_stack(checkpoint.stack, weights),
+            draft_ids=checkpoint.draft_ids,
+            coupled_scale=checkpoint.coupled_scale,
+        )
+
+    def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:
+        """The LM head over the draft vocabulary and the prompt's own tokens, which answers often repeat."""
+        if self.draft_ids is None:
+            return self.runtime.lm_head()
+        prompt = np.asarray(prompt_ids, dtype=np.int64)
+        return self.runtime.lm_head(np.union1d(self.draft_ids, prompt))
+
+    def scale(self, depth: int) -> float:
+        """Scale of the coupled confidence of nodes at `depth` (1 is below the root)."""
+        return self.coupled_scale[min(depth, len(self.coupled_scale)) - 1]
+
+
+class HeadState:
+    """The head's cache for one sequence, and the pairs that it has not read yet."""
+
+    def __init__(self, head: EagleHead) -> None:
+        self.num_forwards = 0
+        self._head = head
+        self._cache = head.stack.new_cache()
+        self._waiting: list[tuple[Features, Ints]] = []
+
+    def begin(self, context: DraftContext, keep: int) -> None:
+        """Start an answer on the first `keep` pairs."""
+        self.num_forwards = 0
+        self._lm_head = self._head.lm_head(context.prompt_ids)
+        self._context = context
+        waiting, self._waiting = self._waiting, []
+        start = self._cache.length
+        self._cache.truncate(min(keep, start))
+        for features, token_ids in waiting:
+            count = min(len(token_ids), max(0, keep - start))
+            if count:
+                self._waiting.append((features[:count], token_ids[:count]))
+            start += len(token_ids)
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Remember pairs for the next `catch_up`."""
+        assert len(features) == len(token_ids), "one token after each feature"
+        self._waiting.append((features, np.asarray(token_ids, dtype=np.int64)))
+
+    def expander(self, token_ids: Sequence[int]) -> "Expander":
+        """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
+        assert self._waiting, "a root always comes with a new pair"
+        for features, tokens in self._waiting:
+            output = self._forward(tokens, features, None)
+            self._cache.commit(range(len(tokens)))
+        self._waiting = []
+        assert self._cache.length == len(token_ids) - 1, "the head's cache ends before the root"
+        generated = list(token_ids[len(self._context.prompt_ids) :])
+        return Expander(self, output[-1:], generated)
+
+    def _forward(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
+        head = self._head
+        self.num_forwards += 1
+        inputs = head.fc(head.runtime.embed(token_ids), features)
+        return head.stack.forward(self._cache, inputs, parents)
+
+
+class Expander:
+    """Drafts one tree, level by level; leave it as a context so that its rows are dropped."""
+
+    def __init__(self, state: HeadState, root_state: Features, generated: list[int]) -> None:
+        self._state = state
+        self._features = root_state  # (F, H) predicted features below the frontier's nodes
+        self._paths = [generated]  # per frontier node: the answer up to and including its token
+        self._first_row: int | None = None  # where the frontier's rows start among the pending ones
+        self._depth = 1  # of the children to come
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._state._cache.commit([])
+
+    def __call__(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
+        """The `k` best children of each frontier node (None: of the root), as `eyas.expansion` asks."""
+        if frontier is not None:
+            self._descend(frontier)
+        top = self._state._lm_head.top_k(self._features, k, self._coupling())
+        return top.token_ids, top.log_probs
+
+    def _descend(self, frontier: Frontier) -> None:
+        cache, rows = self._state._cache, frontier.parent_rows
+        parents = np.full(len(rows), -1) if self._first_row is None else self._first_row + rows
+        self._first_row = cache.num_pending
+        self._features = self._state._forward(frontier.token_ids, self._features[rows], parents)
+        self._paths = [
+            [*self._paths[row], int(token)] for row, token in zip(rows, frontier.token_ids, strict=True)
+        ]
+        self._depth += 1
+
+    def _coupling(self) -> Coupling | None:
+        context = self._state._context
+        if context.sampler.config.is_greedy or context.tree.draft_sampling == "top-k":
+            return None
+        return Coupling(context.sampler, self._paths, self._state._head.scale(self._depth))
+
+
+def _check_target(checkpoint: EagleCheckpoint, runtime: Runtime, directory: Path) -> None:
+    target = runtime.target
+    if checkpoint.stack.hidden_size != target.hidden_size:
+        raise CheckpointError(
+            f"{directory} is a head for hidden size {checkpoint.stack.hidden_size}, but {target.name} has "
+            f"{target.hidden_size}; use this target's head, or train one with `eyas train head`."
+        )
+    known = checkpoint.fingerprint and target.fingerprint
+    if known and checkpoint.fingerprint != target.fingerprint:
+        raise CheckpointError(
+            f"{directory} was trained for the target with fingerprint {checkpoint.fingerprint}, but "
+            f"{target.name} has {target.fingerprint}; use this target's head, or train one with "
+            "`eyas train head`."
+        )
+    largest = -1 if checkpoint.draft_ids is None else int(checkpoint.draft_ids.max())
+    if largest >= target.vocab_size:
+        raise CheckpointError(
+            f"{directory} drafts token id {largest}, but the ids of {target.name} end at "
+            f"{target.vocab_size - 1}; use this target's head."
+        )

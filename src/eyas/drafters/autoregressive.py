@@ -1,0 +1,43 @@
+"""Plain decoding: proposes nothing, so every cycle gives one token.
+
+It runs through the same loop, sampler, stopping rule and clock as every method: a speed-up compares like
+with like, and its ids are the oracle of law L1.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime, register_drafter
+from eyas.tree import DraftTree, root_only
+
+
+@register_drafter("autoregressive")
+class Autoregressive:
+    """Plain decoding, one token per target pass."""
+
+    lossless: ClassVar[Lossless] = "ids"
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:  # noqa: ARG003 - it needs neither
+        """Nothing to load."""
+        return cls()
+
+    def open(self) -> "Session":
+        """A session without state."""
+        return Session()
+
+
+class Session:
+    """Proposes the root alone."""
+
+    num_forwards = 0
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Nothing to prepare."""
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Nothing to remember."""
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:  # noqa: ARG002
+        """The root alone."""
+        return root_only(token_ids[-1])

@@ -1,0 +1,68 @@
+"""EAGLE-2: a dynamic draft tree, shaped by the head's confidence.
+
+Source: EAGLE-2 (arXiv 2406.16858), Sec. 4. The head's networks and caches are in `_eagle_head.py`, the
+tree's mathematics in `eyas.expansion`.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+from eyas.drafters._eagle_head import EagleHead, HeadState
+from eyas.expansion import grow_tree, unrounded
+from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime, register_drafter
+from eyas.tree import DraftTree, root_only
+
+
+@register_drafter("eagle2")
+class Eagle2:
+    """EAGLE-2 dynamic draft trees; needs an EAGLE head for the target."""
+
+    lossless: ClassVar[Lossless] = "ids"
+
+    def __init__(self, head: EagleHead) -> None:
+        self._head = head
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
+        """Read the head and put it on the runtime."""
+        return cls(EagleHead.load(runtime, files.head()))
+
+    def open(self) -> "Session":
+        """A session with an empty head cache."""
+        return Session(self._head)
+
+
+class Session:
+    """One sequence's head state; grows a tree per cycle."""
+
+    def __init__(self, head: EagleHead) -> None:
+        self._state = HeadState(head)
+        self._rounding = {"float32": unrounded, "model": head.runtime.round_score}
+
+    @property
+    def num_forwards(self) -> int:
+        """Passes of the head since `begin`."""
+        return self._state.num_forwards
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Start an answer; the head keeps its first `keep` pairs."""
+        self._tree = context.tree
+        self._state.begin(context, keep)
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Remember the committed pairs."""
+        self._state.extend(features, token_ids)
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """Expand by value, then keep the best nodes of all levels."""
+        if max_depth < 1:
+            return root_only(token_ids[-1])
+        tree = self._tree
+        with self._state.expander(token_ids) as expand:
+            return grow_tree(
+                token_ids[-1],
+                tree,
+                lambda frontier: expand(frontier, tree.tree_top_k),
+                max_depth=max_depth,
+                rounding=self._rounding[tree.score_precision],
+            )

@@ -1,0 +1,264 @@
+"""The cycle: draft, verify, commit, for a set of sequences.
+
+One sequence is a set of one. The engine holds no weights and no caches of its own; it moves small arrays
+between a drafter, a runtime and the walk, and applies the stopping rule (docs/laws.md, L1, L4, L7).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from eyas.config import StoppingConfig, TreeConfig
+from eyas.errors import CapacityError
+from eyas.interfaces import (
+    Choice,
+    DraftContext,
+    Drafter,
+    DraftSession,
+    Features,
+    PathCache,
+    Runtime,
+    TargetCall,
+    TargetRows,
+)
+from eyas.metrics import GenerationStats, StatsCounter
+from eyas.sampling import Sampler
+from eyas.stopping import AnswerText
+from eyas.tree import DraftTree, Ints
+from eyas.verification import Verdict, verify
+
+PREFILL_ROWS = 256  # rows of one prefill pass: bounds the memory of its logits and mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One answer to make."""
+
+    prompt_ids: Sequence[int]
+    sampler: Sampler
+    text: AnswerText
+    tree: TreeConfig = TreeConfig()
+    num_log_probs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An emitted token; `depth` is the draft depth it was accepted at, None for the target's own."""
+
+    choice: Choice
+    depth: int | None
+
+    @property
+    def id(self) -> int:
+        """Its token id."""
+        return self.choice.token_id
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one cycle emitted: tokens, and the text that they made certain."""
+
+    text: str
+    tokens: tuple[Token, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """A cycle's tree and verdict, for those who want to look at it."""
+
+    tree: DraftTree
+    verdict: Verdict
+
+
+@dataclass
+class Run:
+    """One sequence on its way. Tokens, caches and counts agree after every step."""
+
+    request: Request
+    cache: PathCache
+    session: DraftSession
+    token_ids: list[int]  # prompt and answer; the last one is the root, not yet in the cache
+    counter: StatsCounter = field(default_factory=StatsCounter)
+    tokens: list[Token] = field(default_factory=list)
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    last_cycle: Cycle | None = None
+
+    @property
+    def generated(self) -> list[int]:
+        """The answer's ids."""
+        return self.token_ids[len(self.request.prompt_ids) :]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the answer has ended."""
+        return self.request.text.finish_reason is not None
+
+    def stats(self) -> GenerationStats:
+        """Counts so far."""
+        return self.counter.finish(
+            new_tokens=len(self.tokens),
+            draft_forwards=self.session.num_forwards,
+            prefill_seconds=self.prefill_seconds,
+            decode_seconds=self.decode_seconds,
+        )
+
+
+class Engine:
+    """Runs the cycle of one drafter on one runtime."""
+
+    def __init__(self, runtime: Runtime, drafter: Drafter) -> None:
+        self.runtime = runtime
+        self.drafter = drafter
+
+    def start(self, request: Request, earlier: Run | None = None) -> tuple[Run, Piece]:
+        """Prefill the prompt and choose the first token.
+
+        Args:
+            request: the answer to make.
+            earlier: a finished run whose caches may serve again: the longest common prefix of token ids is
+                kept (docs/laws.md, L7). It must not be used afterwards.
+
+        Raises:
+            CapacityError: the prompt is empty or fills the context.
+        """
+        began = perf_counter()
+        run, keep = self._open(request, earlier)
+        prompt = list(request.prompt_ids)
+        features: list[tuple[int, Features]] = []
+        for start in range(keep, len(prompt), PREFILL_ROWS):
+            chunk = np_ids(prompt[start : start + PREFILL_ROWS])
+            [rows] = self.runtime.forward([TargetCall(run.cache, chunk, last_only=True)])
+            run.cache.commit(range(len(chunk)))
+            run.counter.target_forwards += 1
+            features.append((start, rows.features))
+        choice = rows.choose(len(chunk) - 1, request.sampler, [], request.num_log_probs)
+        run.prefill_seconds = perf_counter() - began
+
+        run.session.begin(DraftContext(prompt_ids=prompt, sampler=request.sampler, tree=request.tree), keep)
+        piece = self._emit(run, [Token(choice, None)])
+        for start, chunk_features in features:
+            after = run.token_ids[start + 1 : start + 1 + len(chunk_features)]
+            run.session.extend(chunk_features, after)
+        run.decode_seconds = perf_counter() - began - run.prefill_seconds
+        return run, piece
+
+    def step(self, runs: Sequence[Run]) -> list[Piece]:
+        """One cycle for each unfinished run: one target pass serves them all."""
+        began = perf_counter()
+        limit = self.runtime.target.context_limit
+        trees = [run.session.propose(run.token_ids, limit - len(run.token_ids) - 1) for run in runs]
+        calls = [
+            TargetCall(run.cache, tree.token_ids, tree.parents) for run, tree in zip(runs, trees, strict=True)
+        ]
+        results = self.runtime.forward(calls)
+        pieces = [self._settle(run, tree, rows) for run, tree, rows in zip(runs, trees, results, strict=True)]
+        elapsed = perf_counter() - began
+        for run in runs:
+            run.decode_seconds += elapsed
+        return pieces
+
+    def stream(self, request: Request, earlier: Run | None = None) -> Iterator[tuple[Run, Piece]]:
+        """The answer piece by piece: prefill's token, then one piece a cycle."""
+        run, piece = self.start(request, earlier)
+        yield run, piece
+        while not run.is_finished:
+            [piece] = self.step([run])
+            yield run, piece
+
+    def _open(self, request: Request, earlier: Run | None) -> tuple[Run, int]:
+        """A run with fresh or reused caches, and how many prompt tokens these hold already."""
+        _check_room(request.prompt_ids, self.runtime)
+        prompt = list(request.prompt_ids)
+        if earlier is None:
+            return Run(request, self.runtime.new_cache(), self.drafter.open(), prompt), 0
+        # The last prompt token is forwarded again for its logits, and the last common one for its
+        # feature, which the drafter pairs with the token that now follows.
+        common = common_prefix(prompt, earlier.token_ids)
+        keep = max(0, min(common, len(prompt)) - 1)
+        earlier.cache.truncate(keep)
+        return Run(request, earlier.cache, earlier.session, prompt), keep
+
+    def _settle(self, run: Run, tree: DraftTree, rows: TargetRows) -> Piece:
+        """Walk, emit, and keep what was emitted in the caches."""
+        request, generated = run.request, run.generated
+        choices: list[Choice] = []
+
+        def choose(node: int, accepted: Sequence[int]) -> int:
+            prefix = [*generated, *accepted]
+            choices.append(rows.choose(node, request.sampler, prefix, request.num_log_probs))
+            return choices[-1].token_id
+
+        verdict = verify(tree, choose)
+        run.last_cycle = Cycle(tree, verdict)
+        run.counter.target_forwards += 1
+        run.counter.add_cycle(verdict.num_accepted, tree.num_draft_tokens, tree.depth)
+
+        depths = [*range(1, len(choices)), None]
+        piece = self._emit(run, [Token(choice, depth) for choice, depth in zip(choices, depths, strict=True)])
+        emitted = [token.id for token in piece.tokens]
+        path = verdict.path[: len(emitted)]  # all but the last emitted token, which is the new root
+        run.cache.commit(path)
+        run.session.extend(rows.features[path], emitted)
+        request.sampler.forget(len(run.tokens))
+        return piece
+
+    def _emit(self, run: Run, tokens: Sequence[Token]) -> Piece:
+        """Take tokens until the answer ends; what follows is dropped."""
+        text, emitted = "", []
+        answer = run.request.text
+        for token in tokens:
+            emitted.append(token)
+            text += answer.push(token.id)
+            if answer.finish_reason:
+                break
+        run.tokens.extend(emitted)
+        run.token_ids.extend(token.id for token in emitted)
+        if not answer.finish_reason and len(run.token_ids) >= self.runtime.target.context_limit:
+            text += answer.finish("length")
+        return Piece(text, tuple(emitted))
+
+
+def np_ids(token_ids: Sequence[int]) -> Ints:
+    """Token ids as an array."""
+    return np.asarray(token_ids, dtype=np.int64)
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Number of equal leading tokens."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))
+
+
+def _check_room(prompt_ids: Sequence[int], runtime: Runtime) -> None:
+    target = runtime.target
+    if not prompt_ids:
+        raise CapacityError("the prompt is empty; give it at least one token.")
+    if len(prompt_ids) >= target.context_limit:
+        raise CapacityError(
+            f"the prompt has {len(prompt_ids)} tokens, but {target.name} holds {target.context_limit} "
+            f"({target.context_reason}) and the answer needs room too; shorten the prompt."
+        )
+    largest = max(prompt_ids)
+    if largest >= target.vocab_size or min(prompt_ids) < 0:
+        raise CapacityError(
+            f"the prompt holds a token id outside 0..{target.vocab_size - 1}, the vocabulary of "
+            f"{target.name}; was it made with this model's tokenizer?"
+        )
+
+
+def check_answer_fits(config: StoppingConfig, runtime: Runtime) -> None:
+    """Refuse `max_new_tokens` beyond the context. A full context ends an answer before that."""
+    target = runtime.target
+    if config.max_new_tokens > target.context_limit:
+        raise CapacityError(
+            f"max_new_tokens is {config.max_new_tokens}, but {target.name} holds "
+            f"{target.context_limit} tokens ({target.context_reason}); lower it."
+        )

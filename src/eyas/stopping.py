@@ -1,0 +1,93 @@
+"""When does an answer end, and which text is certain? (docs/laws.md, L4)
+
+An answer ends at the first of: a stop token; the token that completes a stop string in the generated text;
+`max_new_tokens`; a full context. Its ids include that last token; its text leaves out special tokens and ends
+before the stop string. Streamed pieces hold back what may still change: incomplete UTF-8 (the decoder does
+that) and any suffix that may begin a stop string. Joined, the pieces are the text.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, Protocol
+
+from eyas.config import StoppingConfig
+
+FinishReason = Literal["stop", "length"]
+
+
+class TextDecoder(Protocol):
+    """Turns tokens into text as it becomes certain; skips special tokens."""
+
+    def push(self, token_id: int) -> str:
+        """Text that this token makes certain."""
+        ...
+
+    def flush(self) -> str:
+        """What is left at the end, incomplete UTF-8 as replacement characters."""
+        ...
+
+
+class AnswerText:
+    """Follows one answer token by token.
+
+    Args:
+        config: limits and stop strings.
+        decoder: fresh, for this answer.
+        stop_token_ids: the model's own stop tokens; those of `config` are added.
+    """
+
+    def __init__(
+        self, config: StoppingConfig, decoder: TextDecoder, stop_token_ids: Iterable[int] = ()
+    ) -> None:
+        self.finish_reason: FinishReason | None = None
+        self.num_tokens = 0
+        self._config = config
+        self._decoder = decoder
+        self._stop_token_ids = stop_tokens(config, stop_token_ids)
+        self._held = ""  # certain text that may begin a stop string
+
+    def push(self, token_id: int) -> str:
+        """Count a token; returns the text that it releases. Sets `finish_reason` at the last one."""
+        assert self.finish_reason is None, "the answer has ended"
+        self.num_tokens += 1
+        self._held += self._decoder.push(token_id)
+        if token_id in self._stop_token_ids:
+            return self.finish("stop")
+        start = self._find_stop()
+        if start is not None:
+            self.finish_reason = "stop"
+            return self._release(start, drop_rest=True)
+        if self.num_tokens >= self._config.max_new_tokens:
+            return self.finish("length")
+        return self._release(len(self._held) - self._undecided())
+
+    def finish(self, reason: FinishReason) -> str:
+        """End here; returns the text that was held back."""
+        self.finish_reason = reason
+        self._held += self._decoder.flush()
+        return self._release(len(self._held))
+
+    def _find_stop(self) -> int | None:
+        """Where the first stop string starts. What was released before cannot be part of one."""
+        starts = [self._held.find(stop) for stop in self._config.stop]
+        return min((start for start in starts if start >= 0), default=None)
+
+    def _undecided(self) -> int:
+        """Length of the longest suffix that a stop string begins with."""
+        longest = 0
+        for stop in self._config.stop:
+            for size in range(min(len(stop) - 1, len(self._held)), longest, -1):
+                if self._held.endswith(stop[:size]):
+                    longest = size
+                    break
+        return longest
+
+    def _release(self, size: int, *, drop_rest: bool = False) -> str:
+        piece, rest = self._held[:size], self._held[size:]
+        self._held = "" if drop_rest else rest
+        return piece
+
+
+def stop_tokens(config: StoppingConfig, model_stop_ids: Iterable[int]) -> frozenset[int]:
+    """The stop tokens in force: the user's, and the model's unless they are ignored."""
+    own = () if config.ignore_eos else model_stop_ids
+    return frozenset(own) | frozenset(config.stop_token_ids)
