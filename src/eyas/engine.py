@@ -39,7 +39,7 @@ class Request:
     prompt_ids: Sequence[int]
     sampler: Sampler
     text: AnswerText
-    tree: TreeConfig = TreeConfig()
+    tree: TreeConfig = field(default_factory=TreeConfig)
     num_log_probs: int | None = None
 
 
@@ -140,7 +140,13 @@ class Engine:
         choice = rows.choose(len(chunk) - 1, request.sampler, [], request.num_log_probs)
         run.prefill_seconds = perf_counter() - began
 
-        run.session.begin(DraftContext(prompt_ids=prompt, sampler=request.sampler, tree=request.tree), keep)
+        context = DraftContext(
+            prompt_ids=prompt,
+            sampler=request.sampler,
+            tree=request.tree,
+            stop_token_ids=request.text.stop_token_ids,
+        )
+        run.session.begin(context, keep)
         piece = self._emit(run, [Token(choice, None)])
         for start, chunk_features in features:
             after = run.token_ids[start + 1 : start + 1 + len(chunk_features)]

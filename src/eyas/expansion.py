@@ -13,7 +13,7 @@ parent in the frontier's order, each parent's children from most to least confid
 A value is the product of the confidences on the path, kept as a sum of natural logs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,10 +43,12 @@ class Frontier:
 class Expansion:
     """Candidates of a dynamic tree, grown level by level.
 
-    `by_value=False` expands by a node's own confidence instead of its value (the paper's ablation, Table 3).
+    Tokens of `terminal` end an answer and are never expanded. `by_value=False` expands by a node's own
+    confidence instead of its value (the paper's ablation, Table 3).
     """
 
     top_k: int
+    terminal: Collection[int] = ()
     rounding: Rounding = unrounded
     by_value: bool = True
     token_ids: list[Ints] = field(default_factory=list)
@@ -81,9 +83,10 @@ class Expansion:
         self.num_candidates += token_ids.size
 
         merit = values if self.by_value else own
-        # A child of value 0 can never be accepted; expanding it would only cost.
-        chosen = best_first(merit.ravel(), self.top_k)
-        chosen = chosen[np.isfinite(values.ravel()[chosen])]
+        # A child of value 0 can never be accepted, and nothing follows a stop token.
+        dead = ~np.isfinite(values) | np.isin(token_ids, list(self.terminal))
+        chosen = best_first(np.where(dead, -np.inf, merit).ravel(), self.top_k)
+        chosen = chosen[~dead.ravel()[chosen]]
         return Frontier(
             candidates=first + chosen,
             token_ids=token_ids.ravel()[chosen],
@@ -125,6 +128,7 @@ def grow_tree(
     draft: Draft,
     *,
     max_depth: int,
+    terminal: Collection[int] = (),
     rounding: Rounding = unrounded,
     by_value: bool = True,
 ) -> DraftTree:
@@ -136,10 +140,11 @@ def grow_tree(
         draft: runs the draft network on a frontier of F nodes (None: on the root) and returns each node's
             best children as (token ids (F, K), log confidences (F, K)), most confident first.
         max_depth: no node is deeper, whatever `config` says: the context ends there.
+        terminal: stop tokens, which are never expanded.
         rounding: rounds each sum of logs (score_precision).
         by_value: see `Expansion`.
     """
-    expansion = Expansion(config.tree_top_k, rounding, by_value)
+    expansion = Expansion(config.tree_top_k, terminal, rounding, by_value)
     frontier: Frontier | None = None
     for _ in range(min(config.depth, max_depth)):
         frontier = expansion.grow(frontier, *draft(frontier))

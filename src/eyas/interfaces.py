@@ -228,6 +228,7 @@ class DraftContext:
     prompt_ids: Sequence[int]
     sampler: Sampler
     tree: TreeConfig
+    stop_token_ids: frozenset[int] = frozenset()  # nothing follows these: they are never expanded
 
 
 class DraftSession(Protocol):

@@ -42,7 +42,7 @@ class AnswerText:
         self.num_tokens = 0
         self._config = config
         self._decoder = decoder
-        self._stop_token_ids = stop_tokens(config, stop_token_ids)
+        self.stop_token_ids = stop_tokens(config, stop_token_ids)
         self._held = ""  # certain text that may begin a stop string
 
     def push(self, token_id: int) -> str:
@@ -50,7 +50,7 @@ class AnswerText:
         assert self.finish_reason is None, "the answer has ended"
         self.num_tokens += 1
         self._held += self._decoder.push(token_id)
-        if token_id in self._stop_token_ids:
+        if token_id in self.stop_token_ids:
             return self.finish("stop")
         start = self._find_stop()
         if start is not None:

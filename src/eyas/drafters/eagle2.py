@@ -46,7 +46,7 @@ class Session:
 
     def begin(self, context: DraftContext, keep: int = 0) -> None:
         """Start an answer; the head keeps its first `keep` pairs."""
-        self._tree = context.tree
+        self._context = context
         self._state.begin(context, keep)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
@@ -57,12 +57,13 @@ class Session:
         """Expand by value, then keep the best nodes of all levels."""
         if max_depth < 1:
             return root_only(token_ids[-1])
-        tree = self._tree
+        tree = self._context.tree
         with self._state.expander(token_ids) as expand:
             return grow_tree(
                 token_ids[-1],
                 tree,
                 lambda frontier: expand(frontier, tree.tree_top_k),
                 max_depth=max_depth,
+                terminal=self._context.stop_token_ids,
                 rounding=self._rounding[tree.score_precision],
             )
