@@ -171,6 +171,7 @@ class TargetInfo:
     vocab_size: int
     context_limit: int  # positions
     context_reason: str = "its max_position_embeddings"  # what sets the limit, for messages
+    threads: int | None = None
     fingerprint: str | None = None
 
 

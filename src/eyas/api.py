@@ -1,0 +1,338 @@
+"""The Python interface: `load` a model once, then generate, stream or converse.
+
+    llm = eyas.load()
+    answer = llm.generate("Explain tides.", max_new_tokens=128)
+    print(answer.text, answer.stats.acceptance_length)
+    for piece in llm.stream("And neap tides?", temperature=0.8, seed=1):
+        print(piece, end="")
+
+A prompt is a string (one user turn), a list of chat messages, or a list of token ids. Options are those of
+`eyas.config` under their own names.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from eyas.engine import Engine, Piece, Request, Run, check_answer_fits
+from eyas.errors import ConfigError
+from eyas.heads import HeadChoice, find_head
+from eyas.interfaces import DraftFiles, Runtime, find_drafter
+from eyas.metrics import GenerationStats
+from eyas.models import Tokenizer, resolve_model
+from eyas.options import GenerationOptions
+from eyas.runtimes import load_runtime
+from eyas.sampling import Sampler
+from eyas.stopping import AnswerText, FinishReason, stop_tokens
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished answer; with n > 1, `choices` holds all of them and this is the first."""
+
+    text: str
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stats: GenerationStats
+    config: dict[str, Any]
+    logprobs: tuple[dict[str, Any], ...] | None = None
+    choices: tuple["Answer", ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `eyas generate --json` prints."""
+        document: dict[str, Any] = self._own() | {"config": self.config}
+        if self.choices:
+            document["choices"] = [choice._own() for choice in self.choices]
+        return document
+
+    def _own(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "text": self.text,
+            "prompt_token_ids": list(self.prompt_token_ids),
+            "token_ids": list(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "stats": self.stats.to_dict(),
+        }
+        if self.logprobs is not None:
+            document["logprobs"] = list(self.logprobs)
+        return document
+
+
+class LLM:
+    """A target with its tokenizer and its drafters. Several threads may use one; their cycles queue."""
+
+    def __init__(
+        self, runtime: Runtime, tokenizer: Tokenizer, *, model: str, head: HeadChoice, method: str
+    ) -> None:
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+        self.head = head
+        self.method = self._resolve(method)
+        self._model = model
+        self._lock = Lock()  # held for one prefill or cycle, never while a caller reads a piece
+        self._engines: dict[str, Engine] = {}
+        self.engine(self.method)  # a head that does not fit is an error now, not at the first prompt
+
+    def generate(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> Answer:
+        """Answer a prompt.
+
+        Args:
+            prompt: a string, chat messages, or token ids.
+            method: a drafter's name; None is the one chosen at loading.
+            options: fields of `eyas.config` and `eyas.options.GenerationOptions`.
+
+        Raises:
+            ConfigError: an unknown option or a value out of bounds.
+            CapacityError: a prompt or answer that does not fit the context.
+        """
+        settings = GenerationOptions.from_names(options).with_seed()
+        answers = []
+        for choice in range(settings.n):
+            stream = self._stream(prompt, method, settings, choice)
+            for _ in stream:
+                pass
+            answers.append(stream.answer)
+        first = answers[0]
+        if settings.n == 1:
+            return first
+        return Answer(**{**_fields(first), "choices": tuple(answers)})
+
+    def generate_many(
+        self, prompts: Sequence[Prompt], *, method: str | None = None, **options: Any
+    ) -> list[Answer]:
+        """Answer several prompts, in order."""
+        return [self.generate(prompt, method=method, **options) for prompt in prompts]
+
+    def stream(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> "AnswerStream":
+        """Answer a prompt piece by piece. Close the iterator, or drop it, to stop early."""
+        settings = GenerationOptions.from_names(options).with_seed()
+        if settings.n != 1:
+            raise ConfigError(f"n is {settings.n}, but a stream gives one answer; use generate for more.")
+        return self._stream(prompt, method, settings, 0)
+
+    def conversation(self, *, method: str | None = None, **options: Any) -> "Conversation":
+        """A chat that keeps its caches between turns."""
+        return Conversation(self, method, GenerationOptions.from_names(options))
+
+    def prompt_ids(self, prompt: Prompt, options: GenerationOptions | None = None) -> list[int]:
+        """The token ids that a prompt becomes."""
+        options = options or GenerationOptions()
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise ConfigError("the prompt is empty; give it some text.")
+            if options.raw:
+                return self.tokenizer.encode(prompt)
+            system = [] if options.system is None else [{"role": "system", "content": options.system}]
+            return self.tokenizer.apply_chat_template([*system, {"role": "user", "content": prompt}])
+        if not prompt:
+            raise ConfigError("the prompt is empty; give it at least one message or token id.")
+        if isinstance(prompt[0], Mapping):
+            messages = [dict(message) for message in prompt if isinstance(message, Mapping)]
+            return self.tokenizer.apply_chat_template(messages)
+        return [int(token) for token in prompt if not isinstance(token, Mapping)]
+
+    def engine(self, method: str | None = None) -> Engine:
+        """The engine of a method, its drafter loaded once."""
+        name = self._resolve(method or self.method)
+        if name not in self._engines:
+            drafter = find_drafter(name).load(self.runtime, DraftFiles(head=self.head.require))
+            self._engines[name] = Engine(self.runtime, drafter)
+        return self._engines[name]
+
+    def request(self, prompt: Prompt, options: GenerationOptions, choice: int = 0) -> Request:
+        """A prompt and its options as the engine takes them. `options` must hold a seed."""
+        check_answer_fits(options.stopping, self.runtime)
+        prompt_ids = self.prompt_ids(prompt, options)
+        model_stops = self.tokenizer.stop_token_ids
+        assert options.sampling.seed is not None, "options come with a seed"
+        sampler = Sampler(
+            options.sampling,
+            prompt_ids=prompt_ids,
+            vocab_size=self.runtime.target.vocab_size,
+            seed=options.sampling.seed,
+            choice=choice,
+            withheld=stop_tokens(options.stopping, model_stops),
+            min_new_tokens=options.stopping.min_new_tokens,
+        )
+        return Request(
+            prompt_ids=prompt_ids,
+            sampler=sampler,
+            text=AnswerText(options.stopping, self.tokenizer.stream_decoder(), model_stops),
+            tree=options.tree,
+            num_log_probs=options.logprobs,
+        )
+
+    def describe(self, options: GenerationOptions, method: str | None = None) -> dict[str, Any]:
+        """Every resolved option, for `Answer.config`."""
+        target = self.runtime.target
+        return {
+            "model": self._model,
+            "head": None if self.head.path is None else str(self.head.path),
+            "head_check": self.head.check,
+            "method": self._resolve(method or self.method),
+            "runtime": target.runtime,
+            "dtype": target.dtype,
+            "threads": target.threads,
+            **options.to_dict(),
+        }
+
+    def _stream(
+        self, prompt: Prompt, method: str | None, options: GenerationOptions, choice: int
+    ) -> "AnswerStream":
+        request = self.request(prompt, options, choice)
+        return AnswerStream(self, self.engine(method), request, self.describe(options, method))
+
+    def _resolve(self, method: str) -> str:
+        if method != "auto":
+            return method
+        return "eagle2" if self.head.path is not None else "autoregressive"
+
+
+class AnswerStream(Iterator[Piece]):
+    """Pieces of one answer as they come; `answer` when they have all come."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        engine: Engine,
+        request: Request,
+        config: dict[str, Any],
+        earlier: Run | None = None,
+    ) -> None:
+        self._lock = llm._lock
+        self._engine = engine
+        self._request = request
+        self._config = config
+        self._earlier = earlier
+        self._pieces: list[str] = []
+        self._closed = False
+        self.run: Run | None = None
+
+    def __next__(self) -> Piece:
+        if self._closed or (self.run is not None and self.run.is_finished):
+            raise StopIteration
+        with self._lock:
+            try:
+                if self.run is None:
+                    self.run, piece = self._engine.start(self._request, self._earlier)
+                else:
+                    [piece] = self._engine.step([self.run])
+            except BaseException:
+                self._closed = True  # interrupted in mid-cycle: this answer cannot go on
+                raise
+        self._pieces.append(piece.text)
+        return piece
+
+    def close(self) -> None:
+        """Stop early; the model stays usable."""
+        self._closed = True
+
+    @property
+    def answer(self) -> Answer:
+        """The answer, once it has ended."""
+        assert self.run is not None, "the stream has ended"
+        assert self._request.text.finish_reason is not None, "the stream has ended"
+        return Answer(
+            text="".join(self._pieces),
+            prompt_token_ids=tuple(self._request.prompt_ids),
+            token_ids=tuple(self.run.generated),
+            finish_reason=self._request.text.finish_reason,
+            stats=self.run.stats(),
+            config=self._config,
+            logprobs=_logprobs(self.run) if self._request.num_log_probs is not None else None,
+        )
+
+
+class Conversation:
+    """Turns that share one growing prompt; each reuses the longest common prefix of token ids (L7)."""
+
+    def __init__(self, llm: LLM, method: str | None, options: GenerationOptions) -> None:
+        self.messages: list[Message] = []
+        if options.system is not None:
+            self.messages.append({"role": "system", "content": options.system})
+        self._llm = llm
+        self._method = method
+        self._options = options
+        self._run: Run | None = None
+
+    def say(self, text: str) -> Iterator[Piece]:
+        """Stream the answer to a user turn. Stopped early, the turn stays with what was said so far."""
+        if not text.strip():
+            raise ConfigError("the message is empty; say something.")
+        turns = [*self.messages, {"role": "user", "content": text}]
+        options = self._options.with_seed()
+        request = self._llm.request(turns, options)
+        earlier, self._run = self._run, None
+        stream = AnswerStream(
+            self._llm,
+            self._llm.engine(self._method),
+            request,
+            self._llm.describe(options, self._method),
+            earlier,
+        )
+        said: list[str] = []
+        try:
+            for piece in stream:
+                said.append(piece.text)
+                yield piece
+        finally:
+            if said:
+                self.messages = [*turns, {"role": "assistant", "content": "".join(said)}]
+                # Between two cycles tokens and caches agree, so an early stop may be continued too.
+                self._run = None if stream._closed else stream.run
+        self.last = stream.answer if stream.run is not None and stream.run.is_finished else None
+
+    last: Answer | None = None
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    head: str | Path | None = None,
+    method: str = "auto",
+    runtime: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+) -> LLM:
+    """Load a target, its tokenizer and the drafter of `method`.
+
+    Args:
+        model: a directory, a hub id, or a name that `eyas models` lists; None is the default model, which
+            is fetched at its first use.
+        head: directory of an EAGLE head; None looks beside the model, in the cache, then among those shipped.
+        method: a drafter's name; "auto" is eagle2 where a head is found, plain decoding otherwise.
+        runtime: "torch", or "auto".
+        dtype: "float32", "bfloat16", ...; "auto" is the fastest that the machine has.
+        threads: of the runtime; None is one per physical core.
+
+    Raises:
+        ModelError, CheckpointError, FetchError, ConfigError: each in one line, with the remedy.
+    """
+    if method != "auto":
+        find_drafter(method)
+    directory = resolve_model(model)
+    name = "default" if model is None else str(model)
+    backend = load_runtime(runtime, directory, name=name, dtype=dtype, threads=threads)
+    choice = find_head(head, directory, backend.target.fingerprint)
+    return LLM(backend, Tokenizer.load(directory), model=str(directory), head=choice, method=method)
+
+
+def _fields(answer: Answer) -> dict[str, Any]:
+    return {name: getattr(answer, name) for name in answer.__slots__}
+
+
+def _logprobs(run: Run) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "token_id": token.id,
+            "logprob": token.choice.log_prob,
+            "top": [list(pair) for pair in token.choice.top],
+        }
+        for token in run.tokens
+    )

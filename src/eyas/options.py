@@ -1,0 +1,73 @@
+"""Generation options by name: one flat set for Python, the command line and the server.
+
+The fields, defaults and limits live in `eyas.config`; here they are gathered under their public names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import Any, Self
+
+from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.errors import ConfigError
+
+_GROUPS = {"sampling": SamplingConfig, "stopping": StoppingConfig, "tree": TreeConfig}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """Everything that one call may set."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    n: int = 1  # answers to one prompt, drawn under keys (seed, 0), (seed, 1), ...
+    logprobs: int | None = None  # alternatives reported beside each token's log-probability; None is off
+    system: str | None = None  # system message before a string prompt; None leaves it to the template
+    raw: bool = False  # take a string prompt as it is, without the chat template
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(f"n is {self.n}, but at least 1 answer must be asked for.")
+        if self.logprobs is not None and self.logprobs < 0:
+            raise ConfigError(f"logprobs is {self.logprobs}, but it must be at least 0.")
+        if self.raw and self.system is not None:
+            raise ConfigError("system and raw exclude each other: a raw prompt has no chat template.")
+
+    @classmethod
+    def from_names(cls, options: Mapping[str, Any]) -> Self:
+        """Sort flat options into their groups.
+
+        Raises:
+            ConfigError: an unknown name (with the closest known one) or a value out of bounds.
+        """
+        known = option_names()
+        for name in options:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}."
+                raise ConfigError(f"unknown option {name!r}; {hint}")
+        groups = {
+            group: kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})
+            for group, kind in _GROUPS.items()
+        }
+        own = {f.name: options[f.name] for f in fields(cls) if f.name in options}
+        return cls(**groups, **own)
+
+    def with_seed(self) -> Self:
+        """The same options with a seed: the one given, or a fresh one when temperature > 0."""
+        return replace(self, sampling=replace(self.sampling, seed=self.sampling.drawn_seed()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat, under the public names, ready for JSON."""
+        flat = asdict(self)
+        for group in _GROUPS:
+            flat |= flat.pop(group)
+        flat["logit_bias"] = {str(token): bias for token, bias in flat["logit_bias"].items()}
+        return flat
+
+
+def option_names() -> list[str]:
+    """Every option's public name."""
+    own = [f.name for f in fields(GenerationOptions) if f.name not in _GROUPS]
+    return [f.name for kind in _GROUPS.values() for f in fields(kind)] + own
