@@ -7,8 +7,21 @@
 Importing eyas imports neither torch nor transformers; a runtime that needs them says so when it is loaded.
 """
 
-from eyas.api import LLM, Answer, load
-from eyas.errors import EyasError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eyas.api import LLM, Answer, load
+    from eyas.errors import EyasError
 
 __all__ = ["LLM", "Answer", "EyasError", "__version__", "load"]
 __version__ = "0.1.0"
+
+_HOMES = {"LLM": "eyas.api", "Answer": "eyas.api", "load": "eyas.api", "EyasError": "eyas.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names at first use: a tool that needs `eyas.tree` alone loads nothing else."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eyas' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

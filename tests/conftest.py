@@ -1,0 +1,29 @@
+"""Shared set-up: hypothesis profiles, one thread, a cache folder of its own for every test."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests/reference.py and tests/tiny.py
+
+settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test sees or changes the user's cache."""
+    monkeypatch.setenv("EYAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def pytest_report_header():
+    try:
+        import torch
+    except ImportError:
+        return "torch: absent"
+    torch.set_num_threads(1)
+    return f"torch: {torch.__version__}, 1 thread"

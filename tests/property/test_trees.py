@@ -1,0 +1,221 @@
+"""Laws L5 and L6 on the pure side: expansion and rerank against the paper's definition, by brute force."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import reference
+from eyas.config import TreeConfig
+from eyas.errors import ConfigError
+from eyas.expansion import best_first, grow_static, grow_tree
+from eyas.tree import ancestor_mask, chain, node_depths, root_only
+
+
+def draft_from(confidences, k):
+    """A `draft` callback over confidences by path; remembers each frontier's paths."""
+    paths = [[()]]
+
+    def draft(frontier):
+        if frontier is not None:
+            above = paths[-1]
+            paths.append(
+                [
+                    above[row] + (int(token),)
+                    for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
+                ]
+            )
+        children = [confidences(path)[:k] for path in paths[-1]]
+        tokens = np.array([[token for token, _ in row] for row in children])
+        with np.errstate(divide="ignore"):
+            return tokens, np.log(np.array([[p for _, p in row] for row in children]))
+
+    return draft
+
+
+def confidences_from(seed, vocab, ties):
+    """Random confidences below any path; coarse ones tie often."""
+
+    def confidences(path):
+        rng = np.random.default_rng([seed, *path])
+        p = rng.dirichlet(np.full(vocab, 0.3))
+        if ties:
+            p = np.maximum(0.125, np.round(p * 8) / 8)  # powers that multiply exactly in floating point
+        order = sorted(range(vocab), key=lambda token: (-p[token], token))
+        return [(token, float(p[token])) for token in order]
+
+    return confidences
+
+
+def kept_paths(tree):
+    return [
+        tuple(int(tree.token_ids[node]) for node in tree.path(node)[1:])
+        for node in range(1, len(tree.token_ids))
+    ]
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    k=st.integers(1, 4),
+    depth=st.integers(1, 4),
+    draft_tokens=st.integers(1, 30),
+    ties=st.booleans(),
+)
+def test_expand_and_rerank_follow_the_paper(seed, k, depth, draft_tokens, ties):
+    confidences = confidences_from(seed, vocab=5, ties=ties)
+    draft_tokens = min(draft_tokens, k + (depth - 1) * k * k)
+    config = TreeConfig(draft_tokens=draft_tokens, depth=depth, tree_top_k=k)
+    tree = grow_tree(7, config, draft_from(confidences, k), max_depth=99)
+    expected = reference.eagle2_tree(confidences, k, depth, draft_tokens)
+    if ties:  # sums of logs and products may break exact ties differently: compare values
+        np.testing.assert_allclose(
+            np.sort(tree.log_values[1:]), np.sort([math.log(value) for _, value in expected])
+        )
+    else:
+        assert kept_paths(tree) == [path for path, _ in expected]
+    assert tree.token_ids[0] == 7
+
+
+@given(data=st.data(), k=st.integers(1, 4), depth=st.integers(1, 4), precision=st.sampled_from([1, 2, 23]))
+def test_rerank_is_ancestor_closed_under_ties_in_every_precision(data, k, depth, precision):
+    """L5: with scores rounded to a few bits nearly everything ties; parents still come with their children."""
+    levels = st.sampled_from([0.0, -0.5, -1.0, -np.inf])
+
+    def rounding(values):
+        with np.errstate(invalid="ignore"):
+            return np.where(np.isfinite(values), np.round(values * precision) / precision, values)
+
+    def draft(frontier):
+        rows = 1 if frontier is None else len(frontier.token_ids)
+        logs = np.array([sorted((data.draw(levels) for _ in range(k)), reverse=True) for _ in range(rows)])
+        return np.tile(np.arange(k), (rows, 1)), logs
+
+    config = TreeConfig(draft_tokens=min(6, k + (depth - 1) * k * k), depth=depth, tree_top_k=k)
+    tree = grow_tree(0, config, draft, max_depth=99, rounding=rounding)
+    # DraftTree itself asserts that parents stand before children; kept values never rise downwards.
+    assert all(
+        tree.log_values[node] <= tree.log_values[tree.parents[node]] for node in range(1, len(tree.parents))
+    )
+    assert tree.num_draft_tokens <= config.draft_tokens
+
+
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 5))
+def test_no_connected_set_of_the_same_size_is_worth_more(seed, size):
+    confidences = confidences_from(seed, vocab=3, ties=False)
+    whole = grow_tree(
+        0, TreeConfig(draft_tokens=6, depth=2, tree_top_k=2), draft_from(confidences, 2), max_depth=9
+    )
+    best = grow_tree(
+        0, TreeConfig(draft_tokens=size, depth=2, tree_top_k=2), draft_from(confidences, 2), max_depth=9
+    )
+    values = np.exp(whole.log_values)
+    rivals = [sum(values[list(chosen)]) for chosen in reference.connected_sets(whole.parents, size)]
+    assert np.exp(best.log_values[1:]).sum() == pytest.approx(max(rivals))
+
+
+def test_the_worked_example_of_the_documentation():
+    """docs/algorithm.md, section 2: K = 2, three levels, five tokens kept."""
+    below = {
+        (): [("a", 0.6), ("b", 0.3)],
+        ("a",): [("c", 0.7), ("d", 0.2)],
+        ("b",): [("e", 0.9), ("f", 0.05)],
+        ("a", "c"): [("g", 0.5), ("h", 0.4)],
+        ("b", "e"): [("i", 0.8), ("j", 0.1)],
+    }
+
+    def confidences(path):
+        return [(ord(token), p) for token, p in below[tuple(map(chr, path))]]
+
+    config = TreeConfig(draft_tokens=5, depth=3, tree_top_k=2)
+    tree = grow_tree(0, config, draft_from(confidences, 2), max_depth=9)
+    assert "".join(map(chr, tree.token_ids[1:])) == "abcei"
+    assert tree.parents.tolist() == [-1, 0, 0, 1, 2, 4]
+    assert tree.depths.tolist() == [0, 1, 1, 2, 2, 3]
+    assert list(tree.leaf_paths()) == [[0, 1, 3], [0, 2, 4, 5]]
+    np.testing.assert_allclose(np.exp(tree.log_values), [1, 0.6, 0.3, 0.42, 0.27, 0.216])
+
+
+def test_stop_tokens_are_kept_but_never_expanded():
+    confidences = confidences_from(3, vocab=4, ties=False)
+    stop = confidences(())[0][0]
+    config = TreeConfig(draft_tokens=12, depth=3, tree_top_k=3)
+    tree = grow_tree(0, config, draft_from(confidences, 3), max_depth=9, terminal=[stop])
+    ends = [node for node in range(1, len(tree.token_ids)) if tree.token_ids[node] == stop]
+    assert ends
+    assert not set(ends) & set(tree.parents.tolist())
+
+
+def test_not_a_number_is_an_error():
+    def draft(frontier):
+        return np.array([[0]]), np.array([[np.nan]])
+
+    with pytest.raises(FloatingPointError, match="not a number"):
+        grow_tree(0, TreeConfig(draft_tokens=1, depth=1, tree_top_k=1), draft, max_depth=1)
+
+
+@pytest.mark.parametrize("max_depth", [0, 1, 2, 5])
+def test_the_context_bounds_the_depth(max_depth):
+    confidences = confidences_from(1, vocab=4, ties=False)
+    config = TreeConfig(draft_tokens=20, depth=4, tree_top_k=3)
+    tree = grow_tree(0, config, draft_from(confidences, 3), max_depth=max_depth)
+    assert tree.depth == min(4, max_depth)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"draft_tokens": 0}, {"depth": 0}, {"tree_top_k": 0}, {"draft_tokens": 11, "depth": 2, "tree_top_k": 2},
+     {"draft_sampling": "none"}, {"score_precision": "half"}],
+    ids=str,
+)  # fmt: skip
+def test_impossible_trees_are_refused(sizes):
+    with pytest.raises(ConfigError):
+        TreeConfig(**sizes)
+
+
+CHOICES = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 0)]
+
+
+def test_static_trees_take_the_named_ranks():
+    confidences = confidences_from(5, vocab=6, ties=False)
+    tree = grow_static(9, CHOICES, draft_from(confidences, 4), max_depth=9)
+    expected = []
+    for ranks in CHOICES:
+        path = ()
+        for rank in ranks:
+            path += (confidences(path)[rank][0],)
+        expected.append(path)
+    assert kept_paths(tree) == expected
+    assert tree.parents.tolist() == [-1, 0, 0, 1, 1, 2, 4]
+    shallow = grow_static(9, CHOICES, draft_from(confidences, 4), max_depth=1)
+    assert kept_paths(shallow) == expected[:2]
+
+
+parent_lists = st.lists(st.integers(0, 10**6), max_size=12).map(
+    lambda draws: [-1] + [draw % (index + 1) for index, draw in enumerate(draws)]
+)
+
+
+@given(parents=parent_lists)
+def test_the_mask_is_the_transitive_closure_of_parents(parents):
+    mask = ancestor_mask(parents)
+    for node in range(len(parents)):
+        ancestors, at = {node}, node
+        while (at := parents[at]) >= 0:
+            ancestors.add(at)
+        assert set(np.flatnonzero(mask[node])) == ancestors
+        assert node_depths(parents)[node] == len(ancestors) - 1
+
+
+def test_chains_and_roots():
+    assert root_only(4).num_draft_tokens == 0
+    line = chain(4, [5, 6])
+    assert line.parents.tolist() == [-1, 0, 1]
+    assert list(line.leaf_paths()) == [[0, 1, 2]]
+
+
+@given(values=st.lists(st.sampled_from([0.0, -1.0, -2.0]), max_size=12), count=st.integers(1, 12))
+def test_best_first_breaks_ties_by_index(values, count):
+    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
+    assert best_first(np.array(values), count).tolist() == expected

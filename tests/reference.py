@@ -1,0 +1,84 @@
+"""Slow, obvious versions of the mathematics: oracles for the property tests and makers of golden files.
+
+Everything here is written from the paper's definitions with dictionaries and recursion; nothing is shared
+with `eyas`.
+"""
+
+import itertools
+import math
+
+
+def philox_word(counter, key):
+    """First word of Philox4x32-10 in plain integers (Salmon et al., SC 2011, Sec. 4.2)."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        product0, product1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [
+            (product1 >> 32) ^ c[1] ^ k[0],
+            product1 & 0xFFFFFFFF,
+            (product0 >> 32) ^ c[3] ^ k[1],
+            product0 & 0xFFFFFFFF,
+        ]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return c
+
+
+def gumbel(seed, choice, position, token):
+    word = philox_word((position, token, 0, 0), (seed, choice))[0]
+    return -math.log(-math.log((word + 0.5) / 2**32))
+
+
+def eagle2_tree(confidences, top_k, depth, draft_tokens):
+    """EAGLE-2 by definition. `confidences(path)` gives [(token, probability), ...] below a path, best first.
+
+    Returns the kept nodes as (path, value), ordered by flat index.
+    """
+    candidates = []  # (path, value) in flat order
+    frontier = [((), 1.0)]
+    for _ in range(depth):
+        level = [
+            ((*path, token), value * confidence)
+            for path, value in frontier
+            for token, confidence in confidences(path)[:top_k]
+        ]
+        candidates += level
+        order = sorted(range(len(level)), key=lambda i: (-level[i][1], i))
+        frontier = [level[i] for i in order[:top_k]]
+    order = sorted(range(len(candidates)), key=lambda i: (-candidates[i][1], i))
+    return [candidates[i] for i in sorted(order[:draft_tokens])]
+
+
+def connected_sets(parents, size):
+    """All sets of `size` nodes (root left out) that hold each node's parent."""
+    nodes = range(1, len(parents))
+    for chosen in itertools.combinations(nodes, size):
+        if all(parents[node] == 0 or parents[node] in chosen for node in chosen):
+            yield chosen
+
+
+def rejection_walk(children, probs, path=()):
+    """The distribution of what EAGLE-2's own rule emits: {(accepted path, bonus): probability}.
+
+    `children[path]` lists the drafted tokens below a path in order, `probs(path)` is the target's
+    distribution there. Each child is accepted with its remaining probability; a rejected one leaves p.
+    """
+    outcome = {}
+    p = list(probs(path))
+    reached = 1.0
+    for token in children.get(path, []):
+        total = sum(p)
+        accept = p[token] / total if total > 0 else 0.0
+        for (accepted, bonus), weight in (
+            rejection_walk(children, probs, (*path, token)) if accept > 0 else {}
+        ).items():
+            key = (accepted, bonus)
+            outcome[key] = outcome.get(key, 0.0) + reached * accept * weight
+        reached *= 1 - accept
+        p[token] = 0.0
+    total = sum(p)
+    if total > 0:
+        for token, mass in enumerate(p):
+            if mass > 0:
+                key = (path, token)
+                outcome[key] = outcome.get(key, 0.0) + reached * mass / total
+    return outcome
