@@ -1,0 +1,158 @@
+"""A runtime without a network: logits are a fixed random function of the whole token prefix.
+
+Every path of every tree has its own logits, so a row that sees one wrong token gives other results. That
+makes it a strict and quick oracle for the engine, the walk and the drafters that need no network.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eyas.interfaces import Choice, TargetInfo
+from eyas.sampling import log_softmax
+from eyas.tree import DraftTree
+
+
+class FakeCache:
+    def __init__(self):
+        self.tokens = []  # committed
+        self.pending = []  # (token, parent)
+
+    @property
+    def length(self):
+        return len(self.tokens)
+
+    @property
+    def num_pending(self):
+        return len(self.pending)
+
+    def prefix(self, row):
+        path = []
+        while row >= 0:
+            token, row = self.pending[row]
+            path.append(token)
+        return (*self.tokens, *path[::-1])
+
+    def commit(self, path):
+        path = list(path)
+        assert all(self.pending[b][1] == a for a, b in zip([-1, *path], path, strict=False))
+        self.tokens += [self.pending[row][0] for row in path]
+        self.pending = []
+
+    def truncate(self, length):
+        assert length <= len(self.tokens)
+        self.tokens = self.tokens[:length]
+        self.pending = []
+
+
+@dataclass
+class FakeRows:
+    runtime: "FakeRuntime"
+    prefixes: list
+
+    @property
+    def features(self):
+        """A feature is the prefix that it stands for, so tests can see which rows were kept."""
+        rows = np.empty(len(self.prefixes), dtype=object)
+        rows[:] = self.prefixes
+        return rows
+
+    def logits(self, row):
+        return self.runtime.logits(self.prefixes[row])
+
+    def choose(self, row, sampler, generated, num_log_probs=None):
+        prefix = self.prefixes[row]
+        assert list(prefix[len(prefix) - len(generated) :]) == list(generated), "L3: a row's own path"
+        logits = self.logits(row)
+        token = sampler.choose(logits, generated)
+        if num_log_probs is None:
+            return Choice(token)
+        logs = log_softmax(logits)
+        best = np.argsort(-logs, kind="stable")[:num_log_probs]
+        return Choice(token, float(logs[token]), tuple((int(b), float(logs[b])) for b in best))
+
+
+class FakeRuntime:
+    def __init__(self, vocab_size=8, context_limit=64, sharpness=2.0, seed=0):
+        self.target = TargetInfo(
+            name="fake", family="fake", runtime="fake", dtype="float64", hidden_size=1,
+            vocab_size=vocab_size, context_limit=context_limit,
+        )  # fmt: skip
+        self._sharpness, self._seed = sharpness, seed
+        self.num_forwards = 0
+
+    def logits(self, prefix):
+        rng = np.random.default_rng([self._seed, *prefix])
+        return self._sharpness * rng.standard_normal(self.target.vocab_size)
+
+    def new_cache(self):
+        return FakeCache()
+
+    def forward(self, calls):
+        self.num_forwards += 1
+        results = []
+        for call in calls:
+            cache, first = call.cache, call.cache.num_pending
+            size = len(call.token_ids)
+            parents = first + np.arange(-1, size - 1) if call.parents is None else call.parents
+            if call.parents is None and not first:
+                parents[0] = -1
+            cache.pending += [(int(t), int(p)) for t, p in zip(call.token_ids, parents, strict=True)]
+            prefixes = [cache.prefix(first + row) for row in range(size)]
+            assert all(len(prefix) <= self.target.context_limit for prefix in prefixes), "beyond the context"
+            results.append(FakeRows(self, prefixes))
+        return results
+
+
+class RandomTrees:
+    """A drafter that proposes any tree at all, and checks what the engine tells it."""
+
+    lossless = "ids"
+
+    def __init__(self, vocab_size, seed=0, size=12, depth=5):
+        self.vocab_size, self.size, self.depth = vocab_size, size, depth
+        self.rng = np.random.default_rng(seed)
+        self.sessions = []
+
+    def open(self):
+        self.sessions.append(RandomTreesSession(self))
+        return self.sessions[-1]
+
+
+class RandomTreesSession:
+    num_forwards = 0
+
+    def __init__(self, drafter):
+        self.drafter = drafter
+        self.pairs = []  # (feature, next token)
+
+    def begin(self, context, keep=0):
+        self.context = context
+        self.pairs = self.pairs[:keep]
+
+    def extend(self, features, token_ids):
+        assert len(features) == len(token_ids)
+        self.pairs += list(zip(features, token_ids, strict=True))
+
+    def propose(self, token_ids, max_depth):
+        self.check(token_ids)
+        rng, vocab = self.drafter.rng, self.drafter.vocab_size
+        tokens, parents, depths = [token_ids[-1]], [-1], [0]
+        for _ in range(rng.integers(0, self.drafter.size + 1)):
+            parent = int(rng.integers(len(tokens)))
+            token = int(rng.integers(vocab))
+            taken = {t for t, p in zip(tokens, parents, strict=True) if p == parent}
+            ended = tokens[parent] in self.context.stop_token_ids and parent
+            if depths[parent] >= min(max_depth, self.drafter.depth) or token in taken or ended:
+                continue
+            tokens.append(token)
+            parents.append(parent)
+            depths.append(depths[parent] + 1)
+        return DraftTree(np.array(tokens), np.array(parents), np.zeros(len(tokens)))
+
+    def check(self, token_ids):
+        """L7 from the drafter's side: a pair for each token but the last, each with its true feature."""
+        assert len(self.pairs) == len(token_ids) - 1
+        for index, (feature, token) in enumerate(self.pairs):
+            assert feature == tuple(token_ids[: index + 1])
+            assert token == token_ids[index + 1]

@@ -1,0 +1,182 @@
+"""The engine on a runtime without a network: L1, L4 and L7 for any tree, prompt, sampling and stop."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyas.config import SamplingConfig, StoppingConfig
+from eyas.drafters.autoregressive import Autoregressive
+from eyas.engine import Engine, Request, common_prefix
+from eyas.errors import CapacityError
+from eyas.sampling import Sampler
+from eyas.stopping import AnswerText, stop_tokens
+from fake import FakeRuntime, RandomTrees
+
+VOCAB = 8
+
+
+class Silent:
+    def push(self, token_id):
+        return f"{token_id} "
+
+    def flush(self):
+        return ""
+
+
+def request(prompt, sampling=None, stopping=None, num_log_probs=None, choice=0):
+    sampling = sampling or SamplingConfig()
+    stopping = stopping or StoppingConfig(max_new_tokens=20)
+    sampler = Sampler(
+        sampling,
+        prompt_ids=prompt,
+        vocab_size=VOCAB,
+        seed=sampling.drawn_seed(),
+        choice=choice,
+        withheld=stop_tokens(stopping, [2]),
+        min_new_tokens=stopping.min_new_tokens,
+    )
+    return Request(
+        prompt_ids=prompt,
+        sampler=sampler,
+        text=AnswerText(stopping, Silent(), [2]),
+        num_log_probs=num_log_probs,
+    )
+
+
+def answer(engine, wanted, earlier=None):
+    text = ""
+    run = None
+    for run, piece in engine.stream(wanted, earlier):
+        text += piece.text
+    return run, text
+
+
+prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=10)
+samplings = st.builds(
+    SamplingConfig,
+    temperature=st.sampled_from([0.0, 0.5, 1.0]),
+    top_k=st.sampled_from([0, 3]),
+    top_p=st.sampled_from([1.0, 0.9]),
+    repetition_penalty=st.sampled_from([1.0, 1.4]),
+    presence_penalty=st.sampled_from([0.0, 0.7]),
+    frequency_penalty=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 3),
+)
+stoppings = st.builds(
+    StoppingConfig,
+    max_new_tokens=st.integers(4, 20),
+    min_new_tokens=st.integers(0, 4),
+    ignore_eos=st.booleans(),
+    stop=st.sampled_from([(), ("5 1",), ("3 ", "4 4")]),
+    stop_token_ids=st.sampled_from([(), (6,)]),
+)
+
+
+@given(
+    prompt=prompts,
+    sampling=samplings,
+    stopping=stoppings,
+    seed=st.integers(0, 10**6),
+    context=st.integers(11, 40),
+)
+def test_any_tree_gives_plain_decodings_answer(prompt, sampling, stopping, seed, context):
+    """L1 and L4: ids, text, finish reason and log-probabilities, stops inside paths, full contexts."""
+    runtime = FakeRuntime(VOCAB, context, seed=seed)
+    drafter = RandomTrees(VOCAB, seed)
+    plain, plain_text = answer(
+        Engine(runtime, Autoregressive()), request(prompt, sampling, stopping, num_log_probs=2)
+    )
+    drafted, text = answer(Engine(runtime, drafter), request(prompt, sampling, stopping, num_log_probs=2))
+    assert drafted.generated == plain.generated
+    assert text == plain_text
+    assert drafted.request.text.finish_reason == plain.request.text.finish_reason
+    assert [t.choice for t in drafted.tokens] == [t.choice for t in plain.tokens]
+    if stopping.max_new_tokens >= context:
+        assert len(drafted.token_ids) <= context
+    # L7: after the stop the caches hold exactly the tokens before the last one.
+    assert drafted.cache.tokens == drafted.token_ids[:-1]
+    assert not drafted.cache.pending
+    drafter.sessions[0].check(drafted.token_ids)
+
+
+@given(prompt=prompts, seed=st.integers(0, 10**6))
+def test_counts_agree_with_each_other(prompt, seed):
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    before = runtime.num_forwards
+    run, _ = answer(Engine(runtime, RandomTrees(VOCAB, seed)), request(prompt))
+    stats = run.stats()
+    assert stats.new_tokens == len(run.generated)
+    assert stats.target_forwards == runtime.num_forwards - before == stats.cycles + 1
+    assert stats.cycle_tokens == stats.cycles + sum(stats.accepted_by_depth)
+    dropped = 1 + stats.cycle_tokens - stats.new_tokens  # cut behind the last token of the answer
+    assert 0 <= dropped <= 5
+    assert all(a <= d for a, d in zip(stats.accepted_by_depth, stats.drafted_by_depth, strict=True))
+    if stats.cycles:
+        assert stats.acceptance_length == stats.cycle_tokens / stats.cycles
+    else:
+        assert stats.acceptance_length is None
+
+
+def test_plain_decoding_has_acceptance_length_one():
+    run, _ = answer(Engine(FakeRuntime(), Autoregressive()), request([1, 3]))
+    assert run.stats().acceptance_length == 1.0
+    assert run.stats().draft_forwards == 0
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 2, 3])
+def test_short_answers_end_exactly(max_new_tokens):
+    stopping = StoppingConfig(max_new_tokens=max_new_tokens, ignore_eos=True)
+    run, _ = answer(Engine(FakeRuntime(), RandomTrees(VOCAB)), request([1], stopping=stopping))
+    assert len(run.generated) == max_new_tokens
+    assert run.request.text.finish_reason == "length"
+
+
+@given(first=prompts, second=prompts, seed=st.integers(0, 10**6))
+def test_a_later_turn_reuses_the_common_prefix(first, second, seed):
+    """L7: same answer as from scratch, fewer rows forwarded."""
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    run, _ = answer(engine, request(first, stopping=StoppingConfig(max_new_tokens=6)))
+    turn = [*run.token_ids, *second]
+    later, _ = answer(engine, request(turn), earlier=run)
+    fresh, _ = answer(Engine(runtime, Autoregressive()), request(turn))
+    assert later.generated == fresh.generated
+    changed = [(token + 1) % VOCAB for token in turn]
+    other, _ = answer(engine, request(changed), earlier=later)
+    assert other.generated == answer(Engine(runtime, Autoregressive()), request(changed))[0].generated
+
+
+@given(prompt_list=st.lists(prompts, min_size=2, max_size=3), seed=st.integers(0, 10**6))
+def test_a_set_of_sequences_steps_together(prompt_list, seed):
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    runs = [engine.start(request(prompt))[0] for prompt in prompt_list]
+    while active := [run for run in runs if not run.is_finished]:
+        engine.step(active)
+    for run, prompt in zip(runs, prompt_list, strict=True):
+        alone, _ = answer(Engine(runtime, Autoregressive()), request(prompt))
+        assert run.generated == alone.generated
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([], "empty"), ([1] * 64, "64 tokens"), ([VOCAB], "vocabulary"), ([-1], "vocabulary")],
+    ids=["empty", "long", "unknown-id", "negative-id"],
+)
+def test_impossible_prompts_are_refused(prompt, message):
+    with pytest.raises(CapacityError, match=message):
+        Engine(FakeRuntime(), Autoregressive()).start(request(prompt))
+
+
+def test_the_last_position_of_the_context_is_reached():
+    stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
+    runtime = FakeRuntime(VOCAB, context_limit=12)
+    run, _ = answer(Engine(runtime, RandomTrees(VOCAB)), request([1, 2, 3], stopping=stopping))
+    assert len(run.token_ids) == 12
+    assert run.request.text.finish_reason == "length"
+
+
+def test_common_prefix():
+    assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
+    assert common_prefix([1, 2], [1, 2, 4]) == 2
+    assert common_prefix([], [1]) == 0

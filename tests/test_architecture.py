@@ -1,0 +1,75 @@
+"""Upper layers import lower ones, never the reverse; a core import stays light (docs/architecture.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import eyas
+
+SOURCE = Path(eyas.__file__).parent
+
+# From the top down. A module may import from rows below its own and from its own package.
+LAYERS = [
+    {"__main__", "cli"},
+    {"bench", "training"},
+    {"api"},
+    {"engine", "drawing"},
+    {"drafters", "runtimes", "heads"},
+    {"interfaces", "options"},
+    {"models"},
+    {"expansion", "verification", "sampling", "metrics", "stopping"},
+    {"tree"},
+    {"config"},
+    {"errors"},
+]
+LEVEL = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
+
+
+def imports(path):
+    """Modules of eyas that a file imports, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("eyas."):
+            yield node.module.split(".")[1], node.lineno
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("eyas."):
+                    yield alias.name.split(".")[1], node.lineno
+
+
+def test_imports_go_down():
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        relative = path.relative_to(SOURCE)
+        own = relative.parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue  # the public names
+        assert own in LEVEL, f"{relative}: say in LAYERS where it belongs"
+        for other, line in imports(path):
+            if other != own and LEVEL[other] >= LEVEL[own]:
+                wrong.append(f"{relative}:{line} imports eyas.{other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_mathematics_needs_no_framework():
+    for name in ("tree", "expansion", "verification", "sampling", "metrics", "stopping", "config"):
+        text = (SOURCE / f"{name}.py").read_text()
+        assert "torch" not in {w.split(".")[0] for w in text.split() if w.startswith("torch")}, name
+
+
+def test_importing_eyas_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys, eyas, eyas.api, eyas.interfaces; eyas.interfaces.drafters(); "
+        "print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
+
+
+def test_files_and_functions_stay_readable():
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 350, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 70, f"{path.name}: {node.name}"
