@@ -45,8 +45,8 @@ def request(prompt, sampling=None, stopping=None, num_log_probs=None, choice=0):
 
 def answer(engine, wanted, earlier=None):
     text = ""
-    run = None
-    for run, piece in engine.stream(wanted, earlier):
+
+    for run, piece in engine.stream(wanted, earlier):  # noqa: B007
         text += piece.text
     return run, text
 

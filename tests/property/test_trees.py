@@ -80,7 +80,7 @@ def test_expand_and_rerank_follow_the_paper(seed, k, depth, draft_tokens, ties):
 
 @given(data=st.data(), k=st.integers(1, 4), depth=st.integers(1, 4), precision=st.sampled_from([1, 2, 23]))
 def test_rerank_is_ancestor_closed_under_ties_in_every_precision(data, k, depth, precision):
-    """L5: with scores rounded to a few bits nearly everything ties; parents still come with their children."""
+    """L5: with scores rounded to a few bits nearly everything ties; parents still come too."""
     levels = st.sampled_from([0.0, -0.5, -1.0, -np.inf])
 
     def rounding(values):

@@ -1,0 +1,33 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: ## install everything for development into the current environment
+	$(PYTHON) -m pip install "torch==2.13.0" && $(PYTHON) -m pip install -e ".[dev]"
+
+fmt: ## format the code and sort imports
+	$(PYTHON) -m ruff format src tests && $(PYTHON) -m ruff check --fix src tests
+
+lint: ## check format and lint
+	$(PYTHON) -m ruff format --check src tests && $(PYTHON) -m ruff check src tests
+
+types: ## mypy, strict, on src
+	$(PYTHON) -m mypy
+
+test: ## the whole suite
+	$(PYTHON) -m pytest
+
+test-fast: ## the suite without slow and network tests
+	$(PYTHON) -m pytest -m "not slow and not network"
+
+check: lint types test ## what CI runs
+
+head: ## train the head that ships (hours; see docs/training.md)
+	$(PYTHON) -m eyas train distil --help && $(PYTHON) -m eyas train head --help
+
+acceptance: ## measure the acceptance tables on EYAS_EVAL_DATA (about an hour on 2 cores)
+	bash benchmarks/acceptance.sh
+
+.PHONY: help setup fmt lint types test test-fast check head acceptance
