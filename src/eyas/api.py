@@ -10,7 +10,7 @@ A prompt is a string (one user turn), a list of chat messages, or a list of toke
 `eyas.config` under their own names.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -261,7 +261,7 @@ class Conversation:
         self._options = options
         self._run: Run | None = None
 
-    def say(self, text: str) -> Iterator[Piece]:
+    def say(self, text: str) -> Generator[Piece, None, None]:
         """Stream the answer to a user turn. Stopped early, the turn stays with what was said so far."""
         if not text.strip():
             raise ConfigError("the message is empty; say something.")
