@@ -1,0 +1,1 @@
+"""Measures: question files, answers compared with plain decoding's, and summaries with their provenance."""

@@ -1,0 +1,242 @@
+"""Answers question files with each method and with plain decoding, compares ids, and resumes after a kill.
+
+Only first turns are asked. Rows go to DIR/answers.jsonl as they come. A row is known by everything that
+determines it (question file and id, method, options, model, head); rows of other settings in the same file
+are left alone and counted in no summary.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from eyas.api import LLM
+from eyas.bench.answers import AnswerFile, Row
+from eyas.bench.equality import compare
+from eyas.bench.provenance import head_hash, sources_hash
+from eyas.bench.questions import Question, QuestionSet
+from eyas.config import TreeConfig
+from eyas.errors import ConfigError
+from eyas.interfaces import find_drafter
+from eyas.metrics import is_looping
+from eyas.options import GenerationOptions
+
+PLAIN = "autoregressive"  # the oracle of law L1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """What to measure."""
+
+    methods: tuple[str, ...] = ("eagle2",)
+    temperatures: tuple[float, ...] = (0.0,)
+    seeds: tuple[int, ...] = (0,)  # used at temperatures above 0
+    limit: int | None = None  # first questions of each file; None is all
+    equal_check: bool = True  # compare with plain decoding; off measures acceptance alone
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "temperatures", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise ConfigError(f"{name} is empty; give at least one value.")
+            if len(set(values)) != len(values):
+                raise ConfigError(f"{name} has a value twice: {', '.join(str(v) for v in values)}.")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {self.limit}, but at least 1 question of each file must be asked.")
+        for method in self.methods:
+            find_drafter(method)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One answer to make."""
+
+    questions: QuestionSet
+    question: Question
+    method: str
+    options: GenerationOptions
+    key: str
+
+
+Progress = Callable[[int, int, str], None]
+
+
+def no_progress(done: int, total: int, what: str) -> None:
+    """Say nothing."""
+
+
+class Evaluation:
+    """A plan of answers and what it takes to make them.
+
+    Args:
+        llm: the model. Its methods are loaded here: a missing head is an error before the first answer.
+        sets: the question files.
+        config: what to measure.
+        options: generation options beside temperature and seed.
+
+    Raises:
+        ConfigError, CheckpointError: an option, method or head that cannot be used.
+    """
+
+    def __init__(
+        self, llm: LLM, sets: Sequence[QuestionSet], config: EvalConfig, options: Mapping[str, Any]
+    ) -> None:
+        self.llm = llm
+        self.sets = list(sets)
+        self.config = config
+        self.head_hash = head_hash(llm.head.path)
+        self._options = dict(options)
+        self._sources = sources_hash()
+        for method in config.methods:
+            llm.engine(method)
+        self.jobs = list(self._plan())
+
+    def run(self, answers: AnswerFile, progress: Progress = no_progress) -> list[Row]:
+        """Make the answers that are missing; returns the rows of the plan, in its order."""
+        for done, job in enumerate(self.jobs):
+            progress(done, len(self.jobs), f"{job.questions.name} {job.question.question_id}")
+            row = answers.rows.get(job.key)
+            if row is None or row["error"] is not None:
+                row = self._answer(job)
+                answers.append(row)
+            if self._wants_check(job) and row["error"] is None and row["check"] is None:
+                checked = self._check(job, row, answers.rows[self._plain_key(job)])
+                if checked != row:
+                    answers.append(checked)
+        progress(len(self.jobs), len(self.jobs), "")
+        return [answers.rows[job.key] for job in self.jobs]
+
+    def reused(self, answers: AnswerFile) -> int:
+        """Rows of the plan that the file holds already."""
+        return sum(job.key in answers.rows for job in self.jobs)
+
+    def foreign(self, answers: AnswerFile) -> int:
+        """Rows of the file that belong to other settings."""
+        return len(answers.rows.keys() - {job.key for job in self.jobs})
+
+    def _plan(self) -> Iterator[Job]:
+        others = [method for method in self.config.methods if method != PLAIN]
+        # Plain decoding comes first: the others are compared with it.
+        plain = [PLAIN] if self.config.equal_check or PLAIN in self.config.methods else []
+        settings = list(self._settings())
+        for questions in self.sets:
+            for question in questions.questions[: self.config.limit]:
+                for options in settings:
+                    for method in (*plain, *others):
+                        key = self._key(questions, question, method, options)
+                        yield Job(questions, question, method, options, key)
+
+    def _settings(self) -> Iterator[GenerationOptions]:
+        for temperature in self.config.temperatures:
+            for seed in self.config.seeds if temperature > 0 else (0,):
+                yield GenerationOptions.from_names(self._options | {"temperature": temperature, "seed": seed})
+
+    def _key(
+        self, questions: QuestionSet, question: Question, method: str, options: GenerationOptions
+    ) -> str:
+        is_plain = method == PLAIN
+        if is_plain:  # without a tree: its answers serve every tree and every head
+            options = replace(options, tree=TreeConfig())
+        target = self.llm.runtime.target
+        identity = {
+            "questions": questions.sha256,
+            "question_id": question.question_id,
+            "method": method,
+            "options": options.to_dict(),
+            "model": target.fingerprint or target.name,
+            "runtime": target.runtime,
+            "dtype": target.dtype,
+            "head": None if is_plain else self.head_hash,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _plain_key(self, job: Job) -> str:
+        return self._key(job.questions, job.question, PLAIN, job.options)
+
+    def _wants_check(self, job: Job) -> bool:
+        return self.config.equal_check and job.method != PLAIN
+
+    def _answer(self, job: Job) -> Row:
+        sampling = job.options.sampling
+        row: Row = {
+            "key": job.key,
+            "set": job.questions.name,
+            "question_id": job.question.question_id,
+            "category": job.question.category,
+            "method": job.method,
+            "temperature": sampling.temperature,
+            "seed": sampling.seed,
+            "sources": self._sources,
+            "check": None,
+            "error": None,
+        }
+        try:
+            answer = self.llm.generate(job.question.turns[0], method=job.method, **_names(job.options))
+        except Exception as error:
+            return row | {"error": _described(error)}
+        return row | {
+            "prompt_tokens": len(answer.prompt_token_ids),
+            "token_ids": list(answer.token_ids),
+            "finish_reason": answer.finish_reason,
+            "loops": is_looping(answer.token_ids),
+            "stats": answer.stats.to_dict(),
+        }
+
+    def _check(self, job: Job, row: Row, plain: Row) -> Row:
+        """The row with its comparison; unchanged where plain decoding has no answer."""
+        if plain["error"] is not None:
+            return row
+        try:
+            request = self.llm.request(job.question.turns[0], job.options)
+            found = compare(self.llm.runtime, request, plain["token_ids"], row["token_ids"])
+        except Exception as error:
+            return row | {"error": f"comparing: {_described(error)}"}
+        return row | {"check": asdict(found)}
+
+
+def _names(options: GenerationOptions) -> dict[str, Any]:
+    """The options flat, as `generate` takes them."""
+    flat: dict[str, Any] = {}
+    for group in (options.sampling, options.stopping, options.tree):
+        flat |= {item.name: getattr(group, item.name) for item in fields(group)}
+    return flat | {"system": options.system, "raw": options.raw}
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def find_question_files(names: Sequence[str], folder: str | None) -> list[Path]:
+    """Question files by path, or by name in `folder`; no names are all of the folder's.
+
+    Raises:
+        ConfigError: a name is neither, or there is nothing to choose from.
+    """
+    if not names:
+        if folder is None:
+            raise ConfigError(
+                "no question files; give --questions FILE..., or set EYAS_EVAL_DATA to a folder."
+            )
+        found = sorted(Path(folder).glob("*.jsonl"))
+        if not found:
+            raise ConfigError(f"EYAS_EVAL_DATA is {folder}, which holds no .jsonl file; give --questions.")
+        return found
+    paths = []
+    for name in names:
+        choices = [Path(name)]
+        if folder is not None:
+            choices += [Path(folder) / name, Path(folder) / f"{name}.jsonl"]
+        path = next((choice for choice in choices if choice.is_file()), None)
+        if path is None:
+            raise ConfigError(
+                f"there is no question file {name!r}; give its path, or a name in the folder that "
+                "EYAS_EVAL_DATA names."
+            )
+        paths.append(path)
+    if len({path.stem for path in paths}) != len(paths):
+        raise ConfigError(
+            "two question files have the same name; results are told apart by it, so rename one."
+        )
+    return paths

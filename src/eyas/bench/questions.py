@@ -1,0 +1,118 @@
+"""Question files in Spec-Bench's format: JSON lines of `question_id`, `category` and `turns`.
+
+Other fields (a `reference`, say) are ignored. Reading is strict: a benchmark over half a file would lie.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eyas.errors import DataError
+
+QuestionId = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question; `turns` are the user's messages, in order."""
+
+    question_id: QuestionId
+    category: str
+    turns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """One file's questions; `sha256` is that of the whole file."""
+
+    name: str
+    path: Path
+    sha256: str
+    questions: tuple[Question, ...]
+
+
+def read_questions(path: Path) -> QuestionSet:
+    """Read a question file.
+
+    Raises:
+        DataError: no such file, nothing in it, or a broken line, which is named by its number.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the question file {path}: {error.strerror}.") from None
+    questions: dict[QuestionId, tuple[int, Question]] = {}
+    for number, line in _lines(path, content):
+        question = _question(path, number, line)
+        if question.question_id in questions:
+            first, _ = questions[question.question_id]
+            raise _broken(
+                path, number, f"question_id {question.question_id!r} stands in line {first} already"
+            )
+        questions[question.question_id] = number, question
+    if not questions:
+        raise DataError(f"{path} holds no questions; it wants one JSON object a line.")
+    return QuestionSet(
+        name=path.stem,
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        questions=tuple(question for _, question in questions.values()),
+    )
+
+
+def _lines(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
+    """Numbered lines, blank ones left out. Only line feeds end a line: JSON strings may hold U+2028."""
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise _broken(path, number, "not UTF-8") from None
+        if text.strip():
+            yield number, text
+
+
+def _question(path: Path, number: int, line: str) -> Question:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _broken(path, number, f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise _broken(path, number, "not JSON that can be read (nested too deeply)") from None
+    if not isinstance(row, dict):
+        raise _broken(path, number, f"a JSON {type(row).__name__}, not an object")
+    question_id = row.get("question_id")
+    if isinstance(question_id, bool) or not isinstance(question_id, int | str):
+        raise _broken(path, number, f"question_id is {_shown(question_id)}, not a number or string")
+    category = row.get("category", "")
+    if not isinstance(category, str):
+        raise _broken(path, number, f"category is {_shown(category)}, not a string")
+    return Question(question_id, category, _turns(path, number, row.get("turns")))
+
+
+def _turns(path: Path, number: int, turns: Any) -> tuple[str, ...]:
+    if not isinstance(turns, list):
+        raise _broken(path, number, f"turns is {_shown(turns)}, not a list")
+    if not turns:
+        raise _broken(path, number, "turns is empty; a question has at least one")
+    for index, turn in enumerate(turns, start=1):
+        if not isinstance(turn, str):
+            raise _broken(path, number, f"turn {index} is {_shown(turn)}, not a string")
+        if not turn.strip():
+            raise _broken(path, number, f"turn {index} is empty")
+        if any("\ud800" <= sign <= "\udfff" for sign in turn):
+            raise _broken(path, number, f"turn {index} holds half of a surrogate pair")
+    return tuple(turns)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "missing"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _broken(path: Path, number: int, reason: str) -> DataError:
+    return DataError(f"{path}, line {number}: {reason}; mend or remove the line.")

@@ -1,0 +1,81 @@
+"""`eyas`: puts the commands together, and turns errors into one line and an exit code.
+
+0 is success, 1 a check that failed (`eval`), 2 an error of the user's, 130 Ctrl-C, 141 a reader that left.
+A bug of ours keeps its traceback.
+"""
+
+import errno
+import io
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import eyas
+from eyas.cli import chat, doctor, evaluate, generate, models, train, tree
+from eyas.cli.output import drop_stdout
+from eyas.cli.parser import Parser
+from eyas.errors import EyasError
+
+COMMANDS = (generate, chat, tree, models, train, evaluate, doctor)
+INTERRUPTED = 130
+READER_LEFT = 141
+# What the machine refuses is the user's to mend; any other OSError would be a bug of ours.
+REFUSALS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "choose a place that you may use",
+    errno.EPERM: "choose a place that you may use",
+    errno.EROFS: "choose a place that can be written",
+}
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(prog="eyas", description=eyas.__doc__.split("\n")[0] if eyas.__doc__ else None)
+    parser.add_argument("--version", action="version", version=f"eyas {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows ? instead of dying
+    try:
+        args = build_parser().parse_args(argv)
+        args.command_line = shlex.join(["eyas", *(sys.argv[1:] if argv is None else argv)])
+        code = args.run(args)
+        sys.stdout.flush()
+        return int(code)
+    except SystemExit as stop:  # --help and --version have printed
+        return int(stop.code or 0)
+    except EyasError as error:
+        print(f"eyas: error: {_one_line(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("eyas: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        drop_stdout()
+        return READER_LEFT
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"eyas: error: {place}{error.strerror}; {REFUSALS[error.errno]}.", file=sys.stderr)
+        return EyasError.exit_code
+
+
+def _version() -> str:
+    try:
+        return version("eyas")
+    except PackageNotFoundError:  # run from its sources
+        return eyas.__version__
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

@@ -1,0 +1,92 @@
+"""`eyas chat`: a conversation in the terminal, or line by line over a pipe."""
+
+import argparse
+import sys
+from contextlib import suppress
+
+from eyas.api import Conversation
+from eyas.cli.aliases import add_aliases, resolve_aliases
+from eyas.cli.output import note, statistics_line, write
+from eyas.cli.parser import Commands, add_generation_options, add_model_options
+from eyas.cli.session import generation_settings, load_llm
+from eyas.errors import DataError, EyasError
+
+NOT_HERE = ("n", "logprobs", "raw")
+PROMPT = "> "
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "chat",
+        help="a conversation in the terminal",
+        description="A conversation. /reset starts anew, /exit or Ctrl-D leaves, Ctrl-C stops an answer.",
+    )
+    add_model_options(parser)
+    add_generation_options(parser, leave_out=NOT_HERE)
+    add_aliases(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk until the input ends."""
+    resolve_aliases(args)
+    settings = generation_settings(args)
+    llm = load_llm(args)
+    conversation = llm.conversation(**settings)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        with suppress(ImportError):  # line editing and history, where Python has them
+            import readline  # noqa: F401
+        note("/reset starts anew, /exit or Ctrl-D leaves, Ctrl-C stops an answer")
+    while True:
+        try:
+            line = _read(interactive)
+            if line is None or line.strip() == "/exit":
+                return 0
+            if line.strip() == "/reset":
+                conversation = llm.conversation(**settings)
+                note("a new conversation")
+            elif line.strip():
+                _turn(conversation, line)
+        except EyasError as error:
+            if not interactive:
+                raise
+            note(f"error: {error} (/reset starts anew)")
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            write("\n")
+
+
+def _read(interactive: bool) -> str | None:
+    """The next line; None at the end of the input."""
+    if interactive and sys.stdout.isatty():
+        try:
+            return input(PROMPT)
+        except EOFError:
+            write("\n")
+            return None
+    if interactive:
+        print(PROMPT, end="", file=sys.stderr, flush=True)
+    try:
+        line = sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not UTF-8 ({error.reason}); convert it, with iconv.") from None
+    return line.removesuffix("\n") if line else None
+
+
+def _turn(conversation: Conversation, line: str) -> None:
+    answer = conversation.say(line)
+    try:
+        for piece in answer:
+            write(piece.text)
+    except KeyboardInterrupt:
+        write("\n")
+        note("stopped")
+        return
+    finally:
+        answer.close()
+    write("\n")
+    if conversation.last is not None:
+        note(statistics_line([conversation.last.stats], conversation.last.config))

@@ -1,0 +1,69 @@
+"""`eyas doctor`: what is installed, what the machine is, and whether model and head are there."""
+
+import argparse
+import os
+import platform
+from typing import Any
+
+from eyas.bench.provenance import cpu_flags, cpu_model, versions
+from eyas.cli.output import write, write_json
+from eyas.cli.parser import Commands
+
+# Instruction sets that matter to matrix products, as /proc/cpuinfo names them.
+INSTRUCTION_SETS = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "sve", "sve2", "i8mm", "bf16"),
+)
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "doctor",
+        help="versions, CPU, threads, cache, model and head",
+        description="Print what a bug report needs.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one document")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report."""
+    report = examine()
+    if args.json:
+        write_json(report)
+        return 0
+    width = max(len(key) for key in report)
+    for key, value in report.items():
+        write(f"{key.replace('_', ' '):<{width}}  {_shown(value)}\n")
+    return 0
+
+
+def examine() -> dict[str, Any]:
+    """The report, by name."""
+    flags = set(cpu_flags())
+    return {
+        **{name: number or "absent" for name, number in versions().items()},
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+        "cores": os.cpu_count(),
+        "usable_cores": _usable_cores(),
+        "torch_threads": os.environ.get("OMP_NUM_THREADS") or "not set by OMP_NUM_THREADS",
+        **_stored(),
+    }
+
+
+def _stored() -> dict[str, Any]:
+    return {}
+
+
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) or "unknown" if isinstance(value, list) else str(value)

@@ -1,0 +1,83 @@
+"""`eyas generate`: one prompt, one answer (or n), as text that streams or as one JSON document."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from eyas.api import LLM, Answer
+from eyas.cli.aliases import add_aliases, resolve_aliases
+from eyas.cli.output import note, statistics_line, write, write_json
+from eyas.cli.parser import Commands, add_generation_options, add_model_options
+from eyas.cli.session import generation_settings, load_llm, read_prompt
+from eyas.options import GenerationOptions
+
+INTERRUPTED = 130
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "generate", help="answer a prompt", description="Answer a prompt: text on stdout as it comes."
+    )
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input")
+    parser.add_argument("--json", action="store_true", help="print one document instead of text")
+    add_model_options(parser)
+    add_generation_options(parser)
+    add_aliases(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer the prompt."""
+    resolve_aliases(args)
+    settings = generation_settings(args)
+    prompt = read_prompt(args.prompt)
+    llm = load_llm(args)
+    if args.json:
+        answer = llm.generate(prompt, **settings)
+        write_json(answer.to_dict())
+        _report(answer)
+        return 0
+    if settings.get("n", 1) > 1:
+        answer = llm.generate(prompt, **settings)
+        for index, choice in enumerate(answer.choices, start=1):
+            write(f"--- answer {index} of {len(answer.choices)} ---\n{choice.text}\n")
+        _report(answer)
+        return 0
+    return _stream(llm, prompt, settings)
+
+
+def _stream(llm: LLM, prompt: str, settings: dict[str, Any]) -> int:
+    stream = llm.stream(prompt, **settings)
+    try:
+        for piece in stream:
+            write(piece.text)
+    except KeyboardInterrupt:
+        stream.close()
+        write("\n")
+        if stream.run is not None:
+            config = llm.describe(GenerationOptions.from_names(settings))
+            note(f"interrupted after {statistics_line([stream.run.stats()], config)}")
+        return INTERRUPTED
+    write("\n")
+    _report(stream.answer)
+    if stream.answer.logprobs is not None:
+        _print_logprobs(llm, stream.answer)
+    return 0
+
+
+def _report(answer: Answer) -> None:
+    rows = [choice.stats for choice in answer.choices or (answer,)]
+    note(statistics_line(rows, answer.config))
+
+
+def _print_logprobs(llm: LLM, answer: Answer) -> None:
+    """A table on stderr: each token with its log-probability, then the best alternatives."""
+    for row in answer.logprobs or ():
+        best = "  ".join(f"{_quoted(llm, token)} {value:.3f}" for token, value in row["top"])
+        print(f"{row['logprob']:9.3f}  {_quoted(llm, row['token_id'])}  | {best}", file=sys.stderr)
+
+
+def _quoted(llm: LLM, token_id: int) -> str:
+    return json.dumps(llm.tokenizer.decode([token_id]), ensure_ascii=False)

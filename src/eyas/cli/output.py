@@ -1,0 +1,53 @@
+"""What goes where: stdout is the answer, stderr everything else."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eyas.metrics import GenerationStats, mean_acceptance_length
+
+
+def note(text: str) -> None:
+    """A line beside the answer."""
+    print(f"eyas: {text}", file=sys.stderr, flush=True)
+
+
+def write(text: str) -> None:
+    """A part of the answer, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def write_json(document: Mapping[str, Any]) -> None:
+    """The one document of --json."""
+    write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def statistics_line(rows: Sequence[GenerationStats], config: Mapping[str, Any]) -> str:
+    """Tokens, cycles, acceptance length, speed, and what computed them, over all answers to a prompt."""
+    cycles = sum(row.cycles for row in rows)
+    parts = [f"{sum(row.new_tokens for row in rows)} tokens in {cycles} cycles"]
+    length = mean_acceptance_length(rows)
+    if length is not None:
+        parts.append(f"acceptance length {length:.2f}")
+    timed = [row for row in rows if row.cycles]
+    seconds = sum(row.decode_seconds for row in timed)
+    if seconds > 0:
+        parts.append(f"{sum(row.new_tokens - 1 for row in timed) / seconds:.1f} tokens/s")
+    parts.append(f"{config['method']} on {config['runtime']} {config['dtype']}")
+    if config["head_check"] == "shapes" and any(row.draft_forwards for row in rows):
+        parts.append("head checked by shapes only")
+    return ", ".join(parts)
+
+
+def drop_stdout() -> None:
+    """After a reader has gone: keep Python's last flush from failing too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no file, as under a test
+        pass
+    finally:
+        os.close(nowhere)

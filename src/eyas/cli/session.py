@@ -1,0 +1,64 @@
+"""From typed options to a loaded model: shared by every command that generates."""
+
+import argparse
+import sys
+from typing import Any
+
+from eyas.api import LLM, load
+from eyas.cli.output import note
+from eyas.cli.parser import given, model_options
+from eyas.errors import ConfigError, DataError
+from eyas.options import GenerationOptions, option_names
+
+
+def load_llm(args: argparse.Namespace, *, says_method: bool = True) -> LLM:
+    """Load what --model and its companions ask for; with method auto, say what was chosen."""
+    settings = given(args, [option.name for option in model_options()])
+    llm = load(settings.pop("model", None), **settings)
+    if says_method and settings.get("method", "auto") == "auto":
+        note(f"method {llm.method}{_why(llm)}")
+    return llm
+
+
+def generation_settings(args: argparse.Namespace, **own: Any) -> dict[str, Any]:
+    """The generation options that were typed, over a command's `own` defaults; checked before any loading.
+
+    Raises:
+        ConfigError: a value out of bounds.
+    """
+    settings = own | given(args, option_names())
+    GenerationOptions.from_names(settings)
+    return settings
+
+
+def read_prompt(text: str | None) -> str:
+    """The prompt as typed, or all of standard input for `-`, without its last line break.
+
+    Raises:
+        ConfigError: there is none.
+        DataError: it is no UTF-8.
+    """
+    if text is None and sys.stdin.isatty():
+        raise ConfigError("there is no prompt; give one, or - to read it from standard input.")
+    if text is None or text == "-":
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"standard input is not UTF-8 at byte {error.start}; convert it, for example with iconv."
+            ) from None
+    # Bytes of an argument that are no UTF-8 arrive as lone surrogates.
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise DataError("the prompt is not UTF-8; convert it, for example with iconv.")
+    if not text.strip():
+        raise ConfigError("the prompt is empty; give it some text.")
+    return text
+
+
+def _why(llm: LLM) -> str:
+    if llm.head.path is not None:
+        return f", with the head in {llm.head.path}"
+    return (
+        ": no draft head for this model was found; give one with --head DIR, or train one with "
+        "`eyas train head`"
+    )

@@ -1,0 +1,124 @@
+"""`eyas tree`: one cycle of a prompt, drawn."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from eyas.api import LLM
+from eyas.bench.files import write_whole
+from eyas.cli.aliases import add_aliases, resolve_aliases
+from eyas.cli.output import note, write, write_json
+from eyas.cli.parser import Commands, add_generation_options, add_model_options
+from eyas.cli.session import generation_settings, load_llm, read_prompt
+from eyas.drawing import DrawnCycle, draw_svg, draw_text, quote_token
+from eyas.engine import Cycle
+from eyas.options import GenerationOptions
+
+NOT_HERE = ("n", "logprobs")
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "tree",
+        help="one cycle: the drafted tree and what the target accepted",
+        description="Draw one cycle: the drafted tree with values, what was kept and what was accepted.",
+    )
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw into FILE instead of text on stdout")
+    parser.add_argument(
+        "--cycle", type=_positive, default=1, metavar="N", help="draw the Nth cycle (default: 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one document instead of text")
+    add_model_options(parser)
+    add_generation_options(parser, leave_out=NOT_HERE)
+    add_aliases(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the cycle."""
+    resolve_aliases(args)
+    settings = generation_settings(args)
+    prompt = read_prompt(args.prompt)
+    llm = load_llm(args)
+    if getattr(args, "method", "auto") == "auto":
+        llm.head.require()  # plain decoding drafts no tree: without a head there is nothing to draw
+    options = GenerationOptions.from_names(settings).with_seed()
+    cycle, tokens = _cycle(llm, prompt, options, args.cycle)
+    if cycle is None:
+        note(f"the answer ended before cycle {args.cycle}, so there is no tree; take another prompt")
+        return 1
+    drawn = _drawn(llm, cycle, tokens, options)
+    if args.svg is not None:
+        write_whole(args.svg, draw_svg(drawn))
+        note(f"drew {args.svg}")
+    if args.json:
+        write_json(_document(cycle, drawn, llm.describe(options)))
+    elif args.svg is None:
+        write(draw_text(drawn))
+    return 0
+
+
+def _cycle(llm: LLM, prompt: str, options: GenerationOptions, number: int) -> tuple[Cycle | None, list[int]]:
+    """The cycle and the answer's tokens before it; None where the answer ended earlier."""
+    engine = llm.engine()
+    run, _ = engine.start(llm.request(prompt, options))
+    before = run.generated
+    for _ in range(number):
+        if run.is_finished:
+            return None, before
+        before = run.generated
+        engine.step([run])
+    return run.last_cycle, before
+
+
+def _drawn(llm: LLM, cycle: Cycle, before: list[int], options: GenerationOptions) -> DrawnCycle:
+    def text(token_id: int) -> str:
+        return llm.tokenizer.decode([token_id])
+
+    tree, verdict = cycle.tree, cycle.verdict
+    accepted = verdict.num_accepted
+    said = quote_token(llm.tokenizer.decode(before))
+    summary = (
+        f"{tree.num_draft_tokens} of {options.tree.num_candidates} candidates kept, {accepted} accepted: "
+        f"{accepted + 1} tokens from one pass of the target"
+    )
+    return DrawnCycle(
+        tree=tree,
+        texts=[text(int(token)) for token in tree.token_ids],
+        path=verdict.path,
+        bonus=text(verdict.token_ids[-1]),
+        title=f"after {said if len(said) <= 60 else '…' + said[-59:]}",
+        summary=summary,
+    )
+
+
+def _document(cycle: Cycle, drawn: DrawnCycle, config: dict[str, Any]) -> dict[str, Any]:
+    tree, accepted = cycle.tree, set(cycle.verdict.path)
+    nodes = [
+        {
+            "token_id": int(tree.token_ids[node]),
+            "text": drawn.texts[node],
+            "parent": int(tree.parents[node]),
+            "depth": int(tree.depths[node]),
+            "log_value": float(tree.log_values[node]),
+            "accepted": node in accepted,
+        }
+        for node in range(len(tree.token_ids))
+    ]
+    return {
+        "nodes": nodes,
+        "path": cycle.verdict.path,
+        "token_ids": cycle.verdict.token_ids,
+        "bonus": drawn.bonus,
+        "summary": drawn.summary,
+        "config": config,
+    }
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1, the first cycle")
+    return number
