@@ -1,0 +1,69 @@
+"""The file of answers: a kill loses one row at most, and nothing counts twice."""
+
+import errno
+import json
+
+import pytest
+
+from eyas.bench.answers import AnswerFile
+from eyas.errors import DataError
+
+
+def row(key, **more):
+    return {"key": key, **more}
+
+
+def test_rows_come_back_and_the_last_of_a_key_counts(tmp_path):
+    path = tmp_path / "new" / "answers.jsonl"
+    with AnswerFile(path) as answers:
+        answers.append(row("a", value=1))
+        answers.append(row("b", text="zwei\u2028Zeilen"))
+        answers.append(row("a", value=2))
+    with AnswerFile(path) as answers:
+        assert answers.rows == {"a": row("a", value=2), "b": row("b", text="zwei\u2028Zeilen")}
+
+
+def test_a_cut_off_row_is_dropped_and_the_next_one_is_whole(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps(row("a")) + "\n" + '{"key": "b", "val')
+    with AnswerFile(path) as answers:
+        assert list(answers.rows) == ["a"]
+        answers.append(row("c"))
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "c"]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", "3"])
+def test_a_broken_line_is_named(tmp_path, line):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps(row("a")) + f"\n{line}\n")
+    with pytest.raises(DataError, match="line 2"):
+        AnswerFile(path)
+    assert path.read_text().endswith(f"{line}\n"), "the file is left as it was"
+
+
+def test_two_runs_cannot_share_a_file(tmp_path):
+    with AnswerFile(tmp_path / "a.jsonl"), pytest.raises(DataError, match="in use by another run"):
+        AnswerFile(tmp_path / "a.jsonl")
+    with AnswerFile(tmp_path / "a.jsonl"):
+        pass
+
+
+def test_a_full_disk_leaves_whole_rows(tmp_path, monkeypatch):
+    path = tmp_path / "answers.jsonl"
+    with AnswerFile(path) as answers:
+        answers.append(row("a"))
+
+        def full(_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("eyas.bench.answers.os.fsync", full)
+        with pytest.raises(DataError, match="No space left on device; make room and run again"):
+            answers.append(row("b"))
+        assert list(answers.rows) == ["a"]
+    assert path.read_text() == json.dumps(row("a")) + "\n"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="choose another --out"):
+        AnswerFile(tmp_path / "file" / "answers.jsonl")
