@@ -19,7 +19,7 @@ PROMPT = [1, 2, 3]
 
 
 class NoText:
-    def push(self, token_id):
+    def push(self, _):
         return ""
 
     def flush(self):

@@ -12,9 +12,8 @@ GOOD = '{"question_id": 81, "category": "writing", "turns": ["Hello", "Again"], 
 
 def write(tmp_path, *lines, end="\n"):
     path = tmp_path / "set.jsonl"
-    path.write_bytes(
-        b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + end.encode()
-    )
+    encoded = [line if isinstance(line, bytes) else line.encode() for line in lines]
+    path.write_bytes(b"\n".join(encoded) + end.encode())
     return path
 
 
