@@ -4,6 +4,7 @@
 A bug of ours keeps its traceback.
 """
 
+import argparse
 import errno
 import io
 import shlex
@@ -16,6 +17,7 @@ from eyas.cli import chat, doctor, evaluate, generate, models, train, tree
 from eyas.cli.output import drop_stdout
 from eyas.cli.parser import Parser
 from eyas.errors import EyasError
+from eyas.interfaces import drafters
 
 COMMANDS = (generate, chat, tree, models, train, evaluate, doctor)
 INTERRUPTED = 130
@@ -32,7 +34,12 @@ REFUSALS = {
 
 def build_parser() -> Parser:
     """The parser of the whole command line."""
-    parser = Parser(prog="eyas", description=eyas.__doc__.split("\n")[0] if eyas.__doc__ else None)
+    parser = Parser(
+        prog="eyas",
+        description=(eyas.__doc__ or "").split("\n")[0],
+        epilog=_methods(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"eyas {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
@@ -68,6 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"eyas: error: {place}{error.strerror}; {REFUSALS[error.errno]}.", file=sys.stderr)
         return EyasError.exit_code
+
+
+def _methods() -> str:
+    """Every method with what it promises: "ids" are exactly plain decoding's token ids."""
+    known = drafters()
+    width = max(len(name) for name in known)
+    lines = [
+        f"  {name:<{width}}  lossless: {drafter.lossless:<12}  {(drafter.__doc__ or '').split(chr(10))[0]}"
+        for name, drafter in known.items()
+    ]
+    return "\n".join(["methods (ids: exactly plain decoding's token ids):", *lines])
 
 
 def _version() -> str:

@@ -8,7 +8,7 @@ from eyas.api import Conversation
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write
 from eyas.cli.parser import Commands, add_generation_options, add_model_options
-from eyas.cli.session import generation_settings, load_llm
+from eyas.cli.session import announce_method, generation_settings, load_llm
 from eyas.errors import DataError, EyasError
 
 NOT_HERE = ("n", "logprobs", "raw")
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     settings = generation_settings(args)
     llm = load_llm(args)
     conversation = llm.conversation(**settings)
+    announce_method(args, llm)
     interactive = sys.stdin.isatty()
     if interactive:
         with suppress(ImportError):  # line editing and history, where Python has them

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     sets = [read_questions(path) for path in find_question_files(args.questions, os.environ.get(FOLDER))]
     origin = provenance(args.command_line)
     with AnswerFile(args.out / "answers.jsonl") as answers:
-        evaluation = Evaluation(load_llm(args, says_method=False), sets, config, settings)
+        evaluation = Evaluation(load_llm(args), sets, config, settings)
         _announce(evaluation, answers)
         rows = evaluation.run(answers, _progress())
     summary = _summary(evaluation, rows, origin)

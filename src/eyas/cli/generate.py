@@ -9,7 +9,7 @@ from eyas.api import LLM, Answer
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options
-from eyas.cli.session import generation_settings, load_llm, read_prompt
+from eyas.cli.session import announce_method, generation_settings, load_llm, read_prompt
 from eyas.options import GenerationOptions
 
 INTERRUPTED = 130
@@ -36,22 +36,26 @@ def run(args: argparse.Namespace) -> int:
     llm = load_llm(args)
     if args.json:
         answer = llm.generate(prompt, **settings)
+        announce_method(args, llm)
         write_json(answer.to_dict())
         _report(answer)
         return 0
     if settings.get("n", 1) > 1:
         answer = llm.generate(prompt, **settings)
+        announce_method(args, llm)
         for index, choice in enumerate(answer.choices, start=1):
             write(f"--- answer {index} of {len(answer.choices)} ---\n{choice.text}\n")
         _report(answer)
         return 0
-    return _stream(llm, prompt, settings)
+    return _stream(args, llm, prompt, settings)
 
 
-def _stream(llm: LLM, prompt: str, settings: dict[str, Any]) -> int:
+def _stream(args: argparse.Namespace, llm: LLM, prompt: str, settings: dict[str, Any]) -> int:
     stream = llm.stream(prompt, **settings)
     try:
-        for piece in stream:
+        for index, piece in enumerate(stream):
+            if not index:
+                announce_method(args, llm)
             write(piece.text)
     except KeyboardInterrupt:
         stream.close()

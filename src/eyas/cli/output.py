@@ -21,8 +21,8 @@ def write(text: str) -> None:
 
 
 def write_json(document: Mapping[str, Any]) -> None:
-    """The one document of --json."""
-    write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    """The one document of --json, on one line."""
+    write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def statistics_line(rows: Sequence[GenerationStats], config: Mapping[str, Any]) -> str:

@@ -102,8 +102,7 @@ def add_generation_options(
 
 def method_listing() -> str:
     """The methods with what they promise, for help texts."""
-    promises = {"ids": "same ids", "distribution": "same distribution", "no": "not lossless"}
-    known = [f"{name} (lossless: {d.lossless}, {promises[d.lossless]})" for name, d in drafters().items()]
+    known = [f"{name} (lossless: {drafter.lossless})" for name, drafter in drafters().items()]
     return ", ".join(["auto", *known])
 
 

@@ -11,13 +11,21 @@ from eyas.errors import ConfigError, DataError
 from eyas.options import GenerationOptions, option_names
 
 
-def load_llm(args: argparse.Namespace, *, says_method: bool = True) -> LLM:
-    """Load what --model and its companions ask for; with method auto, say what was chosen."""
+def load_llm(args: argparse.Namespace) -> LLM:
+    """Load what --model and its companions ask for."""
     settings = given(args, [option.name for option in model_options()])
-    llm = load(settings.pop("model", None), **settings)
-    if says_method and settings.get("method", "auto") == "auto":
+    return load(settings.pop("model", None), **settings)
+
+
+def announce_method(args: argparse.Namespace, llm: LLM) -> None:
+    """Where the choice was left to eyas, say which method it took. Last, so that an error stands alone."""
+    if is_auto(args):
         note(f"method {llm.method}{_why(llm)}")
-    return llm
+
+
+def is_auto(args: argparse.Namespace) -> bool:
+    """Whether --method was left to eyas."""
+    return bool(getattr(args, "method", "auto") == "auto")
 
 
 def generation_settings(args: argparse.Namespace, **own: Any) -> dict[str, Any]:

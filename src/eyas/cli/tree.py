@@ -9,7 +9,7 @@ from eyas.bench.files import write_whole
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options
-from eyas.cli.session import generation_settings, load_llm, read_prompt
+from eyas.cli.session import announce_method, generation_settings, is_auto, load_llm, read_prompt
 from eyas.drawing import DrawnCycle, draw_svg, draw_text, quote_token
 from eyas.engine import Cycle
 from eyas.options import GenerationOptions
@@ -42,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
     settings = generation_settings(args)
     prompt = read_prompt(args.prompt)
     llm = load_llm(args)
-    if getattr(args, "method", "auto") == "auto":
+    if is_auto(args):
         llm.head.require()  # plain decoding drafts no tree: without a head there is nothing to draw
     options = GenerationOptions.from_names(settings).with_seed()
     cycle, tokens = _cycle(llm, prompt, options, args.cycle)
+    announce_method(args, llm)
     if cycle is None:
         note(f"the answer ended before cycle {args.cycle}, so there is no tree; take another prompt")
         return 1
@@ -80,9 +81,10 @@ def _drawn(llm: LLM, cycle: Cycle, before: list[int], options: GenerationOptions
     tree, verdict = cycle.tree, cycle.verdict
     accepted = verdict.num_accepted
     said = quote_token(llm.tokenizer.decode(before))
+    tokens = "token" if not accepted else "tokens"
     summary = (
-        f"{tree.num_draft_tokens} of {options.tree.num_candidates} candidates kept, {accepted} accepted: "
-        f"{accepted + 1} tokens from one pass of the target"
+        f"{tree.num_draft_tokens} of up to {options.tree.num_candidates} candidates kept, {accepted} accepted: "
+        f"{accepted + 1} {tokens} from one pass of the target"
     )
     return DrawnCycle(
         tree=tree,
