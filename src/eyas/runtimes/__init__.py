@@ -1,0 +1,1 @@
+"""Who computes: one folder a runtime. Importing this package imports none of them."""

@@ -1,0 +1,51 @@
+"""The torch runtime: any decoder-only causal LM that stock transformers loads.
+
+The tree goes in through an additive attention mask and explicit positions; keys and values live in our own
+subclass of transformers' `Cache`. No model code is copied or patched. torch and transformers are imported
+when a model is loaded, not before.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eyas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from eyas.runtimes.torch.runtime import TorchRuntime
+
+
+def load_torch_runtime(
+    model_dir: Path,
+    *,
+    dtype: str = "auto",
+    threads: int | None = None,
+    device: str = "cpu",
+    name: str | None = None,
+) -> "TorchRuntime":
+    """Load a model's directory and check by a probe that trees work on it.
+
+    Args:
+        model_dir: a Hugging Face directory with config.json and safetensors.
+        dtype: float32, bfloat16, float16 or float64; "auto" is bfloat16 where the processor computes in it
+            (AVX512-BF16, AMX, CUDA) and float32 elsewhere. `runtime.target.dtype` says which it is.
+        threads: torch's threads; None leaves them as they are. They belong to the process.
+        device: where torch puts the model, such as "cpu" or "cuda:0".
+        name: how messages call the model; None is the directory's name.
+
+    Raises:
+        ConfigError: an unknown dtype or device, or torch and transformers are not installed.
+        ModelError: the directory is broken, or the model's family cannot see a tree.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"the torch runtime needs the package {error.name}; install it with `pip install 'eyas[torch]'`."
+        ) from error
+    from eyas.runtimes.torch.load import load
+
+    return load(model_dir, dtype=dtype, threads=threads, device=device, name=name or Path(model_dir).name)
+
+
+__all__ = ["load_torch_runtime"]

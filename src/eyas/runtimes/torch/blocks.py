@@ -1,0 +1,114 @@
+"""What draft networks are made of, beside decoder layers: the target's LM head, and linear layers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from eyas.errors import ModelError
+from eyas.interfaces import Coupling, Features, TopK
+from eyas.runtimes.torch.topk import best_of_row, best_of_rows
+from eyas.sampling import log_softmax
+from eyas.tree import Floats, Ints
+
+
+def to_torch(array: NDArray[Any]) -> Tensor:
+    """A weight as a tensor of its own precision; bfloat16 arrays, foreign to NumPy, become float32."""
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        array = array.astype(np.float32)
+    # A copy: arrays that map a file are read-only, which torch does not know.
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def as_tensor(rows: Features) -> Tensor:
+    """Features of this runtime are tensors."""
+    assert isinstance(rows, Tensor), "features of this runtime"
+    return rows
+
+
+class TorchLinear:
+    """y = W [x1; x2; ...] + b."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    @torch.inference_mode()
+    def __call__(self, *inputs: Features) -> Tensor:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        joined = torch.cat([as_tensor(rows) for rows in inputs], dim=-1)
+        return functional.linear(joined, self._weight, self._bias)
+
+
+class TorchLMHead:
+    """The target's LM head, or some of its rows.
+
+    Args:
+        weight: (M, H).
+        bias: (M,) or None.
+        transform: what the model does to the logits, such as a soft-cap.
+        token_ids: (M,) target ids of the rows, ascending; None if they are 0..M-1.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        transform: Callable[[Tensor], Tensor],
+        token_ids: Ints | None,
+    ) -> None:
+        self._weight = weight
+        self._bias = bias
+        self._transform = transform
+        self._token_ids = token_ids
+
+    @torch.inference_mode()
+    def logits(self, hidden: Features) -> Tensor:
+        """(T, M) in the model's precision."""
+        rows = as_tensor(hidden).to(self._weight.device)
+        return self._transform(functional.linear(rows, self._weight, self._bias))
+
+    @torch.inference_mode()
+    def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
+        """The best k continuations of each row, or all M if k is larger; ties to the lower id.
+
+        A coupled row with fewer than k tokens that can win is filled up with others of probability 0.
+        """
+        logits = self.logits(hidden)
+        k = min(k, logits.shape[1])
+        if coupling is None:
+            columns, best = best_of_rows(logits, k)
+            total = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=-1)
+            log_probs = best - total.to(torch.float64).cpu().numpy()[:, None]
+        else:
+            columns, log_probs = self._coupled(logits, k, coupling)
+        if np.isnan(log_probs).any():
+            raise ModelError(
+                "the draft network gave logits that are not numbers (NaN); check the head's weights."
+            )
+        ids = columns if self._token_ids is None else self._token_ids[columns]
+        return TopK(token_ids=ids, log_probs=np.minimum(log_probs, 0.0))
+
+    def _coupled(self, logits: Tensor, k: int, coupling: Coupling) -> tuple[Ints, Floats]:
+        rows: Floats = logits.to(torch.float64).cpu().numpy()
+        columns = np.empty((len(rows), k), dtype=np.int64)
+        log_probs = np.full((len(rows), k), -np.inf)
+        for row, (values, generated) in enumerate(zip(rows, coupling.generated, strict=True)):
+            scores = coupling.sampler.scores(values, generated, columns=self._token_ids)
+            best = best_of_row(scores, k)
+            columns[row, : len(best)] = best
+            if len(best) < k:
+                columns[row, len(best) :] = np.flatnonzero(~np.isfinite(scores))[: k - len(best)]
+            log_probs[row, : len(best)] = _winning(scores / coupling.scale)[best]
+            if np.isnan(values).any():
+                log_probs[row] = np.nan
+        return columns, log_probs
+
+
+def _winning(scaled: Floats) -> Floats:
+    """Log-softmax over the finite entries; the others keep -inf. All -inf stays so."""
+    return log_softmax(scaled) if np.isfinite(scaled).any() else scaled

@@ -1,0 +1,162 @@
+"""From a Hugging Face directory to a runtime, or to one line that says why not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from eyas.errors import ConfigError, ModelError
+from eyas.models import target_fingerprint
+from eyas.runtimes.torch.families import context_limit, refusal, unusable
+from eyas.runtimes.torch.probe import check_trees
+from eyas.runtimes.torch.runtime import TorchRuntime
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def load(model_dir: Path, *, dtype: str, threads: int | None, device: str, name: str) -> TorchRuntime:
+    """See `eyas.runtimes.torch.load_torch_runtime`."""
+    place = _device(device)
+    number = resolve_dtype(dtype, place)
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads is {threads}, but it must be at least 1.")
+        torch.set_num_threads(threads)
+    config = _read_config(model_dir, name)
+    reason = unusable(config)
+    if reason:
+        raise refusal(config.model_type, name, reason)
+    model = _read_model(model_dir, config, number, place, name)
+    if getattr(model, "_is_stateful", False):
+        raise refusal(config.model_type, name, "it has recurrent layers, whose state cannot branch")
+    limit = context_limit(config.get_text_config(decoder=True))
+    if limit is None:
+        raise refusal(config.model_type, name, "its config has no max_position_embeddings")
+    runtime = TorchRuntime(model, name=name, limit=limit, fingerprint=target_fingerprint(model_dir))
+    check_trees(runtime)
+    return runtime
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The torch dtype called `dtype`; "auto" is the fastest one that the device computes in."""
+    if dtype == "auto":
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; it is auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def _device(device: str) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {device!r} cannot be used ({one_line(error)}); try 'cpu' or 'cuda'."
+        ) from error
+    return place
+
+
+def _read_config(model_dir: Path, name: str) -> Any:
+    if not (model_dir / "config.json").is_file():
+        raise ModelError(f"{model_dir} has no config.json; give the directory of a Hugging Face model.")
+    try:
+        return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many types here; none of them is ours
+        raise ModelError(f"the config of {name} in {model_dir} cannot be read: {one_line(error)}") from error
+
+
+def _read_model(
+    model_dir: Path, config: Any, dtype: torch.dtype, device: torch.device, name: str
+) -> torch.nn.Module:
+    if not any(model_dir.glob("*.safetensors")):
+        raise ModelError(
+            f"{model_dir} has no *.safetensors; eyas reads no pickled weights, so convert them first."
+        )
+    try:
+        try:
+            model, report = _from_pretrained(model_dir, config, dtype, "sdpa")
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            # The family has no SDPA (attention sinks, soft-caps); its eager attention takes our mask too.
+            model, report = _from_pretrained(model_dir, config, dtype, "eager")
+    except Exception as error:  # as above
+        raise ModelError(f"{name} in {model_dir} cannot be loaded: {one_line(error)}") from error
+    _check_report(report, model_dir)
+    if model.device != device:
+        model = model.to(device)
+    model.requires_grad_(False)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _from_pretrained(model_dir: Path, config: Any, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+    with _quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            model_dir,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # reported afterwards, in one line
+            output_loading_info=True,
+        )
+    return model, report
+
+
+def _check_report(report: Any, model_dir: Path) -> None:
+    """No weight may be missing, left over or of another shape: the model would not be what it says."""
+    wrong = {
+        "lacks": report["missing_keys"],
+        "has another shape than its config says for": [str(key[0]) for key in report["mismatched_keys"]],
+        "has a weight that its config does not name:": report["unexpected_keys"],
+    }
+    for problem, keys in wrong.items():
+        if keys:
+            first = min(keys)
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise ModelError(
+                f"{model_dir} {problem} {first}{more}; its weights and its config.json are not of one model."
+            )
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0][:300] if lines else type(error).__name__
+    return text if text.endswith((".", "!")) else text + "."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' progress bar and load report; our errors say what matters."""
+    verbosity = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()

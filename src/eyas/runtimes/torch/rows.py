@@ -1,0 +1,80 @@
+"""What a target forward answers: features, choices, logits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eyas.errors import ModelError
+from eyas.interfaces import Choice
+from eyas.runtimes.torch.topk import best_of_row
+from eyas.sampling import Sampler, log_softmax
+from eyas.tree import Floats
+
+
+class TorchRows:
+    """Results of one call; a logits row leaves torch only when it is asked for.
+
+    Args:
+        features: (T, H) outputs after the final norm.
+        logits: (R, V) of the last R <= T rows, in the model's own precision.
+        origin: model and precision, for messages.
+    """
+
+    def __init__(self, features: Tensor, logits: Tensor, origin: str) -> None:
+        self._features = features
+        self._logits = logits
+        self._origin = origin
+
+    @property
+    def features(self) -> Tensor:
+        """(T, H) outputs after the target's final norm."""
+        return self._features
+
+    @torch.inference_mode()
+    def choose(
+        self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
+    ) -> Choice:
+        """The token after `row`, see `eyas.interfaces.TargetRows.choose`.
+
+        Raises:
+            ModelError: the row has a logit that is not a number.
+        """
+        if sampler.is_argmax and num_log_probs is None:
+            return Choice(self._argmax(row))
+        logits = self.logits(row)
+        # NumPy's argmax gives the lowest id of equal logits, as torch's does.
+        token_id = int(np.argmax(logits)) if sampler.is_argmax else sampler.choose(logits, generated)
+        if num_log_probs is None:
+            return Choice(token_id)
+        log_probs = log_softmax(logits)
+        top = tuple((int(v), float(log_probs[v])) for v in best_of_row(log_probs, num_log_probs))
+        return Choice(token_id, float(log_probs[token_id]), top if num_log_probs else ())
+
+    @torch.inference_mode()
+    def logits(self, row: int) -> Floats:
+        """(V,) unprocessed logits of a row, in float64."""
+        logits: Floats = self._row(row).to(torch.float64).cpu().numpy()
+        if np.isnan(logits).any():
+            raise self._broken()
+        return logits
+
+    def _argmax(self, row: int) -> int:
+        # One row at a time: the walk visits few of them. `max` is faster than `argmax` in bfloat16, takes
+        # the first of equal entries as well, and its value is NaN if any entry is.
+        value, token_id = self._row(row).max(dim=-1)
+        if torch.isnan(value):
+            raise self._broken()
+        return int(token_id)
+
+    def _row(self, row: int) -> Tensor:
+        index = row - (len(self._features) - len(self._logits))
+        assert 0 <= index < len(self._logits), f"the call kept no logits of row {row}"
+        return self._logits[index]
+
+    def _broken(self) -> ModelError:
+        return ModelError(
+            f"{self._origin} gave logits that are not numbers (NaN); "
+            "try another dtype, such as float32, or check the weights."
+        )

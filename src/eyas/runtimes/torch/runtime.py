@@ -1,0 +1,143 @@
+"""A stock transformers model as a runtime: the target's forward, and the blocks of draft networks."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eyas.config import StackConfig
+from eyas.errors import ModelError
+from eyas.interfaces import TargetCall, TargetInfo, Weights
+from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, to_torch
+from eyas.runtimes.torch.cache import TargetCache
+from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
+from eyas.runtimes.torch.rows import TorchRows
+from eyas.tree import Floats, Ints
+
+
+class TorchRuntime:
+    """One target on torch, and everything that draft networks need. Made by `load_torch_runtime`.
+
+    Args:
+        model: a causal LM of transformers, in eval mode and on its device.
+        name: how messages call it.
+        limit: positions that it can serve, and what sets that limit.
+        fingerprint: of its files.
+    """
+
+    def __init__(
+        self, model: Any, *, name: str, limit: tuple[int, str], fingerprint: str | None = None
+    ) -> None:
+        text = model.config.get_text_config(decoder=True)
+        family = str(model.config.model_type)
+        self.model = model
+        self.dtype: torch.dtype = model.dtype
+        self.device: torch.device = model.device
+        decoder = model.get_decoder()
+        head = model.get_output_embeddings()
+        if decoder is None or decoder is model or not isinstance(getattr(head, "weight", None), Tensor):
+            raise refusal(family, name, "it has no decoder with an LM head on top")
+        self._head_weight: Tensor = head.weight
+        self._head_bias: Tensor | None = getattr(head, "bias", None)
+        self._embedding: Tensor = model.get_input_embeddings().weight
+        self._transform = logit_transform(text)
+        self._takes_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.head_is_plain = True  # logits are the LM head of the features; the probe knows
+        self._states: Tensor | None = None
+        decoder.register_forward_hook(self._remember)
+        self.mask_plan = mask_plan(text)
+        self._target = TargetInfo(
+            name=name,
+            family=family,
+            runtime="torch",
+            dtype=str(self.dtype).removeprefix("torch."),
+            hidden_size=int(self._head_weight.shape[1]),
+            vocab_size=int(self._head_weight.shape[0]),
+            context_limit=limit[0],
+            context_reason=limit[1],
+            threads=torch.get_num_threads(),
+            fingerprint=fingerprint,
+        )
+
+    @property
+    def target(self) -> TargetInfo:
+        """Names and sizes."""
+        return self._target
+
+    def new_cache(self) -> TargetCache:
+        """An empty cache of the target, grown as needed."""
+        return TargetCache()
+
+    @torch.inference_mode()
+    def forward(self, calls: Sequence[TargetCall]) -> list[TorchRows]:
+        """One pass over the rows of each call; they become pending rows of its cache."""
+        return [self._forward(call) for call in calls]
+
+    def _forward(self, call: TargetCall) -> TorchRows:
+        cache = call.cache
+        assert isinstance(cache, TargetCache), "a cache of this runtime"
+        placement = cache.place(len(call.token_ids), call.parents)
+        keep = {"logits_to_keep": 1} if call.last_only and self._takes_keep else {}
+        logits = self.model(
+            input_ids=self._ids(call.token_ids)[None],
+            attention_mask=self.mask_plan.masks(placement, self.dtype, self.device),
+            position_ids=self._ids(placement.positions)[None],
+            past_key_values=cache,
+            use_cache=True,
+            **keep,
+        ).logits[0]
+        cache.append(placement)
+        assert self._states is not None, "the decoder has run"
+        origin = f"{self._target.name} in {self._target.dtype}"
+        return TorchRows(self._states[0], logits[-1:] if call.last_only else logits, origin)
+
+    def _remember(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._states = output[0]  # last_hidden_state, after the final norm
+
+    def _ids(self, token_ids: Ints) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(token_ids, dtype=np.int64)).to(self.device)
+
+    @torch.inference_mode()
+    def embed(self, token_ids: Ints) -> Tensor:
+        """(T, H) rows of the input embedding's table, without a scale that the model may apply to them."""
+        return nn.functional.embedding(self._ids(token_ids).to(self._embedding.device), self._embedding)
+
+    @torch.inference_mode()
+    def lm_head(self, token_ids: Ints | None = None) -> TorchLMHead:
+        """The LM head, or its rows for `token_ids` (M,), ascending.
+
+        Raises:
+            ModelError: the model computes its logits in a way that we do not know.
+        """
+        if not self.head_is_plain:
+            raise ModelError(
+                f"{self._target.name} (family {self._target.family!r}) computes its logits in a way that "
+                "eyas does not know, so no head can draft for it; use method 'autoregressive'."
+            )
+        weight, bias = self._head_weight, self._head_bias
+        if token_ids is not None:
+            index = self._ids(token_ids).to(weight.device)
+            weight, bias = weight[index], None if bias is None else bias[index]
+        return TorchLMHead(weight, bias, self._transform, token_ids)
+
+    def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLinear:
+        """A linear layer of weight (outputs, inputs) and bias (outputs,), in the target's precision."""
+        return TorchLinear(self._own(weight), None if bias is None else self._own(bias))
+
+    def decoder_stack(self, config: StackConfig, weights: Weights) -> "TorchDraftStack":
+        """Decoder layers in the target's precision, from weights by their names in checkpoints."""
+        from eyas.runtimes.torch.stack import TorchDraftStack
+
+        return TorchDraftStack(config, weights, dtype=self.dtype, device=self.device)
+
+    def round_score(self, values: Floats) -> Floats:
+        """`values` rounded to the target's precision."""
+        rounded: Floats = torch.from_numpy(values).to(self.dtype).to(torch.float64).numpy()
+        return rounded
+
+    def _own(self, array: NDArray[Any]) -> Tensor:
+        return to_torch(array).to(device=self.device, dtype=self.dtype)
