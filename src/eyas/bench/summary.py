@@ -69,7 +69,9 @@ def _numbers(rows: Sequence[Row]) -> dict[str, Any]:
 def read_stats(stats: Mapping[str, Any]) -> GenerationStats:
     """The counts of a row as they were before they became JSON."""
     values: dict[str, Any] = {item.name: stats[item.name] for item in fields(GenerationStats)}
-    return GenerationStats(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    for name, value in values.items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return GenerationStats(**values)
 
 
 def _rates(stats: Sequence[GenerationStats]) -> list[float]:

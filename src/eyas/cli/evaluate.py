@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
     )
     sets = [read_questions(path) for path in find_question_files(args.questions, os.environ.get(FOLDER))]
     origin = provenance(args.command_line)
+    evaluation = Evaluation(load_llm(args), sets, config, settings)
     with AnswerFile(args.out / "answers.jsonl") as answers:
-        evaluation = Evaluation(load_llm(args), sets, config, settings)
         _announce(evaluation, answers)
         rows = evaluation.run(answers, _progress())
     summary = _summary(evaluation, rows, origin)

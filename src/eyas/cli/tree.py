@@ -81,18 +81,15 @@ def _drawn(llm: LLM, cycle: Cycle, before: list[int], options: GenerationOptions
     tree, verdict = cycle.tree, cycle.verdict
     accepted = verdict.num_accepted
     said = quote_token(llm.tokenizer.decode(before))
-    tokens = "token" if not accepted else "tokens"
-    summary = (
-        f"{tree.num_draft_tokens} of up to {options.tree.num_candidates} candidates kept, {accepted} accepted: "
-        f"{accepted + 1} {tokens} from one pass of the target"
-    )
+    kept = f"{tree.num_draft_tokens} of up to {options.tree.num_candidates} candidates kept"
+    gained = f"{accepted + 1} token{'s' if accepted else ''} from one pass of the target"
     return DrawnCycle(
         tree=tree,
         texts=[text(int(token)) for token in tree.token_ids],
         path=verdict.path,
         bonus=text(verdict.token_ids[-1]),
         title=f"after {said if len(said) <= 60 else '…' + said[-59:]}",
-        summary=summary,
+        summary=f"{kept}, {accepted} accepted: {gained}",
     )
 
 

@@ -1,0 +1,138 @@
+"""Options are generated from dataclass fields: complete, with one default, and with others' aliases."""
+
+import argparse
+from inspect import signature
+
+import pytest
+
+from eyas.api import load
+from eyas.cli.aliases import ALIASES, add_aliases, resolve_aliases
+from eyas.cli.app import build_parser
+from eyas.cli.helps import GENERATION_HELPS, MODEL_HELPS
+from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
+from eyas.errors import ConfigError
+from eyas.interfaces import drafters
+from eyas.options import GenerationOptions, option_names
+
+
+def parser():
+    made = Parser(prog="eyas test")
+    add_model_options(made)
+    add_generation_options(made)
+    add_aliases(made)
+    return made
+
+
+def parse(*argv):
+    args = parser().parse_args(list(argv))
+    said = []
+    resolve_aliases(args, said.append)
+    return given(args, option_names()), said
+
+
+def test_every_option_has_a_help_text_and_every_text_an_option():
+    assert set(GENERATION_HELPS) == set(option_names())
+    assert set(MODEL_HELPS) == set(signature(load).parameters)
+
+
+def leaf_parsers(parser, words=()):
+    """Every command's parser, with its words."""
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not below:
+        yield words, parser
+    for action in below:
+        for name, child in action.choices.items():
+            yield from leaf_parsers(child, (*words, name))
+
+
+def test_every_argument_of_every_command_explains_itself():
+    for words, command in leaf_parsers(build_parser()):
+        assert command.description, words
+        for action in command._actions:
+            assert action.help, (words, action.option_strings or action.dest)
+        command.format_help()
+
+
+def test_nothing_given_leaves_every_default_to_the_fields():
+    assert parse() == ({}, [])
+
+
+def test_values_arrive_as_python_wants_them():
+    options, _ = parse(
+        *("--temperature", "0.5", "--top-k", "3", "--logit-bias", "5=-1.5", "--logit-bias", "7=2"),
+        *("--stop", "a", "--stop", "b c", "--stop-token-ids", "1", "2,3", "--ignore-eos"),
+        *("--draft-sampling", "top-k", "--logprobs", "0", "--presence-penalty", "-0.5", "--raw"),
+    )
+    assert options == {
+        "temperature": 0.5,
+        "top_k": 3,
+        "logit_bias": {5: -1.5, 7: 2.0},
+        "stop": ("a", "b c"),
+        "stop_token_ids": (1, 2, 3),
+        "ignore_eos": True,
+        "draft_sampling": "top-k",
+        "logprobs": 0,
+        "presence_penalty": -0.5,
+        "raw": True,
+    }
+    assert GenerationOptions.from_names(options).sampling.top_k == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "said"),
+    [
+        (["--total-token", "60"], {"draft_tokens": 59}, "--total-token 60 is --draft-tokens 59"),
+        (["--ea-depth", "5"], {"depth": 6}, "--ea-depth 5 is --depth 6"),
+        (["--ea-top-k", "8"], {"tree_top_k": 8}, "--ea-top-k 8 is --tree-top-k 8"),
+        (["--speculative-num-steps", "5"], {"depth": 5}, "--speculative-num-steps 5 is --depth 5"),
+        (
+            ["--speculative-eagle-topk", "4"],
+            {"tree_top_k": 4},
+            "--speculative-eagle-topk 4 is --tree-top-k 4",
+        ),
+        (
+            ["--speculative-num-draft-tokens", "16"],
+            {"draft_tokens": 15},
+            "--speculative-num-draft-tokens 16 is --draft-tokens 15",
+        ),
+    ],
+)
+def test_other_systems_flags_have_their_meaning(argv, options, said):
+    assert parse(*argv) == (options, [said])
+
+
+def test_a_flag_and_its_alias_exclude_each_other():
+    for alias in ALIASES:
+        own = "--" + alias.name.replace("_", "-")
+        with pytest.raises(ConfigError, match=f"{alias.flag} and {own} set the same option"):
+            parse(alias.flag, "5", own, "5")
+    with pytest.raises(ConfigError, match="set the same option"):
+        parse("--total-token", "5", "--speculative-num-draft-tokens", "5")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--seed", "x"], "--seed: invalid int value: 'x'"),
+        (["--logit-bias", "5"], "'5' is not ID=X"),
+        (["--logit-bias", "a=1"], "'a=1' is not ID=X"),
+        (["--stop-token-ids", "1", "x"], "'x' is no token id"),
+        (["--draft-sampling", "other"], "invalid choice: 'other'"),
+        (["--temp", "1"], "unrecognized arguments: --temp"),
+        (["--top-p"], "--top-p: expected one argument"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(argv, message):
+    with pytest.raises(ConfigError) as caught:
+        parser().parse_args(argv)
+    assert message in str(caught.value)
+    assert "--help" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_methods_come_from_the_registry():
+    text = build_parser().format_help()
+    for name, drafter in drafters().items():
+        [line] = [line for line in text.splitlines() if line.strip().startswith(name)]
+        assert f"lossless: {drafter.lossless}" in line
+    assert all(name in parser().format_help() for name in drafters())

@@ -1,0 +1,142 @@
+"""`eyas eval`: equal ids, resuming without double counting, and prompts that fail alone."""
+
+import json
+import signal
+import time
+
+import pytest
+
+QUESTIONS = [{"question_id": n, "category": "c", "turns": [f"question {n}", "more"]} for n in range(6)]
+OPTIONS = ("--max-new-tokens", "24", "--dtype", "float64", "--threads", "1", "--draft-tokens", "15")
+
+
+@pytest.fixture
+def questions(tmp_path):
+    file = tmp_path / "tides.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    return file
+
+
+@pytest.fixture
+def argv(model, questions, tmp_path):
+    return ("eval", "--questions", questions, "--model", model, "--out", tmp_path / "out", *OPTIONS)
+
+
+def rows(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+
+
+def test_ids_are_equal_and_numbers_are_there(eyas, argv, tmp_path):
+    done = eyas(*argv, "--temperature", "0,1", "--seeds", "0,1", "--limit", "2", "--json")
+    assert done.code == 0, done.err
+    summary = done.document
+    assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["equality"] == {"equal": 6, "excused": 0, "failed": 0}
+    found = {(c["method"], c["temperature"]): c["mean"] for c in summary["conditions"]}
+    assert found["autoregressive", 1.0]["acceptance_length"] == 1.0
+    assert found["eagle2", 1.0]["answers"] == 4
+    assert found["eagle2", 0.0]["acceptance_length"] >= 1.0
+    origin = summary["provenance"]
+    assert origin["command_line"].startswith("eyas eval --questions")
+    for key in ("versions", "cpu", "threads", "git_commit", "sources", "head_sha256", "started", "ended"):
+        assert origin[key] or key == "git_commit"
+    assert len(rows(tmp_path)) == 12
+
+
+def test_the_table_is_the_answer(eyas, argv):
+    done = eyas(*argv, "--limit", "1")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[0].split()[:3] == ["method", "T", "set"]
+    assert [line.split()[:3] for line in lines[1:5]] == [
+        [method, "0", name] for method in ("autoregressive", "eagle2") for name in ("tides", "mean")
+    ]
+    assert lines[-1] == "passed"
+
+
+def test_a_second_run_asks_what_is_missing_only(eyas, argv, tmp_path):
+    eyas(*argv, "--limit", "1", "--no-equal-check")
+    assert len(rows(tmp_path)) == 1
+    done = eyas(*argv, "--limit", "2")
+    assert "1 of 4 answers are in" in done.err
+    # Plain decoding twice, the second answer, and the first one again with its comparison.
+    assert len(rows(tmp_path)) == 1 + 2 * 2 + 2 - 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["equality"]["equal"] == 2
+
+
+def test_other_settings_are_told_apart(eyas, argv, tmp_path):
+    eyas(*argv, "--limit", "1")
+    done = eyas(*argv, "--limit", "1", "--draft-tokens", "7")
+    assert "1 of 2 answers are in" in done.err, "plain decoding needs no tree"
+    assert "1 answers in" in done.err
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["config"]["draft_tokens"] == 7
+    assert all(c["mean"]["answers"] == 1 for c in summary["conditions"])
+
+
+def test_a_failing_prompt_loses_itself_only(eyas, argv, questions):
+    long = {"question_id": "long", "turns": ["x" * 400]}
+    questions.write_text(questions.read_text() + json.dumps(long) + "\n")
+    done = eyas(*argv, "--json")
+    assert done.code == 1
+    summary = done.document
+    assert summary["problems"] == ["2 of 14 answers were lost to errors"]
+    assert {row["question_id"] for row in summary["errors"]} == {"long"}
+    assert "the prompt has" in summary["errors"][0]["error"]
+    assert summary["equality"]["equal"] == 6
+
+
+def test_a_difference_is_found_and_fails(eyas, argv, monkeypatch):
+    from eyas.api import LLM
+
+    generate = LLM.generate
+
+    def other(llm, prompt, *, method=None, **options):
+        if method == "eagle2" and prompt == "question 1":
+            options["logit_bias"] = {9: 5.0}
+        return generate(llm, prompt, method=method, **options)
+
+    monkeypatch.setattr(LLM, "generate", other)
+    done = eyas(*argv, "--json")
+    assert done.code == 1
+    assert done.document["equality"] == {"equal": 5, "excused": 0, "failed": 1}
+    [difference] = done.document["differences"]
+    assert difference["question_id"] == 1
+    assert difference["gap"] > 0
+    assert "1 of 6 answers differ" in done.err
+
+
+def wait_for_rows(tmp_path, count, process):
+    file = tmp_path / "out" / "answers.jsonl"
+    deadline = time.monotonic() + 60
+    while not file.exists() or file.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_it_goes_on_after_a_kill(eyas, command, argv, tmp_path, number):
+    whole = eyas(
+        *argv, "--json", "--seeds", "0,1,2,3", "--temperature", "0,1", "--out", tmp_path / "whole"
+    ).document
+    more = ("--seeds", "0,1,2,3", "--temperature", "0,1", "--json")
+    process = command(*argv, *more)
+    wait_for_rows(tmp_path, 3, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert (process.returncode, err) == (130, b"eyas: interrupted\n")
+    assert not (tmp_path / "out" / "summary.json").exists()
+    made = len(rows(tmp_path))
+    assert 3 <= made < 60
+    done = eyas(*argv, *more)
+    assert f"{made} of 60 answers are in" in done.err
+    assert [timeless(c) for c in done.document["conditions"]] == [timeless(c) for c in whole["conditions"]]
+
+
+def timeless(numbers):
+    """Without speeds, which no two runs share."""
+    if not isinstance(numbers, dict):
+        return numbers
+    return {key: timeless(value) for key, value in numbers.items() if key != "tokens_per_second"}

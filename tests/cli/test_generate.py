@@ -1,0 +1,169 @@
+"""`eyas generate`: text on stdout, one statistics line on stderr, or one document."""
+
+import io
+import re
+import sys
+
+import pytest
+from tiny_chat import SHORT
+
+STATS = {
+    *("new_tokens", "cycles", "target_forwards", "draft_forwards", "draft_tokens", "acceptance_length"),
+    *("accepted_by_depth", "drafted_by_depth", "prefill_seconds", "decode_seconds", "tokens_per_second"),
+}
+STATISTICS = re.compile(
+    r"eyas: \d+ tokens in \d+ cycles, acceptance length \d\.\d\d, [\d.]+ tokens/s, \w+ on torch float64"
+)
+LONG = ("--ignore-eos", *SHORT)
+
+
+def test_text_goes_to_stdout_and_one_line_to_stderr(eyas, model):
+    done = eyas("generate", "hello", "--model", model, "--method", "eagle2", *LONG)
+    assert done.code == 0
+    assert done.out.endswith("\n")
+    [line] = done.err.splitlines()
+    assert STATISTICS.match(line)
+    assert line.endswith("eagle2 on torch float64, head checked by shapes only")
+
+
+def test_auto_says_what_it_took_and_how_to_get_a_head(eyas, model, bare_model):
+    done = eyas("generate", "hello", "--model", model, *LONG)
+    assert done.err.splitlines()[0] == f"eyas: method eagle2, with the head in {model / 'head'}"
+    done = eyas("generate", "hello", "--model", bare_model, *LONG)
+    first, second = done.err.splitlines()
+    assert "method autoregressive: no draft head" in first
+    assert "eyas train head" in first
+    assert STATISTICS.match(second)
+    assert "shapes" not in second
+
+
+def test_the_document_has_every_key(eyas, model):
+    done = eyas("generate", "hello", "--model", model, "--json", *LONG, "--temperature", "0.7")
+    assert done.code == 0
+    assert done.out.count("\n") == 1
+    document = done.document
+    assert set(document) == {"text", "prompt_token_ids", "token_ids", "finish_reason", "stats", "config"}
+    assert set(document["stats"]) >= STATS
+    assert document["stats"]["new_tokens"] == len(document["token_ids"]) == 16
+    assert document["finish_reason"] == "length"
+    config = document["config"]
+    assert config["method"] == "eagle2"
+    assert config["temperature"] == 0.7
+    assert isinstance(config["seed"], int)
+    assert config["draft_tokens"] == 59
+    again = eyas(
+        "generate",
+        "hello",
+        "--model",
+        model,
+        "--json",
+        *LONG,
+        "--temperature",
+        "0.7",
+        "--seed",
+        config["seed"],
+    )
+    assert again.document["token_ids"] == document["token_ids"]
+
+
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_methods_print_the_same_text(eyas, model, temperature):
+    argv = ("generate", "hello", "--model", model, *LONG, "--temperature", temperature, "--seed", "5")
+    texts = {eyas(*argv, "--method", method).out for method in ("autoregressive", "eagle2")}
+    assert len(texts) == 1
+
+
+def test_standard_input_is_the_prompt(eyas, model, monkeypatch):
+    wanted = eyas("generate", "how\nmany", "--model", model, *LONG).out
+    for argv in (["-"], []):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"how\nmany\n")))
+        assert eyas("generate", *argv, "--model", model, *LONG).out == wanted
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    assert "not UTF-8 at byte 3" in eyas("generate", "-", "--model", model).error
+
+
+def test_several_answers_are_told_apart(eyas, model):
+    argv = ("generate", "hello", "--model", model, *LONG, "--temperature", "1", "--seed", "1")
+    alone = eyas(*argv).out
+    done = eyas(*argv, "--n", "2")
+    assert done.out.startswith(f"--- answer 1 of 2 ---\n{alone}--- answer 2 of 2 ---\n")
+    assert "32 tokens" in done.err
+    document = eyas(*argv, "--n", "2", "--json").document
+    assert len(document["choices"]) == 2
+    assert document["choices"][0]["token_ids"] == document["token_ids"]
+
+
+def test_log_probabilities_stand_beside_the_text(eyas, model):
+    argv = ("generate", "hello", "--model", model, *LONG, "--logprobs", "2")
+    done = eyas(*argv)
+    assert len(done.err.splitlines()) == 1 + 1 + 16
+    rows = eyas(*argv, "--json").document["logprobs"]
+    assert len(rows) == 16
+    assert all(len(row["top"]) == 2 and row["logprob"] <= 0 for row in rows)
+
+
+def test_raw_and_system_change_the_prompt(eyas, model):
+    def prompt(*argv):
+        return eyas("generate", "hi", "--model", model, *SHORT, "--json", *argv).document["prompt_token_ids"]
+
+    assert len(prompt("--raw")) == 2
+    assert len(prompt()) == 4
+    assert len(prompt("--system", "abc")) == 8
+
+
+def test_aliases_are_announced_and_resolved(eyas, model):
+    argv = ("--total-token", "8", "--ea-depth", "2", "--ea-top-k", "4")
+    done = eyas("generate", "hi", "--model", model, *SHORT, "--json", "--method", "eagle2", *argv)
+    config = done.document["config"]
+    assert [config[name] for name in ("draft_tokens", "depth", "tree_top_k")] == [7, 3, 4]
+    assert "--total-token 8 is --draft-tokens 7" in done.err
+
+
+def test_ctrl_c_stops_and_keeps_what_was_said(eyas, model, monkeypatch):
+    from eyas.api import AnswerStream
+
+    step, steps = AnswerStream.__next__, []
+
+    def interrupted(stream):
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return step(stream)
+
+    monkeypatch.setattr(AnswerStream, "__next__", interrupted)
+    done = eyas("generate", "hi", "--model", model, "--method", "autoregressive", *LONG)
+    assert done.code == 130
+    assert done.err.startswith("eyas: interrupted after 3 tokens")
+    assert done.out.endswith("\n")
+    assert "Traceback" not in done.err
+
+
+def test_a_reader_that_leaves_is_no_error(command, model):
+    process = command("generate", "hi", "--model", model, *LONG, "--n", "40")
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert b"Traceback" not in process.stderr.read()
+
+
+def test_a_bug_keeps_its_traceback(eyas, monkeypatch):
+    def broken(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("eyas.cli.generate.load_llm", broken)
+    with pytest.raises(ZeroDivisionError):
+        eyas("generate", "hi")
+
+
+def test_a_full_disk_is_one_line(eyas, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr("eyas.cli.generate.load_llm", full)
+    assert eyas("generate", "hi").error == "eyas: error: /tmp/x: No space left on device; free some space."
+
+
+def test_version_and_help(eyas, capsys):
+    assert eyas("--version").out.startswith("eyas 0.")
+    done = eyas("--help")
+    assert done.code == 0
+    assert "generate" in done.out
