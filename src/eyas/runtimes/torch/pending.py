@@ -51,7 +51,8 @@ class PathRows:
 
     def __init__(self) -> None:
         self.length = 0
-        self._drop()
+        self._parents: Ints = np.zeros(0, dtype=np.int64)
+        self._depths: Ints = np.zeros(0, dtype=np.int64)
 
     @property
     def num_pending(self) -> int:
@@ -118,5 +119,4 @@ class PathRows:
         self._drop()
 
     def _drop(self) -> None:
-        self._parents: Ints = np.zeros(0, dtype=np.int64)
-        self._depths: Ints = np.zeros(0, dtype=np.int64)
+        self._parents, self._depths = self._parents[:0], self._depths[:0]

@@ -1,0 +1,192 @@
+"""The blocks of draft networks, and what a row answers, on every runtime."""
+
+import numpy as np
+import pytest
+import torch
+
+from eyas.config import SamplingConfig
+from eyas.errors import ModelError
+from eyas.interfaces import Coupling, TargetCall
+from eyas.runtimes.torch.blocks import TorchLMHead
+from eyas.runtimes.torch.rows import TorchRows
+from eyas.runtimes.torch.topk import best_of_row, best_of_rows
+from eyas.sampling import Sampler, log_softmax
+
+VOCAB = 89
+PROMPT = [3, 1, 4, 1, 5]
+
+
+def sampler(**options):
+    return Sampler(SamplingConfig(**options), prompt_ids=PROMPT, vocab_size=VOCAB, seed=3)
+
+
+def forward(runtime, token_ids=PROMPT):
+    [rows] = runtime.forward([TargetCall(runtime.new_cache(), np.array(token_ids))])
+    return rows
+
+
+def reference_top_k(values, k):
+    """Sort by (value descending, column ascending)."""
+    order = np.lexsort((np.arange(len(values)), -values))[:k]
+    return order, values[order]
+
+
+def test_greedy_choice_is_the_argmax(served):
+    runtime, stock = served
+    rows = forward(runtime)
+    wanted, _ = stock(PROMPT)
+    for row in range(len(PROMPT)):
+        choice = rows.choose(row, sampler(), [])
+        assert choice.token_id == wanted[row].argmax()
+        assert choice.log_prob is None
+
+
+def test_log_probs_are_those_of_the_unprocessed_logits(llama):
+    rows = forward(llama)
+    wanted = log_softmax(rows.logits(2))
+    choice = rows.choose(2, sampler(temperature=2.0, top_k=3), [7], num_log_probs=4)
+    assert choice.log_prob == wanted[choice.token_id]
+    ids, values = reference_top_k(wanted, 4)
+    assert choice.top == tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    bare = rows.choose(2, sampler(), [7], num_log_probs=0)
+    assert bare.top == ()
+    assert bare.log_prob == wanted.max()
+
+
+def test_sampled_choice_is_the_samplers(llama):
+    rows, draw = forward(llama), sampler(temperature=1.0)
+    assert rows.choose(4, draw, [8, 9]).token_id == draw.choose(rows.logits(4), [8, 9])
+
+
+def test_penalties_reach_the_greedy_choice(llama):
+    rows = forward(llama)
+    best = rows.choose(4, sampler(), []).token_id
+    assert rows.choose(4, sampler(logit_bias={best: -100.0}), []).token_id != best
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_logits_go_to_the_lowest_id(dtype):
+    logits = torch.zeros(2, 5000, dtype=dtype)
+    logits[0, [900, 300, 4000]] = 1
+    rows = TorchRows(torch.zeros(2, 4), logits, "tiny")
+    assert rows.choose(0, sampler(), []).token_id == 300
+    assert rows.choose(0, sampler(), [], 2).top[0][0] == 300
+    assert rows.choose(1, sampler(), []).token_id == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
+def test_a_logit_that_is_no_number_is_an_error(options):
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 40] = torch.nan
+    rows = TorchRows(torch.zeros(1, 4), logits, "tiny in float32")
+    with pytest.raises(ModelError, match="tiny in float32"):
+        rows.choose(0, sampler(**options), [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 7, 60])
+def test_top_k_has_the_lowest_ids_among_equals(dtype, k):
+    generator = torch.Generator().manual_seed(1)
+    # Rounded to halves: ties everywhere, at the edge too; row 3 is one single tie.
+    logits = (torch.randn(4, 60, generator=generator) * 2).round().div(2).to(dtype)
+    logits[3] = 0
+    ids, values = best_of_rows(logits, k)
+    for row in range(4):
+        wanted_ids, wanted = reference_top_k(logits[row].double().numpy(), k)
+        np.testing.assert_array_equal(ids[row], wanted_ids)
+        np.testing.assert_array_equal(values[row], wanted)
+        np.testing.assert_array_equal(best_of_row(logits[row].double().numpy(), k), wanted_ids)
+
+
+def test_lm_head_continues_like_the_target(served):
+    runtime, stock = served
+    rows = forward(runtime)
+    top = runtime.lm_head().top_k(rows.features, 5)
+    assert top.token_ids.shape == top.log_probs.shape == (len(PROMPT), 5)
+    for row, logits in enumerate(stock(PROMPT)[0]):
+        ids, wanted = reference_top_k(log_softmax(logits), 5)
+        np.testing.assert_array_equal(top.token_ids[row], ids)
+        np.testing.assert_allclose(top.log_probs[row], wanted, rtol=0, atol=1e-5)
+
+
+def test_a_draft_vocabulary_keeps_target_ids(llama):
+    rows = forward(llama)
+    draft_ids = np.array([0, 4, 9, 33, 50, 88])
+    top = llama.lm_head(draft_ids).top_k(rows.features, 3)
+    for row in range(len(PROMPT)):
+        order, wanted = reference_top_k(log_softmax(rows.logits(row)[draft_ids]), 3)
+        np.testing.assert_array_equal(top.token_ids[row], draft_ids[order])
+        np.testing.assert_allclose(top.log_probs[row], wanted, rtol=0, atol=1e-6)
+
+
+def test_k_is_capped_at_the_vocabulary(llama):
+    rows = forward(llama)
+    assert llama.lm_head(np.array([2, 5])).top_k(rows.features[1:2], 10).token_ids.shape == (1, 2)
+    top = llama.lm_head().top_k(rows.features[[0, 1]], 1000)
+    assert top.token_ids.shape == (2, VOCAB)
+    np.testing.assert_allclose(np.exp(top.log_probs).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("draft_ids", [None, np.arange(0, VOCAB, 2)], ids=["all", "some"])
+def test_coupled_children_are_the_best_of_the_samplers_scores(llama, draft_ids):
+    rows, draw = forward(llama), sampler(temperature=0.7, top_p=0.9)
+    generated = [[1], [1, 2], [1, 3], [1, 2, 4], [5]]
+    coupling = Coupling(draw, generated, scale=0.8)
+    top = llama.lm_head(draft_ids).top_k(rows.features, 4, coupling)
+    columns = np.arange(VOCAB) if draft_ids is None else draft_ids
+    for row in range(len(PROMPT)):
+        scores = draw.scores(rows.logits(row)[columns], generated[row], columns=draft_ids)
+        order, best = reference_top_k(scores, 4)
+        able = np.isfinite(best)
+        np.testing.assert_array_equal(top.token_ids[row][able], columns[order][able])
+        finite = scores[np.isfinite(scores)] / 0.8
+        wanted = best[able] / 0.8 - np.logaddexp.reduce(finite)
+        np.testing.assert_allclose(top.log_probs[row][able], wanted, atol=1e-9)
+
+
+def test_coupled_rows_with_few_able_tokens_are_filled_with_impossible_ones(llama):
+    rows = forward(llama)
+    coupling = Coupling(sampler(temperature=1.0, top_k=2), [[1]], scale=1.0)
+    top = llama.lm_head().top_k(rows.features[4:], 5, coupling)
+    assert np.isfinite(top.log_probs[0]).tolist() == [True, True, False, False, False]
+    assert np.all(top.log_probs[0, 2:] == -np.inf)
+    assert len(set(top.token_ids[0].tolist())) == 5
+
+
+def test_a_draft_logit_that_is_no_number_is_an_error(llama):
+    features = forward(llama).features.clone()
+    features[1] = torch.nan
+    for coupling in (None, Coupling(sampler(temperature=1.0), [[1], [1]], 1.0)):
+        with pytest.raises(ModelError, match="NaN"):
+            llama.lm_head().top_k(features[:2], 3, coupling)
+
+
+def test_embed_gives_rows_of_the_table(served):
+    runtime, stock = served
+    table = stock.model.get_input_embeddings().weight
+    np.testing.assert_array_equal(np.asarray(runtime.embed(np.array([5, 0, 5]))), table[[5, 0, 5]].detach())
+
+
+def test_linear_reads_its_inputs_side_by_side(llama):
+    generator = np.random.default_rng(4)
+    weight, bias = generator.normal(size=(6, 64)), generator.normal(size=6)
+    rows, features = llama.embed(np.array([1, 2])), forward(llama).features[:2]
+    joined = np.concatenate([np.asarray(rows), np.asarray(features)], axis=1)
+    got = llama.linear(weight, bias)(rows, features)
+    np.testing.assert_allclose(np.asarray(got), joined @ weight.T + bias, atol=1e-12)
+    bare = llama.linear(weight, None)(rows, features)
+    np.testing.assert_allclose(np.asarray(bare), joined @ weight.T, atol=1e-12)
+
+
+def test_scores_round_to_the_targets_precision(llama, model_dirs):
+    from eyas.runtimes.torch import load_torch_runtime
+
+    values = np.array([[0.1, -1 / 3]])
+    np.testing.assert_array_equal(llama.round_score(values), values)
+    coarse = load_torch_runtime(model_dirs("llama"), dtype="bfloat16")
+    np.testing.assert_array_equal(coarse.round_score(values), [[0.10009765625, -0.333984375]])
+
+
+def test_an_unknown_transform_of_logits_has_no_lm_head():
+    head = TorchLMHead(torch.eye(3), torch.tensor([0.0, 1.0, 0.0]), lambda logits: 2 * logits, None)
+    assert head.logits(torch.eye(3)[:1]).tolist() == [[2.0, 2.0, 0.0]]
