@@ -1,0 +1,56 @@
+"""Models on disk: where they are, whether they are whole, and what their tokens mean. No framework."""
+
+from eyas.models.default_model import default_model_dir, ensure_default_model, pull_from
+from eyas.models.eagle_checkpoint import (
+    EagleCheckpoint,
+    export_plain,
+    read_eagle_checkpoint,
+    read_head_fingerprint,
+    write_eagle_checkpoint,
+)
+from eyas.models.fingerprint import target_fingerprint
+from eyas.models.hub import resolve_model
+from eyas.models.progress import Progress, progress_bar, silent
+from eyas.models.store import (
+    StoredModel,
+    cache_dir,
+    heads_dir,
+    installing,
+    list_models,
+    locked,
+    models_dir,
+    remove_model,
+)
+from eyas.models.tokenizer import StreamDecoder, Tokenizer
+from eyas.models.weights import check_model_dir, read_header, read_json, read_tensor, tensor_places
+
+__all__ = [
+    "EagleCheckpoint",
+    "Progress",
+    "StoredModel",
+    "StreamDecoder",
+    "Tokenizer",
+    "cache_dir",
+    "check_model_dir",
+    "default_model_dir",
+    "ensure_default_model",
+    "export_plain",
+    "heads_dir",
+    "installing",
+    "list_models",
+    "locked",
+    "models_dir",
+    "progress_bar",
+    "pull_from",
+    "read_eagle_checkpoint",
+    "read_head_fingerprint",
+    "read_header",
+    "read_json",
+    "read_tensor",
+    "remove_model",
+    "resolve_model",
+    "silent",
+    "target_fingerprint",
+    "tensor_places",
+    "write_eagle_checkpoint",
+]

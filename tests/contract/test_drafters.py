@@ -1,0 +1,249 @@
+"""The promise that every drafter keeps on every runtime: the answer is plain decoding's (docs/laws.md, L1).
+
+A new drafter or runtime joins by its name alone. Models are tiny and in float64, where a different shape of
+the same product cannot flip a choice: no difference is tolerated.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.engine import Engine, Request
+from eyas.interfaces import DraftFiles, drafters
+from eyas.runtimes import load_runtime
+from eyas.sampling import Sampler
+from eyas.stopping import AnswerText
+from tiny import VOCAB, write_head, write_llama
+
+RUNTIMES = ["torch"]
+STOPS = [2, 7]
+
+lossless = pytest.mark.parametrize(
+    "method", [name for name, drafter in drafters().items() if drafter.lossless == "ids"]
+)
+contract_settings = settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+class NoText:
+    def push(self, token_id):
+        return f"{token_id} "
+
+    def flush(self):
+        return ""
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request, tmp_path_factory):
+    directory = write_llama(tmp_path_factory.mktemp("target"), max_positions=96)
+    return load_runtime(request.param, directory, name="tiny", dtype="float64", threads=1)
+
+
+@pytest.fixture(scope="module", params=["one-layer", "two-layers-draft-vocabulary"])
+def engines(request, runtime, tmp_path_factory):
+    """One engine per method, loaded at first use."""
+    options = {
+        "one-layer": {},
+        "two-layers-draft-vocabulary": {"layers": 2, "draft_ids": range(0, VOCAB, 2), "bias": False},
+    }[request.param]
+    head = write_head(tmp_path_factory.mktemp("head") / "head", **options)
+    known = drafters()
+    loaded = {}
+
+    def engine(method):
+        if method not in loaded:
+            loaded[method] = Engine(runtime, known[method].load(runtime, DraftFiles(head=lambda: head)))
+        return loaded[method]
+
+    return engine
+
+
+def make_request(prompt, sampling, stopping, tree=None, choice=0, num_log_probs=None):
+    return Request(
+        prompt_ids=prompt,
+        sampler=Sampler(
+            sampling, prompt_ids=prompt, vocab_size=VOCAB, seed=sampling.drawn_seed(), choice=choice,
+            withheld=STOPS, min_new_tokens=stopping.min_new_tokens,
+        ),
+        text=AnswerText(stopping, NoText(), STOPS),
+        tree=tree or TreeConfig(),
+        num_log_probs=num_log_probs,
+    )  # fmt: skip
+
+
+def answer(engine, request, earlier=None):
+    text, run = "", None
+    for run, piece in engine.stream(request, earlier):
+        text += piece.text
+    return run, text
+
+
+prompts = st.lists(st.integers(3, VOCAB - 1), min_size=1, max_size=20)
+samplings = st.builds(
+    SamplingConfig,
+    temperature=st.sampled_from([0.0, 0.6, 1.0]),
+    top_k=st.sampled_from([0, 5]),
+    top_p=st.sampled_from([1.0, 0.9]),
+    min_p=st.sampled_from([0.0, 0.05]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    presence_penalty=st.sampled_from([0.0, 0.5]),
+    logit_bias=st.sampled_from([{}, {5: 3.0}]),
+    seed=st.integers(0, 3),
+)
+stoppings = st.builds(
+    StoppingConfig,
+    max_new_tokens=st.integers(4, 30),
+    min_new_tokens=st.integers(0, 4),
+    ignore_eos=st.booleans(),
+    stop=st.sampled_from([(), ("5 ",)]),
+)
+trees = st.one_of(
+    st.just(TreeConfig()),
+    st.builds(
+        lambda k, depth, share, coupled, precision: TreeConfig(
+            tree_top_k=k,
+            depth=depth,
+            draft_tokens=max(1, int(share * (k + (depth - 1) * k * k))),
+            draft_sampling=coupled,
+            score_precision=precision,
+        ),
+        st.integers(1, 5),
+        st.integers(1, 5),
+        st.floats(0, 1),
+        st.sampled_from(["coupled", "top-k"]),
+        st.sampled_from(["float32", "model"]),
+    ),
+)
+
+
+@lossless
+@contract_settings
+@given(prompt=prompts, sampling=samplings, stopping=stoppings, tree=trees)
+def test_the_answer_is_plain_decodings(method, engines, prompt, sampling, stopping, tree):
+    wanted = make_request(prompt, sampling, stopping, tree, num_log_probs=2)
+    plain, plain_text = answer(
+        engines("autoregressive"), make_request(prompt, sampling, stopping, num_log_probs=2)
+    )
+    drafted, text = answer(engines(method), wanted)
+    assert drafted.generated == plain.generated
+    assert text == plain_text
+    assert drafted.request.text.finish_reason == plain.request.text.finish_reason
+    for ours, theirs in zip(drafted.tokens, plain.tokens, strict=True):
+        assert ours.choice.log_prob == pytest.approx(theirs.choice.log_prob, abs=1e-9)
+        assert [token for token, _ in ours.choice.top] == [token for token, _ in theirs.choice.top]
+
+
+@lossless
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("tree", [(1, 1, 1), (1, 4, 4), (2, 3, 10), (10, 6, 59), (3, 2, 12)], ids=str)
+def test_trees_from_smallest_to_largest(method, engines, temperature, tree):
+    """K = 1, one draft token, and every candidate kept."""
+    k, depth, tokens = tree
+    config = TreeConfig(tree_top_k=k, depth=depth, draft_tokens=tokens)
+    sampling = SamplingConfig(temperature=temperature, seed=5)
+    stopping = StoppingConfig(max_new_tokens=40, ignore_eos=True)
+    plain, _ = answer(engines("autoregressive"), make_request([9, 4, 33], sampling, stopping))
+    drafted, _ = answer(engines(method), make_request([9, 4, 33], sampling, stopping, config))
+    assert drafted.generated == plain.generated
+
+
+@lossless
+def test_the_whole_context_is_used(method, engines):
+    """The tree shrinks as the context fills; the last position is still reached."""
+    stopping = StoppingConfig(max_new_tokens=96, ignore_eos=True)
+    prompt = list(range(3, 63))
+    plain, _ = answer(engines("autoregressive"), make_request(prompt, SamplingConfig(), stopping))
+    drafted, _ = answer(engines(method), make_request(prompt, SamplingConfig(), stopping))
+    assert drafted.generated == plain.generated
+    assert len(drafted.token_ids) == 96
+    assert drafted.request.text.finish_reason == "length"
+
+
+@lossless
+@contract_settings
+@given(first=prompts, second=prompts, temperature=st.sampled_from([0.0, 1.0]))
+def test_a_later_turn_reuses_what_is_common(method, engines, first, second, temperature):
+    """L7: same answer as from an empty cache, also after a turn whose tokens changed in the middle."""
+    sampling = SamplingConfig(temperature=temperature, seed=1)
+    stopping = StoppingConfig(max_new_tokens=8)
+    engine = engines(method)
+    run, _ = answer(engine, make_request(first, sampling, stopping))
+    for turn in ([*run.token_ids, *second], [*first, *second]):
+        run, _ = answer(engine, make_request(turn, sampling, stopping), earlier=run)
+        fresh, _ = answer(engines("autoregressive"), make_request(turn, sampling, stopping))
+        assert run.generated == fresh.generated
+
+
+@lossless
+@contract_settings
+@given(prompt_list=st.lists(prompts, min_size=2, max_size=3), temperature=st.sampled_from([0.0, 1.0]))
+def test_sequences_stepped_together_do_not_disturb_each_other(method, engines, prompt_list, temperature):
+    sampling = SamplingConfig(temperature=temperature, seed=2)
+    stopping = StoppingConfig(max_new_tokens=10)
+    engine = engines(method)
+    runs = [engine.start(make_request(prompt, sampling, stopping))[0] for prompt in prompt_list]
+    while active := [run for run in runs if not run.is_finished]:
+        engine.step(active)
+    for run, prompt in zip(runs, prompt_list, strict=True):
+        alone, _ = answer(engines("autoregressive"), make_request(prompt, sampling, stopping))
+        assert run.generated == alone.generated
+
+
+@lossless
+def test_choices_differ_and_the_first_is_that_of_one(method, engines):
+    sampling, stopping = SamplingConfig(temperature=1.0, seed=3), StoppingConfig(max_new_tokens=16)
+    answers = [
+        answer(engines(method), make_request([8, 9], sampling, stopping, choice=c))[0] for c in range(3)
+    ]
+    plain = [
+        answer(engines("autoregressive"), make_request([8, 9], sampling, stopping, choice=c))[0]
+        for c in range(3)
+    ]
+    assert [run.generated for run in answers] == [run.generated for run in plain]
+    assert len({tuple(run.generated) for run in answers}) > 1
+
+
+@lossless
+def test_abandoned_answers_leave_the_method_usable(method, engines):
+    sampling, stopping = SamplingConfig(), StoppingConfig(max_new_tokens=20, ignore_eos=True)
+    stream = engines(method).stream(make_request([5, 6], sampling, stopping))
+    next(stream)
+    next(stream)
+    stream.close()
+    run, _ = answer(engines(method), make_request([5, 6], sampling, stopping))
+    plain, _ = answer(engines("autoregressive"), make_request([5, 6], sampling, stopping))
+    assert run.generated == plain.generated
+
+
+@pytest.mark.parametrize(
+    "sampling", [SamplingConfig(), SamplingConfig(temperature=0.8, seed=4)], ids=["greedy", "sampled"]
+)
+def test_the_heads_cache_is_one_causal_pass_over_true_pairs(engines, sampling):
+    """H.4: after every cycle the head's cached keys equal those computed from scratch (L7)."""
+    engine = engines("eagle2")
+    stopping = StoppingConfig(max_new_tokens=24, ignore_eos=True)
+    run, _ = engine.start(make_request([11, 12, 13], sampling, stopping))
+    while not run.is_finished:
+        engine.step([run])
+        state = run.session._state
+        fresh = type(run.session)(state._head)
+        fresh.begin(state._context)
+        cache = engine.runtime.new_cache()
+        from eyas.interfaces import TargetCall
+
+        ids = np.array(run.token_ids[:-1])
+        [rows] = engine.runtime.forward([TargetCall(cache, ids)])
+        fresh.extend(rows.features, run.token_ids[1:])
+        drafted = fresh.propose(run.token_ids, 5)
+        kept = run.session.propose(run.token_ids, 5)
+        assert drafted.token_ids.tolist() == kept.token_ids.tolist()
+        np.testing.assert_allclose(drafted.log_values, kept.log_values, atol=1e-8)
+        # propose read the waiting pairs; put the next cycle on the same footing
+        replace(run.request)
+        state._waiting = [(rows.features[-1:], np.array(run.token_ids[-1:]))]
+        state._cache.truncate(len(run.token_ids) - 2)

@@ -1,0 +1,83 @@
+"""Tiny random models on disk: a Llama target in an ordinary Hugging Face directory, and an EAGLE head for it."""
+
+import json
+
+import numpy as np
+
+HIDDEN, INTER, HEADS, KV_HEADS, LAYERS = 32, 48, 4, 2, 2
+VOCAB = 64
+
+
+def write_llama(directory, *, vocab_size=VOCAB, max_positions=128, seed=0, **changes):
+    """A random Llama with peaked logits (so that sampling has something to choose from)."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=HIDDEN,
+        intermediate_size=INTER,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        num_hidden_layers=LAYERS,
+        vocab_size=vocab_size,
+        max_position_embeddings=max_positions,
+        eos_token_id=2,
+        bos_token_id=1,
+        initializer_range=0.3,
+        **changes,
+    )
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+def write_head(directory, *, layers=1, draft_ids=None, seed=0, bias=True, scale=0.3, **config):
+    """A random head in the EAGLE-1/2 layout for the Llama above."""
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(seed)
+    size = HIDDEN // HEADS
+
+    def matrix(*shape):
+        return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+    weights = {"fc.weight": matrix(HIDDEN, 2 * HIDDEN)}
+    if bias:
+        weights["fc.bias"] = matrix(HIDDEN)
+    for layer in range(layers):
+        name = f"layers.{layer}."
+        weights |= {
+            name + "self_attn.q_proj.weight": matrix(HEADS * size, HIDDEN),
+            name + "self_attn.k_proj.weight": matrix(KV_HEADS * size, HIDDEN),
+            name + "self_attn.v_proj.weight": matrix(KV_HEADS * size, HIDDEN),
+            name + "self_attn.o_proj.weight": matrix(HIDDEN, HEADS * size),
+            name + "mlp.gate_proj.weight": matrix(INTER, HIDDEN),
+            name + "mlp.up_proj.weight": matrix(INTER, HIDDEN),
+            name + "mlp.down_proj.weight": matrix(HIDDEN, INTER),
+            name + "post_attention_layernorm.weight": np.ones(HIDDEN, dtype=np.float32),
+        }
+        if layer:
+            weights[name + "input_layernorm.weight"] = np.ones(HIDDEN, dtype=np.float32)
+    document = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTER,
+        "num_hidden_layers": layers,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "hidden_act": "silu",
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": VOCAB,
+        "bias": bias,
+        **config,
+    }
+    if draft_ids is not None:
+        ids = np.asarray(draft_ids, dtype=np.int64)
+        weights["d2t"] = ids - np.arange(len(ids))
+        document["draft_vocab_size"] = len(ids)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(weights, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(document))
+    return directory
