@@ -138,7 +138,7 @@ def test_no_head(eyas, bare_model, tmp_path):
 
 
 def test_a_head_for_another_target(eyas, bare_model, tmp_path):
-    other = write_head(tmp_path / "other", vocab_size=VOCAB, fingerprint="0123456789abcdef")
+    other = write_head(tmp_path / "other", vocab_size=VOCAB, target_fingerprint="0123456789abcdef")
     assert "fingerprint" in with_head(eyas, bare_model, other)
 
 

@@ -9,17 +9,18 @@ import errno
 import io
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import eyas
-from eyas.cli import chat, doctor, evaluate, generate, models, train, tree
+from eyas.cli import chat, doctor, evaluate, export, generate, models, train, tree
 from eyas.cli.output import drop_stdout
 from eyas.cli.parser import Parser
 from eyas.errors import EyasError
 from eyas.interfaces import drafters
 
-COMMANDS = (generate, chat, tree, models, train, evaluate, doctor)
+COMMANDS = (generate, chat, tree, models, train, export, evaluate, doctor)
 INTERRUPTED = 130
 READER_LEFT = 141
 # What the machine refuses is the user's to mend; any other OSError would be a bug of ours.
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows ? instead of dying
+    # What torch and transformers have to say to programmers would stand between answer and statistics.
+    warnings.filterwarnings("ignore", module=r"(torch|transformers)\b")
     try:
         args = build_parser().parse_args(argv)
         args.command_line = shlex.join(["eyas", *(sys.argv[1:] if argv is None else argv)])

@@ -8,6 +8,9 @@ from typing import Any
 from eyas.bench.provenance import cpu_flags, cpu_model, versions
 from eyas.cli.output import write, write_json
 from eyas.cli.parser import Commands
+from eyas.errors import EyasError
+from eyas.heads import find_head
+from eyas.models import cache_dir, default_model_dir, target_fingerprint
 
 # Instruction sets that matter to matrix products, as /proc/cpuinfo names them.
 INSTRUCTION_SETS = (
@@ -50,19 +53,38 @@ def examine() -> dict[str, Any]:
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
         "cores": os.cpu_count(),
         "usable_cores": _usable_cores(),
-        "torch_threads": os.environ.get("OMP_NUM_THREADS") or "not set by OMP_NUM_THREADS",
+        "threads": _threads(),
         **_stored(),
     }
 
 
 def _stored() -> dict[str, Any]:
-    return {}
+    """The cache, and what of the default model it holds."""
+    place = default_model_dir()
+    report: dict[str, Any] = {"cache": str(cache_dir()), "default_model": "absent (`eyas pull` fetches it)"}
+    if not (place / "config.json").is_file():
+        return report | {"head": "unknown until the model is there"}
+    report["default_model"] = str(place)
+    try:
+        head = find_head(None, place, target_fingerprint(place))
+    except EyasError as error:  # a broken cache is what this command is asked about
+        return report | {"head": f"cannot be looked for: {error}"}
+    return report | {"head": str(head.path) if head.path else "none found"}
 
 
 def _usable_cores() -> int | None:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
+
+
+def _threads() -> int | str:
+    """What the torch runtime uses unless --threads says otherwise."""
+    try:
+        import torch
+    except ImportError:
+        return "unknown without torch"
+    return torch.get_num_threads()
 
 
 def _shown(value: Any) -> str:

@@ -8,12 +8,19 @@ from eyas.api import LLM, load
 from eyas.cli.output import note
 from eyas.cli.parser import given, model_options
 from eyas.errors import ConfigError, DataError
+from eyas.interfaces import find_drafter
+from eyas.models import ensure_default_model, progress_bar
 from eyas.options import GenerationOptions, option_names
 
 
 def load_llm(args: argparse.Namespace) -> LLM:
     """Load what --model and its companions ask for."""
     settings = given(args, [option.name for option in model_options()])
+    if not is_auto(args):
+        find_drafter(args.method)  # before a long download
+    if "model" not in settings:
+        with progress_bar() as progress:
+            ensure_default_model(progress)
     return load(settings.pop("model", None), **settings)
 
 

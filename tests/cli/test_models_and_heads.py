@@ -1,0 +1,71 @@
+"""`eyas pull`, `models`, `models rm` and `export-head`."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+from tiny_chat import VOCAB
+
+from tiny import write_head
+
+
+@pytest.fixture
+def stored(bare_model):
+    """A model in the cache."""
+    place = Path(os.environ["EYAS_CACHE"]) / "models" / "bytes"
+    return shutil.copytree(bare_model, place)
+
+
+def test_models_are_listed_used_and_removed(eyas, stored):
+    assert eyas("models").out.split()[0] == "bytes"
+    [row] = eyas("models", "--json").document["models"]
+    assert row["path"] == str(stored)
+    done = eyas("generate", "hi", "--model", "bytes", "--max-new-tokens", "3", "--threads", "1", "--json")
+    assert done.document["config"]["model"] == str(stored)
+    assert eyas("models", "rm", "bytes").code == 0
+    assert not stored.exists()
+    assert "no model 'bytes'" in eyas("models", "rm", "bytes").error
+    done = eyas("models")
+    assert (done.code, done.out) == (0, "")
+    assert "eyas pull" in done.err
+
+
+def test_pull_from_what_is_no_model(eyas, tmp_path):
+    assert "does not exist" in eyas("pull", "--from", tmp_path / "absent.gguf").error
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + b"\0" * 40)
+    assert "a.gguf" in eyas("pull", "--from", tmp_path / "a.gguf").error
+    (tmp_path / "a.whl").write_bytes(b"PK")
+    assert "a.whl" in eyas("pull", "--from", tmp_path / "a.whl").error
+    cache = Path(os.environ["EYAS_CACHE"])
+    assert not [path for path in cache.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+
+
+def test_pull_without_an_index(eyas, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert "eyas pull --from FILE" in eyas("pull").error
+    assert "eyas pull --from FILE" in eyas("generate", "hi").error
+
+
+def test_a_head_is_exported_plain(eyas, tmp_path):
+    head = write_head(
+        tmp_path / "head", vocab_size=VOCAB, draft_ids=range(0, 64, 2), target_fingerprint="f00d"
+    )
+    out = tmp_path / "plain"
+    assert eyas("export-head", "--plain", head, out).out == f"{out}\n"
+    assert "d2t" in load_file(head / "model.safetensors")
+    assert "d2t" not in load_file(out / "model.safetensors")
+    config = json.loads((out / "config.json").read_text())
+    assert not {"draft_vocab_size", "target_fingerprint"} & set(config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head", "plain"]
+    assert "exists already" in eyas("export-head", "--plain", head, out).error
+
+
+def test_what_cannot_be_exported(eyas, tmp_path):
+    head = write_head(tmp_path / "head", vocab_size=VOCAB, layers=2)
+    assert "has 2 layers" in eyas("export-head", "--plain", head, tmp_path / "plain").error
+    assert "--plain" in eyas("export-head", head, tmp_path / "plain").error
+    assert "config.json" in eyas("export-head", "--plain", tmp_path / "absent", tmp_path / "plain").error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head"]
