@@ -16,6 +16,7 @@ from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, to_torch
 from eyas.runtimes.torch.cache import TargetCache
 from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
 from eyas.runtimes.torch.rows import TorchRows
+from eyas.runtimes.torch.stack import TorchDraftStack
 from eyas.tree import Floats, Ints
 
 
@@ -128,10 +129,8 @@ class TorchRuntime:
         """A linear layer of weight (outputs, inputs) and bias (outputs,), in the target's precision."""
         return TorchLinear(self._own(weight), None if bias is None else self._own(bias))
 
-    def decoder_stack(self, config: StackConfig, weights: Weights) -> "TorchDraftStack":
+    def decoder_stack(self, config: StackConfig, weights: Weights) -> TorchDraftStack:
         """Decoder layers in the target's precision, from weights by their names in checkpoints."""
-        from eyas.runtimes.torch.stack import TorchDraftStack
-
         return TorchDraftStack(config, weights, dtype=self.dtype, device=self.device)
 
     def round_score(self, values: Floats) -> Floats:

@@ -1,0 +1,48 @@
+"""A draft network's decoder layers with caches that hold trees."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eyas.config import StackConfig
+from eyas.interfaces import Features, PathCache, Weights
+from eyas.runtimes.torch.blocks import as_tensor
+from eyas.runtimes.torch.cache import StackCache
+from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
+from eyas.runtimes.torch.masks import tree_mask
+from eyas.tree import Ints
+
+
+class TorchDraftStack:
+    """Runs rows through draft layers; their keys and values go to a cache of this stack."""
+
+    def __init__(
+        self, config: StackConfig, weights: Weights, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._stack = DecoderStack(config)
+        self._stack.load_weights(weights)
+        self._stack.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self._dtype = dtype
+        self._device = device
+
+    def new_cache(self) -> StackCache:
+        """An empty cache, grown as needed."""
+        return StackCache(self._stack.config.num_layers)
+
+    @torch.inference_mode()
+    def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> Tensor:
+        """Append (T, H) rows under `parents` (None: a chain); returns their outputs (T, H)."""
+        assert isinstance(cache, StackCache), "a cache of this stack"
+        rows = as_tensor(inputs).to(self._device)
+        placement = cache.place(len(rows), parents)
+        first = cache.rows.num_slots
+        mask = tree_mask(placement, self._dtype, self._device)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.layers[layer].write(first, key, value)
+            return grouped_attention(query, keys, values, mask, causal=False)
+
+        positions = torch.from_numpy(np.ascontiguousarray(placement.positions)).to(self._device)
+        outputs: Tensor = self._stack(rows[None], positions, attend)[0]
+        cache.append(placement)
+        return outputs
