@@ -97,14 +97,13 @@ class Evaluation:
         """Make the answers that are missing; returns the rows of the plan, in its order."""
         for done, job in enumerate(self.jobs):
             progress(done, len(self.jobs), f"{job.questions.name} {job.question.question_id}")
-            row = answers.rows.get(job.key)
+            before = row = answers.rows.get(job.key)
             if row is None or row["error"] is not None:
                 row = self._answer(job)
-                answers.append(row)
             if self._wants_check(job) and row["error"] is None and row["check"] is None:
-                checked = self._check(job, row, answers.rows[self._plain_key(job)])
-                if checked != row:
-                    answers.append(checked)
+                row = self._check(job, row, answers.rows[self._plain_key(job)])
+            if row is not before:
+                answers.append(row)
         progress(len(self.jobs), len(self.jobs), "")
         return [answers.rows[job.key] for job in self.jobs]
 
