@@ -225,7 +225,7 @@ LEGEND = "thick: accepted by the target · dashed: the target's own token · thi
 def _document(width: float, height: float, cycle: DrawnCycle, parts: Sequence[str]) -> str:
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">'
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" xml:space="preserve">'
     )
     texts = [
         f'<text x="{MARGIN}" y="{MARGIN + 4}">{escape(cycle.title)}</text>',

@@ -15,6 +15,7 @@ from eyas.engine import Cycle
 from eyas.options import GenerationOptions
 
 NOT_HERE = ("n", "logprobs")
+OWN_DEFAULTS = {"max_new_tokens": 64}  # enough for the first cycles, within the smallest of contexts
 
 
 def add(commands: Commands) -> None:
@@ -31,7 +32,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one document instead of text")
     add_model_options(parser)
-    add_generation_options(parser, leave_out=NOT_HERE)
+    add_generation_options(parser, NOT_HERE, OWN_DEFAULTS)
     add_aliases(parser)
     parser.set_defaults(run=run)
 
@@ -39,7 +40,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw the cycle."""
     resolve_aliases(args)
-    settings = generation_settings(args)
+    settings = generation_settings(args, **OWN_DEFAULTS)
     prompt = read_prompt(args.prompt)
     llm = load_llm(args)
     if is_auto(args):
