@@ -1,9 +1,9 @@
 """Where numbers come from, as far as it can be checked without the machine at hand."""
 
 import numpy as np
-from tiny import write_head
 
 from eyas.bench import provenance
+from tiny import write_head
 
 
 def test_a_heads_hash_is_that_of_its_weights_and_config(tmp_path):
