@@ -1,5 +1,6 @@
 """Models on disk: where they are, whether they are whole, and what their tokens mean. No framework."""
 
+from eyas.models.decoding import StreamDecoder
 from eyas.models.default_model import default_model_dir, ensure_default_model, pull_from
 from eyas.models.eagle_checkpoint import (
     EagleCheckpoint,
@@ -21,7 +22,7 @@ from eyas.models.store import (
     models_dir,
     remove_model,
 )
-from eyas.models.tokenizer import StreamDecoder, Tokenizer
+from eyas.models.tokenizer import Tokenizer
 from eyas.models.weights import check_model_dir, read_header, read_json, read_tensor, tensor_places
 
 __all__ = [

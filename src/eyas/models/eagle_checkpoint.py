@@ -147,8 +147,8 @@ def stack_config(config: dict[str, Any], directory: Path) -> StackConfig:
         raise CheckpointError(f"{directory}/config.json lacks a usable {error}.") from error
     if not (1 <= layers <= MAX_LAYERS and heads >= 1 and hidden % heads == 0):
         raise CheckpointError(
-            f"{directory}/config.json has {layers} layers, hidden size {hidden} and {heads} heads; layers lie "
-            f"in 1..{MAX_LAYERS} and heads divide the hidden size."
+            f"{directory}/config.json has {layers} layers, hidden size {hidden} and {heads} heads; layers "
+            f"lie in 1..{MAX_LAYERS} and heads divide the hidden size."
         )
     if config.get("rope_scaling") is not None:
         raise CheckpointError(f"{directory}/config.json has rope_scaling, which heads never have.")

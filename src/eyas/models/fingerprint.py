@@ -7,23 +7,14 @@ config.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from eyas.models.weights import read_json, tensor_places, text_config
 
-from eyas.models.weights import read_json, tensor_places
-
-_CONFIG_KEYS = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-)
-_SAMPLE = 64  # numbers of each tensor
+_SAMPLE = 64  # pieces of each tensor
+_ROW = 16  # bytes of a piece
 
 
 def target_fingerprint(directory: Path) -> str:
@@ -33,13 +24,36 @@ def target_fingerprint(directory: Path) -> str:
         ModelError: no config, or weights that are missing or broken.
     """
     digest = hashlib.sha256()
-    config = read_json(directory / "config.json")
-    digest.update(json.dumps([config.get(key) for key in _CONFIG_KEYS]).encode())
+    config = architecture(read_json(directory / "config.json"))
+    digest.update(json.dumps(config, sort_keys=True).encode())
     digest.update(json.dumps(_vocabulary(directory), sort_keys=True).encode())
     for name, (path, entry) in sorted(tensor_places(directory).items()):
         digest.update(f"{name} {entry['dtype']} {entry['shape']}".encode())
         digest.update(_sample(path, entry))
     return digest.hexdigest()[:16]
+
+
+def architecture(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config decides the outputs, in one spelling whoever wrote it (transformers has had several).
+
+    Sizes that shapes tell already are left out, so a field that one writer omits does no harm.
+    """
+    config = text_config(config)
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = config.get("rope_theta") or rotary.get("rope_theta") or 10000.0
+    scaling = {key: value for key, value in rotary.items() if key not in ("rope_theta", "rope_type", "type")}
+    heads = config.get("num_attention_heads") or config.get("n_head")
+    return {
+        "model_type": config.get("model_type"),
+        "num_hidden_layers": config.get("num_hidden_layers") or config.get("n_layer"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": config.get("num_key_value_heads") or heads,
+        "activation": config.get("hidden_act") or config.get("activation_function"),
+        "norm_eps": f"{config.get('rms_norm_eps') or config.get('layer_norm_epsilon') or 0:.6g}",
+        "rope_theta": f"{theta:.6g}",
+        "rope_type": rotary.get("rope_type") or rotary.get("type") or "default",
+        "rope_scaling": scaling,
+    }
 
 
 def _vocabulary(directory: Path) -> Any:
@@ -52,12 +66,14 @@ def _vocabulary(directory: Path) -> Any:
 
 
 def _sample(path: Path, entry: dict[str, Any]) -> bytes:
-    """Bytes of evenly spread elements."""
+    """Evenly spread pieces of a tensor's bytes."""
     start, stop = entry["data_offsets"]
-    count = int(np.prod(entry["shape"], dtype=np.int64))
-    if not count:
-        return b""
-    width = (stop - start) // count
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=entry["file_offset"], shape=(count, width))
-    rows = np.linspace(0, count - 1, min(_SAMPLE, count)).astype(np.int64)
-    return np.ascontiguousarray(data[rows]).tobytes()
+    size = stop - start
+    if size <= _SAMPLE * _ROW:
+        places, width = [0], size
+    else:
+        places = [(size - _ROW) * index // (_SAMPLE - 1) for index in range(_SAMPLE)]
+        width = _ROW
+    with path.open("rb") as file:
+        descriptor = file.fileno()
+        return b"".join(os.pread(descriptor, width, entry["file_offset"] + place) for place in places)

@@ -2,11 +2,11 @@
 
 The stored model is the dequantised file rounded to bfloat16: that *is* the target, whatever precision it is
 run in. Two things differ between the formats: llama.cpp permutes the rows of q and k so that rotary pairs lie
-side by side, which is undone here, and the tokenizer comes as lists of tokens and merges, from which the
-byte-level BPE is built anew.
+side by side, which is undone here, and the tokenizer comes as lists of tokens and merges (gguf_tokenizer.py).
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import ModelError
+from eyas.models.gguf_tokenizer import build_tokenizer, tokenizer_settings
 from eyas.models.progress import Progress, silent
-from eyas.models.weights import write_safetensors
+from eyas.models.weights import stream_safetensors
 
-# tokenizer.ggml.pre -> splits digits one by one before the byte-level pre-tokenizer.
-PRE_TOKENIZERS = {"smollm": True}
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # tokenizer.ggml.token_type
+_BFLOAT16 = np.dtype("<u2")  # as bits
 
 _TENSORS = {
     "token_embd": "model.embed_tokens",
@@ -41,31 +40,47 @@ def convert_gguf(source: Path, target: Path, progress: Progress = silent) -> Non
     """Write config, weights, tokenizer and chat template of `source` into the folder `target`.
 
     Raises:
-        ModelError: not a GGUF file, another architecture, or a tokenizer that we cannot rebuild.
+        ModelError: not a whole GGUF file, another architecture, or a tokenizer that we cannot rebuild.
+        OSError: `target` cannot be written.
     """
     from gguf import GGUFReader
 
     try:
         reader = GGUFReader(source)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise ModelError(f"{source} is not a readable GGUF file ({error}).") from error
-    fields = {name: field.contents() for name, field in reader.fields.items()}
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except Exception as error:  # the reader checks little: a broken file fails in many ways
+        raise ModelError(f"{source} is no whole GGUF file ({error}); fetch it again.") from error
     architecture = fields.get("general.architecture")
     if architecture != "llama":
         raise ModelError(f"{source} has architecture {architecture!r}; only 'llama' can be converted.")
-    config = _config(fields, [tensor.name for tensor in reader.tensors])
+    try:
+        config = _config(fields, {tensor.name: tensor for tensor in reader.tensors})
+        tokenizer = build_tokenizer(fields)
+        settings = tokenizer_settings(fields)
+        weights = _weights(reader.tensors)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise ModelError(f"{source} lacks the metadata {error}; fetch it again.") from error
+    except ValueError as error:
+        raise ModelError(f"{source} cannot be converted: {error}.") from error
     _write_json(target / "config.json", config)
-    _write_json(
-        target / "generation_config.json",
-        {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config},
-    )
-    _write_tokenizer(fields, target, source)
-    _write_weights(reader, config, target / "model.safetensors", progress)
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    _write_json(target / "generation_config.json", {key: config[key] for key in keys if key in config})
+    # As text, not by the library's own writer, whose failures do not say that the disk is full.
+    (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    _write_json(target / "tokenizer_config.json", settings)
+    _write_weights(source, weights, config, target / "model.safetensors", progress)
 
 
-def _config(fields: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def _config(fields: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
     heads = int(fields["llama.attention.head_count"])
     hidden = int(fields["llama.embedding_length"])
+    size = int(fields.get("llama.attention.key_length", hidden // heads))
+    rotated = int(fields.get("llama.rope.dimension_count", size))
+    if rotated != size:
+        raise ValueError(f"it rotates {rotated} of {size} dimensions, and Llama rotates all")
+    scaling = fields.get("llama.rope.scaling.type", "none")
+    if scaling != "none" or "rope_freqs.weight" in tensors:
+        raise ValueError(f"its rotary scaling ({scaling!r}) is not supported; use the original model")
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -74,14 +89,14 @@ def _config(fields: dict[str, Any], names: list[str]) -> dict[str, Any]:
         "num_hidden_layers": int(fields["llama.block_count"]),
         "num_attention_heads": heads,
         "num_key_value_heads": int(fields.get("llama.attention.head_count_kv", heads)),
-        "head_dim": int(fields.get("llama.attention.key_length", hidden // heads)),
+        "head_dim": size,
         "hidden_act": "silu",
         "max_position_embeddings": int(fields["llama.context_length"]),
         # GGUF stores float32: round to the short decimal that was meant.
         "rms_norm_eps": float(f"{fields['llama.attention.layer_norm_rms_epsilon']:.6g}"),
         "rope_theta": float(fields.get("llama.rope.freq_base", 10000.0)),
-        "vocab_size": len(fields["tokenizer.ggml.tokens"]),
-        "tie_word_embeddings": "output.weight" not in names,
+        "vocab_size": int(tensors["token_embd.weight"].shape[1]),
+        "tie_word_embeddings": "output.weight" not in tensors,
         "attention_bias": False,
         "mlp_bias": False,
         "torch_dtype": "bfloat16",
@@ -92,73 +107,44 @@ def _config(fields: dict[str, Any], names: list[str]) -> dict[str, Any]:
     return config
 
 
-def _write_tokenizer(fields: dict[str, Any], target: Path, source: Path) -> None:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or pre not in PRE_TOKENIZERS:
-        known = ", ".join(PRE_TOKENIZERS)
-        raise ModelError(
-            f"{source} has a tokenizer of model {kind!r} and pre-tokenizer {pre!r}; byte-level BPE ('gpt2') "
-            f"with one of these pre-tokenizers can be rebuilt: {known}."
-        )
-    tokens = list(fields["tokenizer.ggml.tokens"])
-    types = list(fields["tokenizer.ggml.token_type"])
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    special = [t for t, kind in zip(tokens, types, strict=True) if kind in (_UNKNOWN, _CONTROL)]
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    added = [t for t, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED]
-    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in added])
-    tokenizer.save(str(target / "tokenizer.json"))
-
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-    }
-    for name, key in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
-        if f"tokenizer.ggml.{name}_token_id" in fields:
-            settings[f"{key}_token"] = tokens[int(fields[f"tokenizer.ggml.{name}_token_id"])]
-    if "tokenizer.chat_template" in fields:
-        settings["chat_template"] = fields["tokenizer.chat_template"]
-    settings["model_max_length"] = int(fields["llama.context_length"])
-    _write_json(target / "tokenizer_config.json", settings)
+def _weights(tensors: Iterable[Any]) -> dict[str, Any]:
+    """Hugging Face name -> tensor of the reader."""
+    weights = {}
+    for tensor in tensors:
+        parts = tensor.name.split(".")
+        prefix = ""
+        if parts[0] == "blk" and len(parts) > 2:
+            prefix, parts = f"model.layers.{parts[1]}.", parts[2:]
+        if parts[0] not in _TENSORS or parts[1:] != ["weight"]:
+            raise ValueError(f"it holds a tensor {tensor.name!r}, which plain Llama models do not have")
+        weights[f"{prefix}{_TENSORS[parts[0]]}.weight"] = tensor
+    return weights
 
 
-def _write_weights(reader: Any, config: dict[str, Any], target: Path, progress: Progress) -> None:
+def _write_weights(
+    source: Path, weights: dict[str, Any], config: dict[str, Any], target: Path, progress: Progress
+) -> None:
     from gguf import dequantize
 
-    tensors: dict[str, NDArray[np.uint16]] = {}
-    for index, tensor in enumerate(reader.tensors):
-        progress("converting", index, len(reader.tensors))
-        name = _hf_name(tensor.name)
-        if name is None:
-            continue
-        values = dequantize(tensor.data, tensor.tensor_type).reshape(tuple(reversed(tensor.shape.tolist())))
-        if name.endswith("q_proj.weight"):
-            values = _unpermute(values, config["num_attention_heads"])
-        elif name.endswith("k_proj.weight"):
-            values = _unpermute(values, config["num_key_value_heads"])
-        tensors[name] = to_bfloat16(values)
-    progress("converting", len(reader.tensors), len(reader.tensors))
-    write_safetensors(target, tensors)
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    shapes = {name: tuple(map(int, reversed(tensor.shape))) for name, tensor in weights.items()}
+    order = {name: index for index, name in enumerate(weights)}
 
+    def make(name: str) -> NDArray[np.uint16]:
+        progress("converting", order[name], len(order))
+        tensor, kind = weights[name], name.split(".")[-2]
+        try:
+            values = dequantize(tensor.data, tensor.tensor_type).reshape(shapes[name])
+            if kind in heads:
+                values = _unpermute(values, heads[kind])
+        except (NotImplementedError, KeyError, ValueError) as error:
+            raise ModelError(f"{source}: {tensor.name} cannot be converted ({error}).") from error
+        if not np.isfinite(values).all():
+            raise ModelError(f"{source}: {tensor.name} holds numbers that are not finite; fetch it again.")
+        return to_bfloat16(values)
 
-def _hf_name(name: str) -> str | None:
-    """The Hugging Face name of a GGUF tensor; None for tables that are computed anew."""
-    if name.startswith("rope_freqs"):
-        return None
-    parts = name.split(".")
-    prefix = ""
-    if parts[0] == "blk":
-        prefix, parts = f"model.layers.{parts[1]}.", parts[2:]
-    if parts[0] not in _TENSORS or parts[1:] != ["weight"]:
-        raise ModelError(f"the GGUF file holds a tensor {name!r} that no Llama has.")
-    return f"{prefix}{_TENSORS[parts[0]]}.weight"
+    stream_safetensors(target, {name: (_BFLOAT16, shape) for name, shape in shapes.items()}, make)
+    progress("converting", len(order), len(order))
 
 
 def _unpermute(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

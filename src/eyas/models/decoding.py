@@ -1,0 +1,166 @@
+"""Text of an answer as it becomes certain, token by token.
+
+The pieces, joined, are what decoding all ids at once gives; that is harder than it looks, since a token's
+text may depend on its neighbours. Three things happen in practice:
+
+* Byte-level BPE (GPT-2, Llama 3, Qwen): a token is some bytes, maybe a part of a character. The bytes go
+  through an incremental UTF-8 decoder, which holds back at most three.
+* Byte fallback (Llama 2, Mistral, Gemma): tokens such as <0xE2> stand for bytes, and a run of them becomes
+  replacement characters, all of it, if it is not valid UTF-8 as a whole. So a run is certain when it ends.
+* A leading space that only the first token loses. Later tokens are decoded behind an anchor, a token with
+  visible text, which is then taken off.
+
+Each push costs one short decode, however long the answer is.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+_REPLACEMENT = "\ufffd"
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+class StreamDecoder(Protocol):
+    """Decodes one answer."""
+
+    def push(self, token_id: int) -> str:
+        """Text that this token makes certain; special tokens have none."""
+        ...
+
+    def flush(self) -> str:
+        """What is left at the end, incomplete UTF-8 as replacement characters."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a tokenizer turns tokens into text, found once and shared by its streams.
+
+    Attributes:
+        backend: a `tokenizers.Tokenizer`.
+        byte_level: every token is bytes, and nothing else happens.
+        byte_fallback: tokens such as <0xE2> stand for bytes.
+        anchor: a token with visible text.
+    """
+
+    backend: Any = field(repr=False)
+    byte_level: bool
+    byte_fallback: bool
+    anchor: int
+
+    @classmethod
+    def of(cls, backend: Any) -> "Decoding":
+        """Look at the decoder that a tokenizer declares."""
+        steps = list(_steps(json.loads(backend.decoder.__getstate__()) if backend.decoder else None))
+        byte_level = bool(steps) and set(steps) == {"ByteLevel"}
+        anchor = -1 if byte_level else _find_anchor(backend)
+        return cls(backend, byte_level, "ByteFallback" in steps, anchor)
+
+    def stream(self, special_ids: frozenset[int]) -> StreamDecoder:
+        """A decoder for one answer."""
+        kind = ByteStream if self.byte_level else AnchoredStream
+        return kind(self, special_ids)
+
+
+class ByteStream:
+    """Byte-level BPE: each token's bytes through an incremental UTF-8 decoder."""
+
+    def __init__(self, decoding: Decoding, special_ids: frozenset[int]) -> None:
+        self._backend = decoding.backend
+        self._special_ids = special_ids
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """See `StreamDecoder`."""
+        token = None if token_id in self._special_ids else self._backend.id_to_token(token_id)
+        return "" if token is None else self._utf8.decode(_token_bytes(token))
+
+    def flush(self) -> str:
+        """See `StreamDecoder`."""
+        return self._utf8.decode(b"", final=True)
+
+
+class AnchoredStream:
+    """Any other tokenizer: what is held, decoded behind the anchor once something has been said."""
+
+    def __init__(self, decoding: Decoding, special_ids: frozenset[int]) -> None:
+        self._decoding = decoding
+        self._special_ids = special_ids
+        self._anchor: list[int] = []  # empty until the first text is out
+        self._held: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        """See `StreamDecoder`."""
+        backend = self._decoding.backend
+        token = None if token_id in self._special_ids else backend.id_to_token(token_id)
+        if token is None:
+            return ""
+        self._held.append(token_id)
+        if self._decoding.byte_fallback and _BYTE_TOKEN.fullmatch(token):
+            return ""
+        text = self._text()
+        # Without byte fallback, a replacement at the end may be a character whose other half is to come.
+        if not text or (text.endswith(_REPLACEMENT) and not self._decoding.byte_fallback):
+            return ""
+        return self._release(text)
+
+    def flush(self) -> str:
+        """See `StreamDecoder`."""
+        return self._release(self._text())
+
+    def _text(self) -> str:
+        backend = self._decoding.backend
+        start = len(backend.decode(self._anchor)) if self._anchor else 0
+        return str(backend.decode([*self._anchor, *self._held]))[start:]
+
+    def _release(self, text: str) -> str:
+        self._held = []
+        if text and self._decoding.anchor >= 0:
+            self._anchor = [self._decoding.anchor]
+        return text
+
+
+def _steps(decoder: Any) -> Iterator[str]:
+    """Types of a decoder's steps, sequences opened."""
+    if not decoder:
+        return
+    if decoder["type"] == "Sequence":
+        for step in decoder["decoders"]:
+            yield from _steps(step)
+    else:
+        yield decoder["type"]
+
+
+def _find_anchor(backend: Any) -> int:
+    """A token whose text is the same wherever it stands: letters if there are any; -1 without one."""
+    special = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
+    tokens = {
+        token_id: token
+        for token, token_id in backend.get_vocab().items()
+        if token_id not in special and not _BYTE_TOKEN.fullmatch(token)
+    }
+    letters = [token_id for token_id, token in tokens.items() if token.isascii() and token.isalpha()]
+    others = [token_id for token_id, token in tokens.items() if token.isprintable() and "\u2581" not in token]
+    return min(letters or others, default=-1)
+
+
+def _byte_of_sign() -> dict[str, int]:
+    """GPT-2's alphabet: printable bytes of Latin-1 stand for themselves, the others from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_of_sign()
+
+
+def _token_bytes(token: str) -> bytes:
+    """A token's bytes; an added token that is not written in the alphabet is its own text."""
+    try:
+        return bytes([_BYTES[sign] for sign in token])
+    except KeyError:
+        return token.encode()
