@@ -187,7 +187,7 @@ class Runtime(Protocol):
         """An empty cache of the target, grown as needed up to its context."""
         ...
 
-    def forward(self, calls: Sequence[TargetCall]) -> list[TargetRows]:
+    def forward(self, calls: Sequence[TargetCall]) -> Sequence[TargetRows]:
         """One pass over the rows of all calls; appends them to their caches as pending rows."""
         ...
 

@@ -87,7 +87,7 @@ class Sampler:
         self.seed = seed
         self.choice = choice
         self.vocab_size = vocab_size
-        self._num_prompt_tokens = len(prompt_ids)
+        self.num_prompt_tokens = len(prompt_ids)
         self._prompt_ids = np.unique(np.asarray(prompt_ids, dtype=np.int64))
         self._withheld = np.array(sorted(withheld), dtype=np.int64)
         self._min_new_tokens = min_new_tokens
@@ -131,7 +131,7 @@ class Sampler:
         able = np.flatnonzero(processed >= processed.max() - REACH)
         ids = able if columns is None else columns[able]
         scores = np.full(len(processed), -np.inf)
-        scores[able] = processed[able] + self.noise(self._num_prompt_tokens + len(generated), ids)
+        scores[able] = processed[able] + self.noise(self.num_prompt_tokens + len(generated), ids)
         return scores
 
     def noise(self, position: int, token_ids: Ints) -> Floats:
@@ -144,7 +144,7 @@ class Sampler:
 
     def forget(self, num_generated: int) -> None:
         """Drop the kept noise of the first `num_generated` answer tokens."""
-        first = self._num_prompt_tokens + num_generated
+        first = self.num_prompt_tokens + num_generated
         self._noise = {at: row for at, row in self._noise.items() if at >= first}
 
     def process(self, logits: Floats, generated: Sequence[int], columns: Ints | None = None) -> Floats:

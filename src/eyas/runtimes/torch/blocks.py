@@ -34,14 +34,14 @@ class TorchLinear:
     """y = W [x1; x2; ...] + b."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight = weight
+        self.weight = weight
         self._bias = bias
 
     @torch.inference_mode()
     def __call__(self, *inputs: Features) -> Tensor:
         """Inputs (T, H_i) each; the result is (T, outputs)."""
         joined = torch.cat([as_tensor(rows) for rows in inputs], dim=-1)
-        return functional.linear(joined, self._weight, self._bias)
+        return functional.linear(joined, self.weight, self._bias)
 
 
 class TorchLMHead:
@@ -61,7 +61,7 @@ class TorchLMHead:
         transform: Callable[[Tensor], Tensor],
         token_ids: Ints | None,
     ) -> None:
-        self._weight = weight
+        self.weight = weight
         self._bias = bias
         self._transform = transform
         self._token_ids = token_ids
@@ -69,8 +69,8 @@ class TorchLMHead:
     @torch.inference_mode()
     def logits(self, hidden: Features) -> Tensor:
         """(T, M) in the model's precision."""
-        rows = as_tensor(hidden).to(self._weight.device)
-        return self._transform(functional.linear(rows, self._weight, self._bias))
+        rows = as_tensor(hidden).to(self.weight.device)
+        return self._transform(functional.linear(rows, self.weight, self._bias))
 
     @torch.inference_mode()
     def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:

@@ -1,0 +1,72 @@
+"""Fits how far coupled confidences can be trusted (docs/algorithm.md, section 4).
+
+A child's confidence is the softmax of (draft logit / T + g) / s. On sampled answers of the training set,
+with noise from its posterior, s is chosen per depth to make the tokens that really won most likely: maximum
+likelihood.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.sampling import log_softmax
+from eyas.training.data import Sample
+from eyas.training.features import FeatureSource
+from eyas.training.network import HeadNetwork
+from eyas.training.simulate import posterior_gumbel
+from eyas.tree import Floats, Ints
+
+SCALES = np.geomspace(0.2, 5.0, 41)
+ROWS_PER_SAMPLE = 12  # rows of one answer are alike; a few of many answers say more
+
+
+@torch.inference_mode()
+def fit_coupled_scale(
+    runtime: TorchRuntime,
+    network: HeadNetwork,
+    features: FeatureSource,
+    samples: Sequence[Sample],
+    draft_ids: Ints | None,
+    depth: int = 6,
+    seed: int = 0,
+) -> tuple[float, ...]:
+    """The scale of each depth 1..`depth`. Only samples at a temperature above 0 count.
+
+    Returns:
+        1.0 for every depth if there is no such sample.
+    """
+    losses = np.zeros((depth, len(SCALES)))
+    rng = np.random.default_rng(seed)
+    head, draft_head = runtime.lm_head(), runtime.lm_head(draft_ids)
+    columns = np.arange(runtime.target.vocab_size) if draft_ids is None else draft_ids
+    for sample in (s for s in samples if s.temperature > 0):
+        [feature] = features.get([sample])
+        tokens = np.array(sample.token_ids[: len(feature)])
+        first = len(sample.prompt_ids) - 1
+        if len(tokens) - 2 - first - depth < 1:
+            continue
+        outputs = network.unroll(runtime.embed(tokens[1:])[None].float(), feature[None, :-1].float(), depth)
+        rows = rng.integers(first, len(tokens) - 2 - depth, ROWS_PER_SAMPLE)
+        for step in range(depth):
+            at = rows + step
+            # Row j leads to the token at j + 2, which the target drew from the logits of f_{j+1}.
+            target = head.logits(feature[at + 1]).double().numpy() / sample.temperature
+            draft = draft_head.logits(outputs[step][0, at].to(runtime.dtype)).double().numpy()
+            for logits, drafted, winner in zip(target, draft, tokens[at + 2], strict=True):
+                noise = posterior_gumbel(logits, int(winner), rng)[columns]
+                losses[step] += _losses(drafted / sample.temperature + noise, columns, int(winner))
+    if not losses.any():
+        return (1.0,) * depth
+    return tuple(round(float(SCALES[best]), 3) for best in losses.argmin(axis=1))
+
+
+def _losses(scores: Floats, columns: Ints, winner: int) -> Floats:
+    """Negative log-likelihood of the winner at each scale; nothing if it is not in the draft vocabulary."""
+    at = int(np.searchsorted(columns, winner))
+    if at >= len(columns) or columns[at] != winner:
+        return np.zeros(len(SCALES))
+    best = np.argsort(-scores)[:256]  # what lies far below the best does not count at any scale
+    kept = scores[np.append(best[best != at], at)]
+    return np.array([-log_softmax(kept / scale)[-1] for scale in SCALES])

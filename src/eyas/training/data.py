@@ -1,0 +1,158 @@
+"""Prompts and answers on disk, and how a sequence becomes training pairs.
+
+The alignment, for a prompt of two tokens and an answer of three (docs/algorithm.md, section 1):
+
+    row j          0     1     2     3     4
+    token x_j      p     p     a     a     a       prompt, prompt, answer, answer, answer
+    feature f_j    f_0   f_1   f_2   f_3   f_4     of the target, after its final norm
+
+    input pair     (f_0,x_1) (f_1,x_2) (f_2,x_3) (f_3,x_4)        at rotary position j = 0..3
+    predicts       f_1       f_2       f_3       f_4              and through the LM head the token after
+    that is for    x_2       x_3       x_4       what follows x_4
+    decoding asks      -     first     yes       only if x_4 does not end the answer
+
+The first pair that decoding uses is (f_1, x_2): last prompt feature, first answer token. The last useful
+one is the pair of row length - 3, which leads to the last token.
+"""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eyas.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A user's question."""
+
+    id: str
+    text: str
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt with the target's own answer, as token ids."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    temperature: float
+    category: str = ""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and answer."""
+        return self.prompt_ids + self.response_ids
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name the sequence."""
+        return hashlib.sha256(repr(self.token_ids).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts from JSON lines with `prompt`, and optionally `id` and `category`.
+
+    Raises:
+        DataError: a broken line, by its number.
+    """
+    return [
+        Prompt(str(row.get("id", number)), _field(row, "prompt", str, path, number), row.get("category", ""))
+        for number, row in _rows(path)
+    ]
+
+
+def read_samples(paths: Sequence[Path]) -> list[Sample]:
+    """Answers from JSON lines (plain or .gz) with `prompt_ids`, `response_ids` and `temperature`.
+
+    Raises:
+        DataError: a broken line, by its number, or nothing at all.
+    """
+    samples = []
+    for path in paths:
+        for number, row in _rows(path):
+            prompt = _field(row, "prompt_ids", list, path, number)
+            response = _field(row, "response_ids", list, path, number)
+            if not prompt or not all(isinstance(t, int) and t >= 0 for t in (*prompt, *response)):
+                raise DataError(f"{path}, line {number}: prompt_ids and response_ids hold token ids only.")
+            samples.append(
+                Sample(
+                    id=str(row.get("id", f"{path.name}:{number}")),
+                    prompt_ids=tuple(prompt),
+                    response_ids=tuple(response),
+                    temperature=float(row.get("temperature", 0.0)),
+                    category=str(row.get("category", "")),
+                )
+            )
+    if not samples:
+        raise DataError(
+            f"{', '.join(map(str, paths)) or 'no file'} holds no answers; run `eyas train distil`."
+        )
+    return samples
+
+
+def split_held_out(samples: Sequence[Sample], every: int) -> tuple[list[Sample], list[Sample]]:
+    """Training and held-out samples: one in `every`, by a hash of the id, so that it stays held out."""
+    held = [sample for sample in samples if _hash(sample.id) % every == 0]
+    return [sample for sample in samples if _hash(sample.id) % every], held
+
+
+def plan_batches(
+    lengths: Sequence[int], rows: int, rng: np.random.Generator, window: int = 256
+) -> list[list[int]]:
+    """Indices of one epoch in batches of about `rows` padded rows, like lengths together.
+
+    Samples are shuffled, sorted by length within windows, cut into batches, and the batches are shuffled.
+    """
+    order, batches = rng.permutation(len(lengths)), []
+    for start in range(0, len(order), window):
+        batch: list[int] = []
+        for index in sorted(order[start : start + window], key=lambda i: lengths[i]):
+            if batch and (len(batch) + 1) * lengths[index] > rows:
+                batches.append(batch)
+                batch = []
+            batch.append(int(index))
+        batches.append(batch)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise DataError(
+                        f"{path}, line {number}: no valid JSON ({error}); mend or drop it."
+                    ) from error
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}, line {number}: no JSON object; mend or drop it.")
+                yield number, row
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}).") from error
+
+
+def _field(row: dict[str, Any], name: str, kind: type, path: Path, number: int) -> Any:
+    value = row.get(name)
+    if not isinstance(value, kind):
+        raise DataError(f"{path}, line {number}: {name} is missing or no {kind.__name__}; mend or drop it.")
+    return value
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

@@ -1,0 +1,85 @@
+"""The target's features of whole sequences, computed when they are wanted.
+
+Nothing is stored by default. With a folder and a limit, features are kept there in bfloat16 (1.2 kB a token
+at hidden size 576) until the limit is reached and computed again beyond it; later epochs then cost the head
+alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eyas.errors import ConfigError
+from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.training.data import Sample
+
+
+class FeatureSource:
+    """Features of samples, from the target or from its cache.
+
+    Args:
+        runtime: the target on torch.
+        max_length: rows of a sample beyond this are left out.
+        folder: where features are kept; None keeps none. It belongs to one target and set of samples: names
+            are those of the samples, under the target's fingerprint.
+        limit_bytes: of the folder.
+    """
+
+    def __init__(
+        self, runtime: TorchRuntime, max_length: int, folder: Path | None = None, limit_bytes: int = 0
+    ) -> None:
+        self._runtime = runtime
+        self._max_length = max_length
+        self._folder = folder
+        self._left = limit_bytes
+        if folder is not None:
+            if limit_bytes <= 0:
+                raise ConfigError(f"feature_cache_gb is {limit_bytes / 1e9:g}, but a cache needs room.")
+            self._folder = folder / f"{runtime.target.fingerprint}-{max_length}"
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._left -= sum(file.stat().st_size for file in self._folder.iterdir())
+
+    def get(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """(T, H) features of each sample, prompt and answer, cut at `max_length`."""
+        found = [self._read(sample) for sample in samples]
+        missing = [index for index, rows in enumerate(found) if rows is None]
+        if missing:
+            computed = self._compute([samples[index] for index in missing])
+            for index, rows in zip(missing, computed, strict=True):
+                found[index] = rows
+                self._keep(samples[index], rows)
+        return [rows for rows in found if rows is not None]
+
+    @torch.inference_mode()
+    def _compute(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """One padded pass: padding stands behind, so causal rows never see it."""
+        sequences = [sample.token_ids[: self._max_length] for sample in samples]
+        longest = max(map(len, sequences))
+        ids = torch.zeros((len(sequences), longest), dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+        decoder = self._runtime.model.get_decoder()
+        states = decoder(input_ids=ids.to(self._runtime.device), use_cache=False)[0]
+        return [states[row, : len(sequence)].cpu().clone() for row, sequence in enumerate(sequences)]
+
+    def _path(self, sample: Sample) -> Path | None:
+        return None if self._folder is None else self._folder / f"{sample.digest}.pt"
+
+    def _read(self, sample: Sample) -> Tensor | None:
+        path = self._path(sample)
+        if path is None or not path.is_file():
+            return None
+        rows: Tensor = torch.load(path, weights_only=True)
+        return rows.to(self._runtime.dtype)
+
+    def _keep(self, sample: Sample, rows: Tensor) -> None:
+        path = self._path(sample)
+        size = 2 * rows.numel() + 2048
+        if path is None or size > self._left:
+            return
+        temporary = path.with_suffix(".tmp")
+        torch.save(rows.to(torch.bfloat16), temporary)
+        temporary.replace(path)
+        self._left -= size

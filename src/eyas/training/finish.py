@@ -1,0 +1,149 @@
+"""From a trained network to a head on disk: coupled scales, held-out acceptance, provenance."""
+
+import json
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import eyas
+from eyas.config import TreeConfig
+from eyas.drafters.eagle2 import Eagle2
+from eyas.interfaces import DraftFiles
+from eyas.metrics import GenerationStats, is_looping, mean_acceptance_length
+from eyas.models import Progress, installing, locked, read_eagle_checkpoint, silent, write_eagle_checkpoint
+from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.training.coupling import fit_coupled_scale
+from eyas.training.data import Sample
+from eyas.training.features import FeatureSource
+from eyas.training.head import HeadConfig
+from eyas.training.network import HeadNetwork
+from eyas.training.simulate import simulate
+from eyas.tree import Ints
+
+# Trees whose acceptance a head's card states: rows of the target's pass, root included.
+TREES = {
+    "60 rows": TreeConfig(),
+    "16 rows": TreeConfig(draft_tokens=15),
+    "8 rows": TreeConfig(draft_tokens=7, depth=3),
+}
+
+
+def write_head(
+    place: Path,
+    runtime: TorchRuntime,
+    network: HeadNetwork,
+    draft_ids: Ints | None,
+    *,
+    recipe: HeadConfig,
+    samples: list[Sample],
+    held_out: list[Sample],
+    features: FeatureSource,
+    provenance: dict[str, Any],
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Fit scales, write the head into `place` (whole or not at all), and measure it by simulation.
+
+    Returns:
+        The simulated acceptance lengths, which also stand in config.json.
+    """
+    scale = fit_coupled_scale(runtime, network, features, samples[:400], draft_ids)
+    config = head_config(runtime, network, scale)
+    config["provenance"] = provenance | {
+        "recipe": asdict(recipe),
+        "answers": len(samples),
+        "answer_tokens": sum(len(sample.response_ids) for sample in samples),
+        "eyas": eyas.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": " ".join(sys.argv),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with locked(place), installing(place) as folder:
+        write_eagle_checkpoint(folder, network.to_weights(), config, draft_ids)
+        measured = measure(runtime, folder, held_out, features, progress)
+        document = json.loads((folder / "config.json").read_text())
+        document["provenance"]["simulated_acceptance_length"] = measured
+        (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+    return measured
+
+
+def head_config(
+    runtime: TorchRuntime, network: HeadNetwork, coupled_scale: tuple[float, ...]
+) -> dict[str, Any]:
+    """config.json of a head: a Llama config, and what ties it to its target."""
+    stack = network.stack.config
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": stack.hidden_size,
+        "intermediate_size": stack.intermediate_size,
+        "num_hidden_layers": stack.num_layers,
+        "num_attention_heads": stack.num_heads,
+        "num_key_value_heads": stack.num_kv_heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": stack.rms_norm_eps,
+        "rope_theta": stack.rope_theta,
+        "rope_scaling": None,
+        "max_position_embeddings": runtime.target.context_limit,
+        "vocab_size": runtime.target.vocab_size,
+        "torch_dtype": "bfloat16",
+        "bias": True,
+        "target_fingerprint": runtime.target.fingerprint,
+        "coupled_scale": list(coupled_scale),
+    }
+
+
+def measure(
+    runtime: TorchRuntime,
+    head: Path,
+    held_out: list[Sample],
+    features: FeatureSource,
+    progress: Progress = silent,
+    limit: int = 60,
+) -> dict[str, Any]:
+    """Simulated acceptance lengths on held-out answers, by temperature and tree, with and without loops."""
+    read_eagle_checkpoint(head)
+    drafter = Eagle2.load(runtime, DraftFiles(head=lambda: head))
+    results: dict[str, Any] = {}
+    for temperature in sorted({sample.temperature for sample in held_out}):
+        chosen = [s for s in held_out if s.temperature == temperature and len(s.response_ids) > 8][:limit]
+        cases = dict(TREES)
+        if temperature:
+            cases["60 rows, top-k"] = TreeConfig(draft_sampling="top-k")
+        for name, tree in cases.items():
+            rows: list[tuple[Sample, GenerationStats]] = []
+            for done, sample in enumerate(chosen):
+                progress(f"simulating T={temperature:g}, {name}", done, len(chosen))
+                [feature] = features.get([sample])
+                rows.append((sample, simulate(runtime, drafter, _cut(sample, feature), feature, tree)))
+            results[f"T={temperature:g}, {name}"] = _summary(rows)
+    return results
+
+
+def _cut(sample: Sample, feature: Tensor) -> Sample:
+    """The part of a sample that has features."""
+    room = len(feature) - len(sample.prompt_ids)
+    return Sample(
+        sample.id, sample.prompt_ids, sample.response_ids[:room], sample.temperature, sample.category
+    )
+
+
+def _summary(rows: list[tuple[Sample, GenerationStats]]) -> dict[str, Any]:
+    calm = [stats for sample, stats in rows if not is_looping(sample.response_ids)]
+    return {
+        "acceptance_length": _rounded(mean_acceptance_length(stats for _, stats in rows)),
+        "without_loops": _rounded(mean_acceptance_length(calm)),
+        "answers": len(rows),
+        "looping": len(rows) - len(calm),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(np.round(value, 3)), 3)

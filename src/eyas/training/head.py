@@ -1,0 +1,309 @@
+"""Trains an EAGLE head for a target from its answers.
+
+Source: EAGLE (arXiv 2401.15077), Sec. 4.2 and App.; the defaults of `HeadConfig` are that recipe. What
+raises the acceptance of a small target beyond it (closed-form start, cross-entropy weight, training-time
+test, more layers, draft vocabulary) are options; docs/training.md says which were used for the head that
+ships, and why.
+
+Everything random is a function of (seed, step), so a run that was interrupted and resumed gives the same
+head as one that was not.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eyas.config import StackConfig
+from eyas.errors import ConfigError
+from eyas.models import Progress, silent
+from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.training.data import Sample, plan_batches, split_held_out
+from eyas.training.features import FeatureSource
+from eyas.training.initialise import initialise
+from eyas.training.losses import classification_loss, regression_loss
+from eyas.training.network import HeadNetwork, pad_rows
+from eyas.training.state import TrainingState, load_state, save_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """How to train a head. Defaults: EAGLE-1's published recipe, with fewer steps."""
+
+    layers: int = 1
+    intermediate_size: int | None = None  # None is the target's
+    draft_vocab: int | None = None  # None is the whole vocabulary
+    max_length: int = 2048  # rows of a sequence
+    epochs: float = 20.0
+    batch_rows: int = 4096  # padded rows of a batch
+    learning_rate: float = 3e-5
+    warmup: float = 0.025  # share of all steps
+    schedule: Literal["linear", "cosine"] = "linear"
+    weight_decay: float = 0.01
+    clip_norm: float = 0.5
+    regression_weight: float = 1.0
+    ce_weight: float = 0.1
+    scaled_regression: bool = False  # divide features by their spread per dimension
+    noise: float = 0.2  # features get U(-1/2, 1/2) * noise * 512 / length
+    steps: int = 1  # of training-time test; 1 is teacher forcing alone
+    step_decay: float = 0.8  # weight of step s is step_decay ** s
+    step_share: float = 1.0  # share of rows that steps after the first ask for
+    first_pair: bool = False  # also the pair of last prompt feature and first answer token
+    prompt_share: float = 0.0  # share of prompt rows that count too, at half weight
+    closed_form_start: bool = False  # see eyas.training.initialise
+    ema: float = 0.0  # decay of the averaged weights that are kept; 0 keeps the last ones
+    held_out_every: int = 24  # one sample in so many is held out
+    save_every: int = 200  # steps
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = ("layers", "max_length", "epochs", "batch_rows", "learning_rate", "clip_norm", "steps")
+        for name in (*positive, "held_out_every", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be above 0.")
+        for name in ("warmup", "step_share", "prompt_share", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must lie in [0, 1].")
+        if self.schedule not in ("linear", "cosine"):
+            raise ConfigError(f"schedule is {self.schedule!r}; it is 'linear' or 'cosine'.")
+        if self.held_out_every < 2:
+            raise ConfigError("held_out_every is 1, which leaves nothing to train on; it must be at least 2.")
+
+
+class HeadTrainer:
+    """One training run.
+
+    Args:
+        runtime: the target on torch.
+        samples: its answers.
+        config: the recipe.
+        draft_ids: (M,) ascending ids whose logits are compared, or None for all.
+        features: where features come from.
+        start: weights to go on from, instead of fresh ones.
+    """
+
+    def __init__(
+        self,
+        runtime: TorchRuntime,
+        samples: list[Sample],
+        config: HeadConfig,
+        draft_ids: Any,
+        features: FeatureSource,
+        start: HeadNetwork | None = None,
+    ) -> None:
+        self.config = config
+        self.train, self.held_out = split_held_out(samples, config.held_out_every)
+        if not self.train:
+            raise ConfigError(f"{len(samples)} answers are too few to train on; distil more.")
+        self._runtime = runtime
+        self._features = features
+        head = runtime.lm_head(draft_ids)
+        self._head_weight = head.weight
+        self.network = start or HeadNetwork(stack_of(runtime, config))
+        self._scale = self._spread() if config.scaled_regression else None
+        if start is None:
+            self._start()
+        self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self._groups(), lr=config.learning_rate, betas=(0.9, 0.95), fused=True
+        )
+        lengths = [min(len(sample), config.max_length) for sample in self.train]
+        self._lengths = lengths
+        self.steps_per_epoch = len(plan_batches(lengths, config.batch_rows, np.random.default_rng(0)))
+        self.num_steps = max(1, math.ceil(config.epochs * self.steps_per_epoch))
+        self.state = TrainingState()
+
+    def run(self, folder: Path, progress: Progress = silent) -> None:
+        """Train to the end, saving into `folder`; goes on from what is saved there.
+
+        Ctrl-C saves the last whole step before it is passed on.
+        """
+        load_state(folder, self)
+        try:
+            for batch in self._batches():
+                began = perf_counter()
+                losses = self._step([self.train[index] for index in batch])
+                self.state.step += 1
+                self.state.seconds += perf_counter() - began
+                self.state.record(losses)
+                progress("training", self.state.step, self.num_steps)
+                if self.state.step % self.config.save_every == 0:
+                    save_state(folder, self)
+                    logger.info("%s", self.state.last_line(self.num_steps))
+        finally:
+            save_state(folder, self)
+
+    def best_network(self) -> HeadNetwork:
+        """The averaged network where an average is kept, else the last one."""
+        if not self.config.ema:
+            return self.network
+        network = HeadNetwork(self.network.stack.config)
+        network.load_state_dict(self.average)
+        return network
+
+    def _batches(self) -> Iterator[list[int]]:
+        while self.state.step < self.num_steps:
+            epoch, done = divmod(self.state.step, self.steps_per_epoch)
+            rng = np.random.default_rng([self.config.seed, epoch])
+            batches = plan_batches(self._lengths, self.config.batch_rows, rng)
+            # Epochs are cut differently; the count of the first one rules them all.
+            batches = (batches * 2)[: self.steps_per_epoch]
+            yield from batches[done : done + self.num_steps - self.state.step]
+
+    def _step(self, samples: list[Sample]) -> list[float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.state.step)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.state.step)
+        loss, parts = self.loss(samples, generator)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self._update_average()
+        return [float(loss.detach()), *parts]
+
+    def loss(self, samples: list[Sample], generator: torch.Generator) -> tuple[Tensor, list[float]]:
+        """A batch's loss, and per step the share of rows where draft and target agree on the best token."""
+        config = self.config
+        clean = self._features.get(samples)
+        rows = max(map(len, clean)) - 1
+        tokens = pad_rows(
+            [torch.tensor(s.token_ids[1 : len(f)]) for s, f in zip(samples, clean, strict=True)], rows
+        )
+        noisy = [feature[:-1] + self._noise(feature[:-1], generator) for feature in clean]
+        weights = pad_rows(
+            [self._weights(s, len(f), generator) for s, f in zip(samples, clean, strict=True)], rows
+        )
+        following = pad_rows([feature[1:] for feature in clean], rows)
+        embeddings = self._runtime.embed(tokens.numpy().ravel()).view(*tokens.shape, -1)
+        with torch.autocast(self._runtime.device.type, torch.bfloat16, enabled=self._uses_bfloat16()):
+            outputs = self.network.unroll(embeddings, pad_rows(noisy, rows), config.steps)
+        total, agreements = torch.zeros(()), []
+        for step, output in enumerate(outputs):
+            asked = self._asked(weights, step, generator)
+            loss, agreement = self._loss_of(output[asked > 0], following[asked > 0], asked[asked > 0])
+            total = total + config.step_decay**step * loss
+            agreements.append(agreement)
+        return total, agreements
+
+    def _loss_of(self, output: Tensor, feature: Tensor, weights: Tensor) -> tuple[Tensor, float]:
+        config, head = self.config, self._head_weight
+        probs = (feature.to(head.dtype) @ head.T).float().softmax(dim=-1)
+        logits = output.to(head.dtype) @ head.T
+        loss = config.ce_weight * classification_loss(logits, probs, weights)
+        if config.regression_weight:
+            loss = loss + config.regression_weight * regression_loss(output, feature, self._scale, weights)
+        agreement = (logits.argmax(-1) == probs.argmax(-1)).float().mean()
+        return loss, float(agreement)
+
+    def _weights(self, sample: Sample, rows: int, generator: torch.Generator) -> Tensor:
+        """(rows - 1,) what each pair counts; see the drawing in `eyas.training.data`."""
+        prompt, config = len(sample.prompt_ids), self.config
+        weights = torch.zeros(rows - 1)
+        weights[prompt:] = 1
+        if config.first_pair and prompt <= len(weights):
+            weights[prompt - 1] = 1
+        if config.prompt_share and prompt > 1:
+            chosen = torch.rand(prompt - 1, generator=generator) < config.prompt_share
+            weights[: prompt - 1][chosen[: rows - 1]] = 0.5
+        if rows == len(sample):
+            weights[-1] = 0  # what follows the answer's last token is nobody's business
+        return weights
+
+    def _asked(self, weights: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        if not step:
+            return weights
+        asked = weights.clone()
+        asked[:, :step] = 0  # these rows have no chain of that length
+        if self.config.step_share < 1:
+            asked *= torch.rand(asked.shape, generator=generator) < self.config.step_share
+        return asked
+
+    def _noise(self, feature: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.config.noise:
+            return torch.zeros_like(feature)
+        size = self.config.noise * 512 / (len(feature) + 1)
+        return ((torch.rand(feature.shape, generator=generator) - 0.5) * size).to(feature.dtype)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then linear or cosine decay to zero."""
+        config, share = self.config, (step + 1) / self.num_steps
+        if share < config.warmup:
+            return config.learning_rate * share / config.warmup
+        left = (1 - share) / (1 - config.warmup) if config.warmup < 1 else 0.0
+        factor = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+        return config.learning_rate * max(factor, 0.0)
+
+    def _update_average(self) -> None:
+        decay = min(self.config.ema, (1 + self.state.step) / (10 + self.state.step))
+        if not self.config.ema:
+            return
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - decay)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Norms and biases are not decayed."""
+        wide = [p for p in self.network.parameters() if p.dim() > 1]
+        flat = [p for p in self.network.parameters() if p.dim() <= 1]
+        return [
+            {"params": wide, "weight_decay": self.config.weight_decay},
+            {"params": flat, "weight_decay": 0.0},
+        ]
+
+    def _spread(self) -> Tensor:
+        rows = torch.cat(self._features.get(self.train[:64])).float()
+        return rows.std(dim=0).clamp(min=1e-6)
+
+    def _start(self) -> None:
+        torch.manual_seed(self.config.seed)
+        if self.config.closed_form_start:
+            initialise(self.network, self._fit_rows(), self.config.seed)
+
+    def _fit_rows(self, count: int = 45_000) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """About `count` rows for the closed-form start."""
+        order, seen = np.random.default_rng(self.config.seed).permutation(len(self.train)), 0
+        for index in order:
+            sample = self.train[index]
+            [feature] = self._features.get([sample])
+            ids = np.array(sample.token_ids[1 : len(feature)])
+            yield self._runtime.embed(ids).float(), feature[:-1].float(), feature[1:].float()
+            seen += len(ids)
+            if seen >= count:
+                return
+
+    def _uses_bfloat16(self) -> bool:
+        return self._runtime.dtype == torch.bfloat16
+
+
+def stack_of(runtime: TorchRuntime, config: HeadConfig) -> StackConfig:
+    """A head's layers, sized like the target's."""
+    target = runtime.model.config.get_text_config(decoder=True)
+    heads = int(target.num_attention_heads)
+    return StackConfig(
+        hidden_size=runtime.target.hidden_size,
+        intermediate_size=config.intermediate_size or int(target.intermediate_size),
+        num_layers=config.layers,
+        num_heads=heads,
+        num_kv_heads=int(getattr(target, "num_key_value_heads", None) or heads),
+        head_dim=runtime.target.hidden_size // heads,
+        rms_norm_eps=float(getattr(target, "rms_norm_eps", 1e-6)),
+        rope_theta=_rope_theta(target),
+        first_input_norm=False,
+        final_norm=False,
+    )
+
+
+def _rope_theta(target: Any) -> float:
+    """The target's own base: positions mean the same to both. It is written into the head's config."""
+    parameters = getattr(target, "rope_parameters", None) or {}
+    return float(parameters.get("rope_theta", getattr(target, "rope_theta", 10000.0)))

@@ -1,0 +1,169 @@
+"""Acceptance length without running the target: the engine on a replayed answer.
+
+An answer that the target has given fixes what it says after each of its own prefixes. Only paths that agree
+with the answer are ever continued, so the real engine, drafter and tree run unchanged on a runtime whose
+target forward looks features and tokens up. The result is exact, for greedy and for sampled answers.
+
+At temperature > 0 the sampler's noise must be one that led to the answer. It is drawn from its posterior
+given the sampled token: the winner's score is Gumbel(logsumexp of the logits), the other scores are Gumbel
+numbers cut off above it ("top-down" sampling, Maddison et al. 2014, arXiv 1411.0030).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.engine import Engine, Request
+from eyas.interfaces import Choice, Drafter, TargetCall
+from eyas.metrics import GenerationStats
+from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.sampling import Sampler
+from eyas.stopping import AnswerText
+from eyas.training.data import Sample
+from eyas.tree import Floats, Ints, node_depths
+
+
+def simulate(
+    runtime: TorchRuntime, drafter: Drafter, sample: Sample, features: Tensor, tree: TreeConfig
+) -> GenerationStats:
+    """What decoding `sample` with this drafter would have counted.
+
+    Args:
+        runtime: the target's runtime, for its blocks; its target is not run.
+        drafter: loaded on `runtime`.
+        sample: an answer of this target.
+        features: (T, H) the target's features of the whole sequence.
+        tree: sizes of the tree.
+    """
+    replay: Any = ReplayRuntime(runtime, sample, features)
+    # The last token stays out: whether it was drafted cannot be told apart from what follows it.
+    limit = max(1, len(sample.response_ids) - 1)
+    config = SamplingConfig(temperature=sample.temperature, seed=0)
+    request = Request(
+        prompt_ids=list(sample.prompt_ids),
+        sampler=PosteriorSampler(config, sample, replay.logits_before),
+        text=AnswerText(StoppingConfig(max_new_tokens=limit), NoText()),
+        tree=tree,
+    )
+    for run, _ in Engine(replay, drafter).stream(request):
+        last = run
+    return last.stats()
+
+
+class NoText:
+    """A decoder for answers whose text nobody reads."""
+
+    def push(self, token_id: int) -> str:
+        """No text."""
+        del token_id
+        return ""
+
+    def flush(self) -> str:
+        """No text."""
+        return ""
+
+
+class PosteriorSampler(Sampler):
+    """The sampler of an answer that was drawn elsewhere: its noise is one that leads to this answer."""
+
+    def __init__(self, config: SamplingConfig, sample: Sample, logits_before: Any) -> None:
+        super().__init__(config, prompt_ids=sample.prompt_ids, vocab_size=len(logits_before(1)))
+        self._tokens = sample.token_ids
+        self._logits_before = logits_before
+
+    def noise(self, position: int, token_ids: Ints) -> Floats:
+        """g(position, v), equal for every caller."""
+        if position not in self._noise:
+            self._noise[position] = self._draw(position)
+        return self._noise[position][token_ids]
+
+    def _draw(self, position: int) -> Floats:
+        rng = np.random.default_rng([position, *self._tokens[:8]])
+        if position >= len(self._tokens):  # behind the answer's end nothing is known
+            return rng.gumbel(size=self.vocab_size)
+        logits = self._logits_before(position) / self.config.temperature
+        winner = self._tokens[position]
+        return posterior_gumbel(logits, winner, rng)
+
+
+def posterior_gumbel(logits: Floats, winner: int, rng: np.random.Generator) -> Floats:
+    """(V,) noise g such that argmax(logits + g) is `winner`, with g's own law given that.
+
+    The best score is Gumbel(logsumexp); every other one is Gumbel(logit) truncated below it:
+    -log(exp(-best) + exp(-fresh)) for a fresh Gumbel(logit).
+    """
+    peak = logits.max()
+    best = peak + np.log(np.exp(logits - peak).sum()) + rng.gumbel()
+    scores = -np.logaddexp(-best, -(logits + rng.gumbel(size=len(logits))))
+    scores[winner] = best
+    return np.asarray(scores - logits)
+
+
+@dataclass
+class ReplayCache:
+    """Counts rows, as a target's cache would."""
+
+    length: int = 0
+    num_pending: int = 0
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep as many rows."""
+        self.length, self.num_pending = self.length + len(path), 0
+
+    def truncate(self, length: int) -> None:
+        """Forget rows."""
+        self.length, self.num_pending = length, 0
+
+
+class ReplayRuntime:
+    """A runtime whose target only repeats one answer; draft networks run as ever."""
+
+    def __init__(self, runtime: TorchRuntime, sample: Sample, features: Tensor) -> None:
+        self._runtime = runtime
+        self._tokens = sample.token_ids
+        self._features = features
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)  # the blocks, and the target's sizes
+
+    def new_cache(self) -> ReplayCache:
+        """A cache that counts."""
+        return ReplayCache()
+
+    def forward(self, calls: Sequence[TargetCall]) -> list["ReplayRows"]:
+        """Look rows up by their position."""
+        return [self._rows(call) for call in calls]
+
+    def _rows(self, call: TargetCall) -> "ReplayRows":
+        count = len(call.token_ids)
+        depths = np.arange(count) if call.parents is None else node_depths(call.parents)
+        positions = np.minimum(call.cache.length + depths, len(self._features) - 1)
+        assert isinstance(call.cache, ReplayCache), "a cache of this runtime"
+        call.cache.num_pending += count
+        return ReplayRows(self._features[positions], self._tokens)
+
+    def logits_before(self, position: int) -> Floats:
+        """(V,) the target's logits for the token at `position`."""
+        rows = self._runtime.lm_head().logits(self._features[position - 1 : position])
+        logits: Floats = rows[0].double().cpu().numpy()
+        return logits
+
+
+@dataclass(frozen=True)
+class ReplayRows:
+    """Rows on the answer's path are the target's; those of other branches are never asked for."""
+
+    features: Tensor
+    tokens: Sequence[int]
+
+    def choose(
+        self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
+    ) -> Choice:
+        """The answer's next token; behind its end -1, which no tree holds."""
+        del row, num_log_probs
+        position = sampler.num_prompt_tokens + len(generated)
+        return Choice(self.tokens[position] if position < len(self.tokens) else -1)

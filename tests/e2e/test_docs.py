@@ -1,0 +1,65 @@
+"""What the documentation shows is run, not believed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eyas.config import SamplingConfig, StoppingConfig
+from eyas.engine import Engine, Request
+from eyas.interfaces import _DRAFTERS
+from eyas.runtimes import load_runtime
+from eyas.sampling import Sampler
+from eyas.stopping import AnswerText
+from tiny import write_llama
+
+ROOT = Path(__file__).parents[2]
+
+
+class NoText:
+    def push(self, token_id):
+        return ""
+
+    def flush(self):
+        return ""
+
+
+def _answer(engine, prompt):
+    stopping = StoppingConfig(max_new_tokens=40, ignore_eos=True)
+    request = Request(
+        prompt_ids=prompt,
+        sampler=Sampler(SamplingConfig(), prompt_ids=prompt, vocab_size=64),
+        text=AnswerText(stopping, NoText()),
+    )
+    *_, (run, _) = engine.stream(request)
+    return run
+
+
+def test_the_documented_drafter_keeps_the_contract(tmp_path, monkeypatch):
+    source = re.search(r"```python\n(.*?)```", (ROOT / "docs/add-a-drafter.md").read_text(), re.S)[1]
+    monkeypatch.setattr("eyas.interfaces._DRAFTERS", dict(_DRAFTERS))
+    names = {"__name__": "echo"}
+    exec(compile(source, "echo.py", "exec"), names)  # our own documentation
+    runtime = load_runtime("torch", write_llama(tmp_path / "m"), name="tiny", dtype="float64")
+    from eyas.drafters.autoregressive import Autoregressive
+
+    drafted = _answer(Engine(runtime, names["Echo"]()), [5, 6, 7, 5])
+    plain = _answer(Engine(runtime, Autoregressive()), [5, 6, 7, 5])
+    assert drafted.generated == plain.generated
+    assert drafted.stats().draft_tokens > 0
+
+
+def test_internal_links_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if not link.startswith(("http", "mailto:")):
+                assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "tree", "pull", "models", "train", "eval", "doctor"])
+def test_every_command_has_help(command):
+    result = subprocess.run([sys.executable, "-m", "eyas", command, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage: eyas")

@@ -1,0 +1,303 @@
+"""Losses, alignment, resuming, simulation and distilling, on a tiny target."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.drafters.eagle2 import Eagle2
+from eyas.engine import Engine, Request
+from eyas.errors import CheckpointError, ConfigError, DataError
+from eyas.interfaces import DraftFiles
+from eyas.models import read_eagle_checkpoint, write_eagle_checkpoint
+from eyas.sampling import Sampler, log_softmax
+from eyas.stopping import AnswerText
+from eyas.training.coupling import fit_coupled_scale
+from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
+from eyas.training.distil import _finish_last_line, answer_batch
+from eyas.training.features import FeatureSource
+from eyas.training.finish import head_config, write_head
+from eyas.training.head import HeadConfig, HeadTrainer
+from eyas.training.losses import classification_loss, regression_loss
+from eyas.training.simulate import NoText, posterior_gumbel, simulate
+from eyas.training.vocabulary import frequent_tokens
+from tiny import VOCAB
+
+QUICK = {
+    "learning_rate": 3e-3,
+    "noise": 0.0,
+    "ce_weight": 1.0,
+    "first_pair": True,
+    "batch_rows": 256,
+    "held_out_every": 8,
+    "closed_form_start": True,
+}
+
+
+def trainer(runtime, samples, **changes):
+    config = HeadConfig(**{**QUICK, **changes})
+    return HeadTrainer(runtime, samples, config, None, FeatureSource(runtime, 64))
+
+
+def test_losses_by_hand():
+    output, feature = torch.tensor([[0.0, 3.0], [1.0, 1.0]]), torch.tensor([[0.5, 0.0], [1.0, 2.0]])
+    # smooth L1 with beta 1: 0.125 and 2.5; 0 and 0.5
+    expected = (1 * (0.125 + 2.5) / 2 + 3 * (0 + 0.5) / 2) / 4
+    assert float(regression_loss(output, feature, None, torch.tensor([1.0, 3.0]))) == pytest.approx(expected)
+    halved = regression_loss(output, feature, torch.tensor([2.0, 2.0]), torch.ones(2))
+    by_hand = ((0.25**2 / 2 + 1.0) / 2 + (0 + 0.5**2 / 2) / 2) / 2
+    assert float(halved) == pytest.approx(by_hand)
+    logits, probs = torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([[0.5, 0.5]])
+    by_hand = -0.5 * math.log(0.25) - 0.5 * math.log(0.75)
+    assert float(classification_loss(logits, probs, torch.ones(1))) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # five rows p p a a a; the last pair, which leads behind the answer, never counts
+        pytest.param({"first_pair": False}, [0, 0, 1, 0], id="answer-rows"),
+        pytest.param({"first_pair": True}, [0, 1, 1, 0], id="first-pair"),
+        pytest.param({"first_pair": False, "prompt_share": 1.0}, [0.5, 0, 1, 0], id="prompt-rows"),
+    ],
+)
+def test_which_pairs_count(runtime, samples, changes, expected):
+    sample = Sample("s", (3, 4), (5, 6, 7), 0.0)
+    weights = trainer(runtime, samples, **changes)._weights(sample, 5, torch.Generator().manual_seed(0))
+    assert weights.tolist() == expected
+
+
+def test_a_cut_sample_keeps_its_last_pair(runtime, samples):
+    weights = trainer(runtime, samples)._weights(Sample("s", (3, 4), (5,) * 20, 0.0), 6, torch.Generator())
+    assert weights.tolist() == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_training_learns_and_resuming_changes_nothing(runtime, samples, tmp_path, steps):
+    whole = trainer(runtime, samples, epochs=6, steps=steps, ema=0.9, prompt_share=0.5, noise=0.1)
+    whole.run(tmp_path / "whole")
+    losses = [row[0] for row in whole.state.history]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+    stopped = trainer(runtime, samples, epochs=6, steps=steps, ema=0.9, prompt_share=0.5, noise=0.1)
+
+    def interrupt(label, done, total):
+        if done == total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(tmp_path / "stopped", interrupt)
+    resumed = trainer(runtime, samples, epochs=6, steps=steps, ema=0.9, prompt_share=0.5, noise=0.1)
+    resumed.run(tmp_path / "stopped")
+    assert resumed.state.step == whole.state.step
+    for name, weight in whole.best_network().state_dict().items():
+        torch.testing.assert_close(resumed.best_network().state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_another_recipe_does_not_continue_a_run(runtime, samples, tmp_path):
+    trainer(runtime, samples, epochs=1).run(tmp_path)
+    with pytest.raises(CheckpointError, match="learning_rate"):
+        trainer(runtime, samples, epochs=1, learning_rate=1e-4).run(tmp_path)
+
+
+def test_the_closed_form_start_beats_random_weights(runtime, samples):
+    def first_loss(**changes):
+        run = trainer(runtime, samples, **changes)
+        return float(run.loss(run.train, torch.Generator().manual_seed(0))[0].detach())
+
+    assert first_loss(closed_form_start=True) < first_loss(closed_form_start=False)
+
+
+def test_batches_hold_every_sample_once():
+    lengths = list(np.random.default_rng(1).integers(5, 90, 700))
+    batches = plan_batches(lengths, 512, np.random.default_rng(2))
+    assert sorted(index for batch in batches for index in batch) == list(range(700))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 512 for batch in batches)
+
+
+def test_held_out_samples_stay_held_out(samples):
+    train, held = split_held_out(samples, 8)
+    again = split_held_out(samples[::-1], 8)[1]
+    assert {s.id for s in held} == {s.id for s in again}
+    assert len(train) + len(held) == len(samples)
+    assert held
+
+
+def test_features_are_the_targets_own_and_the_cache_keeps_its_limit(runtime, samples, tmp_path):
+    plain = FeatureSource(runtime, 64).get(samples[:6])
+    cached = FeatureSource(runtime, 64, tmp_path, 12_000)
+    cached.get(samples[:6])
+    kept = list(tmp_path.rglob("*.pt"))
+    assert 0 < len(kept) < 6
+    assert sum(file.stat().st_size for file in kept) <= 12_000
+    for ours, again in zip(plain, cached.get(samples[:6]), strict=True):
+        torch.testing.assert_close(again, ours, atol=0.02, rtol=0.02)  # kept in bfloat16
+    with torch.no_grad():
+        ids = torch.tensor([samples[0].token_ids])
+        stock = runtime.model(ids, output_hidden_states=True).hidden_states[-1][0]
+    torch.testing.assert_close(plain[0], stock, atol=1e-4, rtol=1e-4)
+
+
+def test_frequent_tokens_hold_what_must_be_in(samples):
+    ids = frequent_tokens(samples, 20, VOCAB, always=[2, 61])
+    assert len(ids) == 20
+    assert {2, 61} <= set(ids.tolist())
+    assert list(ids) == sorted(ids)
+    assert frequent_tokens(samples, VOCAB, VOCAB) is None
+    with pytest.raises(ConfigError):
+        frequent_tokens(samples, VOCAB + 1, VOCAB)
+
+
+@pytest.fixture(scope="module")
+def head(runtime, samples, tmp_path_factory):
+    run = trainer(runtime, samples, epochs=8, held_out_every=3)
+    run.run(tmp_path_factory.mktemp("run"))
+    folder = tmp_path_factory.mktemp("trained") / "head"
+    measured = write_head(
+        folder, runtime, run.best_network(), None, recipe=run.config, samples=run.train,
+        held_out=run.held_out, features=FeatureSource(runtime, 64), provenance={"answers_from": "test"},
+    )  # fmt: skip
+    return folder, measured
+
+
+def test_a_finished_head_says_where_it_comes_from(runtime, head):
+    folder, measured = head
+    checkpoint = read_eagle_checkpoint(folder)
+    assert checkpoint.fingerprint == runtime.target.fingerprint
+    provenance = checkpoint.config["provenance"]
+    assert provenance["recipe"]["learning_rate"] == QUICK["learning_rate"]
+    assert provenance["simulated_acceptance_length"] == measured
+    assert len(checkpoint.coupled_scale) == 6
+    assert measured["T=0, 60 rows"]["acceptance_length"] > 1
+
+
+@pytest.mark.parametrize("tree", [TreeConfig(), TreeConfig(draft_tokens=4, depth=2, tree_top_k=3)], ids=str)
+def test_greedy_simulation_is_the_real_thing(runtime, head, samples, tree):
+    """Replayed answers give exactly the cycles of real decoding."""
+    drafter = Eagle2.load(runtime, DraftFiles(head=lambda: head[0]))
+    for sample in [s for s in samples if s.temperature == 0 and len(s.response_ids) > 8][:6]:
+        [feature] = FeatureSource(runtime, 64).get([sample])
+        replayed = simulate(runtime, drafter, sample, feature, tree)
+        prompt, limit = list(sample.prompt_ids), len(sample.response_ids) - 1
+        request = Request(
+            prompt_ids=prompt,
+            sampler=Sampler(SamplingConfig(), prompt_ids=prompt, vocab_size=VOCAB),
+            text=AnswerText(StoppingConfig(max_new_tokens=limit), NoText()),
+            tree=tree,
+        )
+        *_, (run, _) = Engine(runtime, drafter).stream(request)
+        assert run.generated == list(sample.response_ids[:limit])
+        real = run.stats()
+        # The last cycle may run past the answer's known end.
+        assert replayed.cycles == real.cycles
+        assert replayed.accepted_by_depth[0] == real.accepted_by_depth[0]
+
+
+def test_posterior_noise_leads_to_the_winner_and_has_the_right_law():
+    logits, rng = np.array([1.0, 0.0, -1.0, 0.5]), np.random.default_rng(0)
+    probs = np.exp(log_softmax(logits))
+    draws = []
+    for _ in range(4000):
+        winner = int(rng.choice(4, p=probs))
+        noise = posterior_gumbel(logits, winner, rng)
+        assert np.argmax(logits + noise) == winner
+        draws.append(noise)
+    # Averaged over winners the noise is standard Gumbel again: mean 0.577, variance 1.645.
+    np.testing.assert_allclose(np.mean(draws, axis=0), np.euler_gamma, atol=0.09)
+    np.testing.assert_allclose(np.var(draws, axis=0), np.pi**2 / 6, rtol=0.15)
+
+
+def test_a_perfect_draft_is_trusted_most(runtime, head, samples):
+    """The fitted scale falls with the error of the draft's logits."""
+    network = trainer(runtime, samples, epochs=1).network
+    sampled = [s for s in samples if s.temperature > 0]
+    features = FeatureSource(runtime, 64)
+    from eyas.training.network import HeadNetwork
+
+    trained = HeadNetwork.from_checkpoint(read_eagle_checkpoint(head[0]))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.normal_(std=0.3)
+    good = fit_coupled_scale(runtime, trained, features, sampled, None, depth=1)
+    bad = fit_coupled_scale(runtime, network, features, sampled, None, depth=1)
+    assert good[0] < bad[0]
+    assert fit_coupled_scale(runtime, trained, features, [], None, depth=2) == (1.0, 1.0)
+
+
+def test_batched_answers_are_those_of_one_at_a_time(runtime):
+    prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
+    generator = torch.Generator()
+    together = answer_batch(runtime, prompts, [2], 0.0, 16, generator)
+    for prompt, answer in zip(prompts, together, strict=True):
+        assert answer_batch(runtime, [prompt], [2], 0.0, 16, generator) == [answer]
+        assert answer[-1] == 2 or len(answer) == 16
+
+
+def test_an_answer_file_cut_short_goes_on(tmp_path):
+    out = tmp_path / "answers.jsonl"
+    row = {"id": "a", "prompt_ids": [1], "response_ids": [2], "temperature": 0.0}
+    out.write_text(json.dumps(row) + "\n" + '{"id": "b", "prom')
+    assert _finish_last_line(out) == {"a"}
+    assert out.read_text() == json.dumps(row) + "\n"
+    out.write_text("nonsense\n")
+    with pytest.raises(DataError, match="line 1"):
+        _finish_last_line(out)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "line 2"),
+        ("[]", "line 2"),
+        ('{"prompt_ids": [1]}', "response_ids"),
+        ('{"prompt_ids": ["x"], "response_ids": []}', "token ids"),
+        ('{"prompt_ids": [], "response_ids": [1]}', "token ids"),
+    ],
+)
+def test_broken_answers_are_named_by_line(tmp_path, line, problem):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt_ids": [1], "response_ids": [2]}\n' + line + "\n")
+    with pytest.raises(DataError, match=problem) as error:
+        read_samples([path])
+    assert "line 2" in str(error.value)
+
+
+def test_prompts_are_read_with_and_without_ids(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n\n{"id": "x", "prompt": "b", "category": "c"}\n')
+    prompts = read_prompts(path)
+    assert [(p.id, p.text, p.category) for p in prompts] == [("1", "a", ""), ("x", "b", "c")]
+    path.write_text('{"id": 3}\n')
+    with pytest.raises(DataError, match="line 1: prompt"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"layers": 0}, {"epochs": 0}, {"warmup": 2}, {"schedule": "step"}, {"ema": -1}, {"held_out_every": 1}],
+    ids=str,
+)
+def test_impossible_recipes_are_refused(changes):
+    with pytest.raises(ConfigError):
+        HeadConfig(**changes)
+
+
+def test_draft_vocabularies_reach_the_loss(runtime, samples):
+    ids = frequent_tokens(samples, 16, VOCAB)
+    run = HeadTrainer(runtime, samples, HeadConfig(**QUICK), ids, FeatureSource(runtime, 64))
+    assert run._head_weight.shape[0] == 16
+
+
+def test_a_head_with_a_draft_vocabulary_drafts(runtime, samples, tmp_path):
+    run = trainer(runtime, samples, epochs=1, layers=2)
+    ids = frequent_tokens(samples, 24, VOCAB)
+    tmp_path.joinpath("h").mkdir()
+    config = head_config(runtime, run.network, (1.0,))
+    write_eagle_checkpoint(tmp_path / "h", run.network.to_weights(), config, ids)
+    drafter = Eagle2.load(runtime, DraftFiles(head=lambda: tmp_path / "h"))
+    [feature] = FeatureSource(runtime, 64).get([samples[0]])
+    stats = simulate(runtime, drafter, samples[0], feature, TreeConfig(draft_tokens=10, depth=3))
+    assert stats.draft_tokens > 0
