@@ -1,6 +1,10 @@
 """From what the user calls a model to a directory on this machine."""
 
+import logging
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from eyas.errors import FetchError, ModelError
@@ -57,15 +61,16 @@ def _fetch(hub_id: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_PATTERNS))
+        with _quiet():
+            return Path(snapshot_download(hub_id, allow_patterns=_PATTERNS))
     except GatedRepoError as error:
         raise FetchError(f"{hub_id} is gated; accept its terms and log in with `hf auth login`.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise FetchError(f"the hub has no model {hub_id!r}, or you may not see it; check the id.") from error
     except LocalEntryNotFoundError as error:
         raise FetchError(
-            f"the hub cannot be reached and {hub_id} is not in its cache; check the network, or name a local "
-            "directory."
+            f"the hub gives no usable answer and {hub_id} is not in its cache; check the network, or name a "
+            "local directory."
         ) from error
     except Exception as error:  # the client passes on the errors of its HTTP library, whichever that is
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -73,3 +78,26 @@ def _fetch(hub_id: str) -> Path:
         raise FetchError(
             f"{hub_id} could not be fetched ({reason}); try again, or name a local directory."
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of the hub's client, and its bars on a terminal only: what is wrong, our error says."""
+    from huggingface_hub.utils import logging as hub_logging
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    verbosity = hub_logging.get_verbosity()
+    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    hub_logging.set_verbosity(logging.ERROR)
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(verbosity)
+        if hide:
+            enable_progress_bars()

@@ -141,7 +141,9 @@ def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
 def _stop_token_ids(directory: Path, names: Mapping[str, str], backend: Any) -> tuple[int, ...]:
     for path in (directory / name for name in _STOPS):
         config = _optional(path)
-        stops = config.get("eos_token_id", text_config(config).get("eos_token_id"))
+        stops = config.get("eos_token_id")
+        if stops is None:
+            stops = text_config(config).get("eos_token_id")
         if stops is None:
             continue
         ids = stops if isinstance(stops, list) else [stops]

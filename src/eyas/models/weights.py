@@ -49,8 +49,8 @@ def read_header(path: Path, error: type[EyasError] = ModelError) -> dict[str, di
         raise error(f"{path} is truncated: {size} bytes, shorter than its own header; fetch it again.")
     try:
         return _checked(header, 8 + length, size)
-    except (AttributeError, KeyError, TypeError) as problem:
-        raise error(f"{path} is no safetensors file: no {problem} in its header.") from problem
+    except (AttributeError, LookupError, TypeError) as problem:
+        raise error(f"{path} is no safetensors file: its header lacks {problem}.") from problem
     except ValueError as problem:
         raise error(f"{path} {problem}; fetch it again.") from problem
 
@@ -62,8 +62,10 @@ def _checked(header: Any, data_start: int, size: int) -> dict[str, dict[str, Any
         raise ValueError(f"has {size} bytes, but its header describes {data_start + end}")
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (start, stop, *entry["shape"])):
+            raise ValueError(f"is corrupt: {name} has no usable shape or place")
         full = _BYTES.get(entry["dtype"], 0) * math.prod(entry["shape"])  # 0: a type we never read
-        if not 0 <= start <= stop or (full and stop - start != full):
+        if start > stop or (full and stop - start != full):
             raise ValueError(f"is corrupt: {name} does not fill its place")
         entry["file_offset"] = data_start + start
     checked: dict[str, dict[str, Any]] = header

@@ -1,0 +1,168 @@
+"""Hub ids, against a hub of our own on this machine."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from tiny_gguf import write_gguf
+
+import eyas
+from eyas.models import check_model_dir
+from eyas.models.gguf_convert import convert_gguf
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+SOURCE = str(Path(eyas.__file__).parents[1])
+CODE = """
+import sys
+from eyas.errors import EyasError
+from eyas.models import resolve_model
+try:
+    print(resolve_model(sys.argv[1]))
+except EyasError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def _etag(body):
+    return hashlib.sha1(body).hexdigest()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The endpoints that a download needs: the list of files, and each file."""
+
+    def do_GET(self):
+        self._answer(with_body=True)
+
+    def do_HEAD(self):
+        self._answer(with_body=False)
+
+    def _answer(self, with_body):
+        path = self.path.split("?")[0]
+        self.server.seen.append(path)
+        if path.startswith("/api/models/org/tiny/revision/"):
+            names = sorted(file.name for file in self.server.folder.iterdir())
+            document = {"id": "org/tiny", "sha": SHA, "siblings": [{"rfilename": name} for name in names]}
+            self._send(200, json.dumps(document).encode(), with_body)
+        elif path.startswith(f"/api/models/org/tiny/tree/{SHA}"):
+            files = sorted(self.server.folder.iterdir())
+            document = [
+                {
+                    "type": "file",
+                    "path": file.name,
+                    "size": file.stat().st_size,
+                    "oid": _etag(file.read_bytes()),
+                }
+                for file in files
+            ]
+            self._send(200, json.dumps(document).encode(), with_body)
+        elif path.startswith(f"/org/tiny/resolve/{SHA}/"):
+            self._send(200, (self.server.folder / path.split("/")[-1]).read_bytes(), with_body)
+        elif "gated" in path:
+            self._send(403, b"", with_body, {"X-Error-Code": "GatedRepo"})
+        elif "broken" in path:
+            self._send(500, b"", with_body)
+        else:
+            self._send(404, b"", with_body, {"X-Error-Code": "RepoNotFound"})
+
+    def _send(self, code, body, with_body, headers=()):
+        self.send_response(code)
+        headers = {"Content-Length": str(len(body)), "X-Repo-Commit": SHA} | dict(headers)
+        headers["ETag"] = f'"{_etag(body)}"'
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Keep the tests' output clean."""
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A running hub with one model, which also has a pickle."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    convert_gguf(write_gguf(tmp_path / "tiny.gguf"), folder)
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (folder / "README.md").write_text("hello")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.folder, server.seen = folder, []
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def resolve(tmp_path):
+    """`resolve_model` in a process of its own: the hub's address is read at import."""
+
+    def run(name, endpoint, **settings):
+        environment = os.environ | {
+            "PYTHONPATH": SOURCE,
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        for name_of_token in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+            environment.pop(name_of_token, None)
+        result = subprocess.run(
+            [sys.executable, "-c", CODE, name],
+            env=environment | settings,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert result.stderr == ""
+        [line] = result.stdout.splitlines()
+        return line
+
+    return run
+
+
+def address(server):
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def test_a_model_is_fetched_without_its_pickle_and_kept(hub, resolve):
+    directory = Path(resolve("org/tiny", address(hub)))
+    check_model_dir(directory)
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "generation_config.json"):
+        assert (directory / file).read_bytes() == (hub.folder / file).read_bytes()
+    assert not [path for path in hub.seen if path.endswith((".bin", ".md"))]
+    assert resolve("org/tiny", "http://127.0.0.1:1") == str(directory)  # nobody listens there
+    assert resolve("org/tiny", address(hub), HF_HUB_OFFLINE="1") == str(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("org/absent", "FetchError the hub has no model 'org/absent'"),
+        ("org/gated", "FetchError org/gated is gated; accept its terms"),
+        ("org/broken", "FetchError the hub gives no usable answer and org/broken is not"),
+        ("org/ba--d", "FetchError the hub has no model 'org/ba--d'"),
+    ],
+)
+def test_refusals_are_one_line(name, message, hub, resolve):
+    assert resolve(name, address(hub)).startswith(message)
+
+
+def test_out_of_reach(resolve):
+    message = resolve("org/tiny", "http://127.0.0.1:1")
+    assert message.startswith("FetchError ")
+    assert "check the network" in message
+    assert "check the network" in resolve("org/tiny", "http://127.0.0.1:1", HF_HUB_OFFLINE="1")
+
+
+def test_a_repository_without_safetensors(hub, resolve):
+    (hub.folder / "model.safetensors").unlink()
+    assert resolve("org/tiny", address(hub)).startswith("ModelError ")
