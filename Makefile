@@ -25,9 +25,12 @@ test-fast: ## the suite without slow and network tests
 check: lint types test ## what CI runs
 
 head: ## train the head that ships (hours; see docs/training.md)
-	$(PYTHON) -m eyas train distil --help && $(PYTHON) -m eyas train head --help
+	bash benchmarks/train_head.sh
 
 acceptance: ## measure the acceptance tables on EYAS_EVAL_DATA (about an hour on 2 cores)
 	bash benchmarks/acceptance.sh
 
-.PHONY: help setup fmt lint types test test-fast check head acceptance
+equality: ## compare ids with plain decoding on EYAS_EVAL_DATA (about an hour on 2 cores)
+	bash benchmarks/equality.sh
+
+.PHONY: help setup fmt lint types test test-fast check head acceptance equality
