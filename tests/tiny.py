@@ -1,4 +1,4 @@
-"""Tiny random models on disk: a Llama target in an ordinary Hugging Face directory, and an EAGLE head for it."""
+"""Tiny random models on disk: a Llama target in a Hugging Face directory, and an EAGLE head for it."""
 
 import json
 

@@ -1,6 +1,7 @@
 """Options are generated from dataclass fields: complete, with one default, and with others' aliases."""
 
 import argparse
+from dataclasses import fields
 from inspect import signature
 
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from eyas.api import load
 from eyas.cli.aliases import ALIASES, add_aliases, resolve_aliases
 from eyas.cli.app import build_parser
-from eyas.cli.helps import GENERATION_HELPS, MODEL_HELPS
+from eyas.cli.helps import DISTIL_HELPS, GENERATION_HELPS, HEAD_HELPS, MODEL_HELPS
 from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
 from eyas.errors import ConfigError
 from eyas.interfaces import drafters
 from eyas.options import GenerationOptions, option_names
+from eyas.training.distil import DistilConfig
+from eyas.training.head import HeadConfig
 
 
 def parser():
@@ -33,6 +36,8 @@ def parse(*argv):
 def test_every_option_has_a_help_text_and_every_text_an_option():
     assert set(GENERATION_HELPS) == set(option_names())
     assert set(MODEL_HELPS) == set(signature(load).parameters)
+    assert set(DISTIL_HELPS) == {field.name for field in fields(DistilConfig)}
+    assert set(HEAD_HELPS) == {field.name for field in fields(HeadConfig)}
 
 
 def leaf_parsers(parser, words=()):
@@ -46,7 +51,7 @@ def leaf_parsers(parser, words=()):
 
 
 def test_every_argument_of_every_command_explains_itself():
-    for words, command in leaf_parsers(build_parser()):
+    for words, command in leaf_parsers(build_parser(["train"])):
         assert command.description, words
         for action in command._actions:
             assert action.help, (words, action.option_strings or action.dest)

@@ -78,7 +78,7 @@ def make_request(prompt, sampling, stopping, tree=None, choice=0, num_log_probs=
 
 def answer(engine, request, earlier=None):
     text, run = "", None
-    for run, piece in engine.stream(request, earlier):
+    for run, piece in engine.stream(request, earlier):  # noqa: B007
         text += piece.text
     return run, text
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class NoText:
-    def push(self, token_id):
+    def push(self, _token_id):
         return ""
 
     def flush(self):

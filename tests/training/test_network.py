@@ -10,9 +10,10 @@ from eyas.expansion import Frontier
 from eyas.interfaces import DraftContext
 from eyas.models import read_eagle_checkpoint, write_eagle_checkpoint
 from eyas.sampling import Sampler, SamplingConfig
+from eyas.training.config import HeadConfig
 from eyas.training.features import FeatureSource
 from eyas.training.finish import head_config
-from eyas.training.head import HeadConfig, stack_of
+from eyas.training.head import stack_of
 from eyas.training.network import HeadNetwork, step_mask
 from tiny import VOCAB
 

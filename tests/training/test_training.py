@@ -15,12 +15,13 @@ from eyas.interfaces import DraftFiles
 from eyas.models import read_eagle_checkpoint, write_eagle_checkpoint
 from eyas.sampling import Sampler, log_softmax
 from eyas.stopping import AnswerText
+from eyas.training.config import HeadConfig
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
 from eyas.training.distil import _finish_last_line, answer_batch
 from eyas.training.features import FeatureSource
 from eyas.training.finish import head_config, write_head
-from eyas.training.head import HeadConfig, HeadTrainer
+from eyas.training.head import HeadTrainer
 from eyas.training.losses import classification_loss, regression_loss
 from eyas.training.simulate import NoText, posterior_gumbel, simulate
 from eyas.training.vocabulary import frequent_tokens

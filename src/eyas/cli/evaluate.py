@@ -4,9 +4,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from eyas.bench.answers import AnswerFile
 from eyas.bench.evaluate import EvalConfig, Evaluation, Progress, find_question_files, no_progress
@@ -16,7 +16,7 @@ from eyas.bench.questions import read_questions
 from eyas.bench.summary import summarise
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, write, write_json
-from eyas.cli.parser import Commands, add_generation_options, add_model_options
+from eyas.cli.parser import Commands, add_generation_options, add_model_options, comma_list
 from eyas.cli.session import generation_settings, load_llm
 
 FOLDER = "EYAS_EVAL_DATA"
@@ -24,8 +24,6 @@ OWN_DEFAULTS = {"max_new_tokens": 64}
 # Temperatures and seeds are lists here; the method is --methods; one answer without extras to each question.
 NOT_HERE = ("temperature", "seed", "n", "logprobs")
 CHECK_FAILED = 1
-
-Value = TypeVar("Value")
 
 
 def add(commands: Commands) -> None:
@@ -48,14 +46,18 @@ def add(commands: Commands) -> None:
     )
     group.add_argument("--limit", type=int, metavar="N", help="first N questions of each file")
     group.add_argument(
-        "--methods", type=_list(str), default=("eagle2",), metavar="NAMES", help="by comma (default: eagle2)"
+        "--methods",
+        type=comma_list(str),
+        default=("eagle2",),
+        metavar="NAMES",
+        help="by comma (default: eagle2)",
     )
     group.add_argument(
-        "--temperature", type=_list(float), default=(0.0,), metavar="T,..", help="by comma (default: 0)"
+        "--temperature", type=comma_list(float), default=(0.0,), metavar="T,..", help="by comma (default: 0)"
     )
     group.add_argument(
         "--seeds",
-        type=_list(int),
+        type=comma_list(int),
         default=(0,),
         metavar="S,..",
         help="where T is above 0, by comma (default: 0)",
@@ -198,15 +200,3 @@ def _progress() -> Progress:
         print(f"\r\x1b[K{done}/{total} answers  {what}", end=end, file=sys.stderr, flush=True)
 
     return show
-
-
-def _list(kind: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
-    """Values separated by commas."""
-
-    def parse(text: str) -> tuple[Value, ...]:
-        try:
-            return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers separated by commas") from None
-
-    return parse

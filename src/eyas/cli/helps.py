@@ -39,3 +39,42 @@ GENERATION_HELPS = {
     "system": "system message before the prompt",
     "raw": "take the prompt as it is, without the chat template",
 }
+
+DISTIL_HELPS = {
+    "temperatures": "at which prompts are answered",
+    "shares": "of the prompts, one for each temperature",
+    "max_new_tokens": "length of an answer at most",
+    "max_prompt_tokens": "longer prompts are left out",
+    "batch_size": "prompts answered at a time",
+    "limit": "answers in all; without it every prompt is answered",
+    "seed": "of the draws",
+}
+
+HEAD_HELPS = {
+    "layers": "decoder layers of the head",
+    "intermediate_size": "of the head's MLP; without it the target's",
+    "draft_vocab": "keep the N most frequent tokens as draft vocabulary; without it the whole one",
+    "loss_vocab": "compare the N most frequent tokens in the loss; without it those drafted from",
+    "max_length": "rows of a sequence; what is beyond is left out",
+    "epochs": "passes over the answers",
+    "batch_rows": "padded rows of a batch",
+    "learning_rate": "of AdamW, at its peak",
+    "warmup": "share of all steps in which the learning rate rises",
+    "schedule": "how the learning rate falls after that",
+    "weight_decay": "of matrices; norms and biases are not decayed",
+    "clip_norm": "gradients are cut to this norm",
+    "regression_weight": "of the loss on features",
+    "ce_weight": "of the loss on token distributions",
+    "scaled_regression": "divide features by their spread per dimension",
+    "noise": "features get uniform noise of this size, times 512 / length",
+    "steps": "of training-time test; 1 is teacher forcing alone",
+    "step_decay": "weight of step s is this to the power of s",
+    "step_share": "share of rows that steps after the first ask for",
+    "first_pair": "train on the pair of last prompt feature and first answer token too",
+    "prompt_share": "share of prompt rows that count too, at half weight",
+    "closed_form_start": "start from a linear map fitted in closed form",
+    "ema": "decay of the averaged weights that are kept; 0 keeps the last ones",
+    "held_out_every": "one answer in so many is held out",
+    "save_every": "steps between two saved states",
+    "seed": "of weights, order and noise",
+}

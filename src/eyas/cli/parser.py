@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import Parameter, signature
-from typing import Any, Literal, NoReturn, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from eyas.cli.helps import GENERATION_HELPS, MODEL_HELPS
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see `{self.prog} --help`).")
 
 
+Value = TypeVar("Value")
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
@@ -145,6 +146,8 @@ def _settings(option: Option) -> dict[str, Any]:
         return {"action": "store_true"}
     if origin is tuple and inner[0] is int:
         return {"action": "extend", "nargs": "+", "type": _ids, "metavar": "ID"}
+    if origin is tuple and inner[0] is float:
+        return {"type": comma_list(float), "metavar": "X,.."}
     if origin is tuple:
         return {"action": "append", "type": inner[0], "metavar": "STRING"}
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -187,6 +190,18 @@ def _ids(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no token id, nor several with commas") from None
+
+
+def comma_list(kind: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
+    """An argument type: values separated by commas."""
+
+    def parse(text: str) -> tuple[Value, ...]:
+        try:
+            return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers separated by commas") from None
+
+    return parse
 
 
 def _pair(text: str) -> tuple[int, float]:

@@ -9,7 +9,6 @@ answer yet.
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.errors import ConfigError, DataError
+from eyas.errors import DataError
 from eyas.models import Progress, Tokenizer, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.training.config import DistilConfig
 from eyas.training.data import Prompt, Sample, read_samples
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistilConfig:
-    """How prompts are answered."""
-
-    temperatures: tuple[float, ...] = (0.0, 0.7, 1.0)
-    shares: tuple[float, ...] = (0.5, 0.15, 0.35)  # of the prompts, one for each temperature
-    max_new_tokens: int = 256
-    max_prompt_tokens: int = 1024  # longer prompts are left out
-    batch_size: int = 64
-    limit: int | None = None  # answers in all; None answers every prompt
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "max_prompt_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
-        if len(self.temperatures) != len(self.shares) or not self.temperatures:
-            raise ConfigError(
-                f"{len(self.temperatures)} temperatures and {len(self.shares)} shares; pair them."
-            )
-        if min(self.temperatures) < 0 or min(self.shares) < 0 or sum(self.shares) <= 0:
-            raise ConfigError("temperatures and shares must be at least 0, and one share above 0.")
 
 
 def distil(

@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +20,14 @@ from eyas.interfaces import DraftFiles
 from eyas.metrics import GenerationStats, is_looping, mean_acceptance_length
 from eyas.models import Progress, installing, locked, read_eagle_checkpoint, silent, write_eagle_checkpoint
 from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.training.config import HeadConfig
 from eyas.training.coupling import fit_coupled_scale
-from eyas.training.data import Sample
+from eyas.training.data import Sample, split_held_out
 from eyas.training.features import FeatureSource
-from eyas.training.head import HeadConfig
+from eyas.training.head import HeadTrainer
 from eyas.training.network import HeadNetwork
 from eyas.training.simulate import simulate
+from eyas.training.vocabulary import frequent_tokens
 from eyas.tree import Ints
 
 # Trees whose acceptance a head's card states: rows of the target's pass, root included.
@@ -147,3 +150,52 @@ def _summary(rows: list[tuple[Sample, GenerationStats]]) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(float(np.round(value, 3)), 3)
+
+
+def train_head(
+    runtime: TorchRuntime,
+    samples: list[Sample],
+    config: HeadConfig,
+    *,
+    work: Path,
+    place: Path,
+    always: Collection[int] = (),
+    start: Path | None = None,
+    feature_cache: Path | None = None,
+    feature_cache_gb: float = 8.0,
+    provenance: dict[str, Any] | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """The whole of `eyas train head`: vocabulary, training, scales, measuring, installing.
+
+    Args:
+        work: folder of the run's state; a run found there is continued.
+        place: where the head goes, whole or not at all.
+        always: token ids that must be in the draft vocabulary.
+        start: a head whose weights the run begins with.
+        feature_cache: folder that may keep features, up to `feature_cache_gb`.
+
+    Returns:
+        Simulated acceptance lengths on held-out answers.
+    """
+    vocab = runtime.target.vocab_size
+    training, _ = split_held_out(samples, config.held_out_every)
+    draft_ids = frequent_tokens(training, config.draft_vocab or vocab, vocab, always)
+    loss_ids = frequent_tokens(training, config.loss_vocab or config.draft_vocab or vocab, vocab, always)
+    features = FeatureSource(runtime, config.max_length, feature_cache, int(feature_cache_gb * 1e9))
+    network = None if start is None else HeadNetwork.from_checkpoint(read_eagle_checkpoint(start))
+    trainer = HeadTrainer(runtime, samples, config, loss_ids, features, network)
+    trainer.run(work, progress)
+    origin = (provenance or {}) | ({} if start is None else {"started_from": str(start)})
+    return write_head(
+        place,
+        runtime,
+        trainer.best_network(),
+        draft_ids,
+        recipe=config,
+        samples=trainer.train,
+        held_out=trainer.held_out,
+        features=features,
+        provenance=origin,
+        progress=progress,
+    )

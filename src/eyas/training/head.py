@@ -12,10 +12,9 @@ head as one that was not.
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from eyas.config import StackConfig
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.training.config import HeadConfig
 from eyas.training.data import Sample, plan_batches, split_held_out
 from eyas.training.features import FeatureSource
 from eyas.training.initialise import initialise
@@ -33,50 +33,6 @@ from eyas.training.network import HeadNetwork, pad_rows
 from eyas.training.state import TrainingState, load_state, save_state
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadConfig:
-    """How to train a head. Defaults: EAGLE-1's published recipe, with fewer steps."""
-
-    layers: int = 1
-    intermediate_size: int | None = None  # None is the target's
-    draft_vocab: int | None = None  # None is the whole vocabulary
-    max_length: int = 2048  # rows of a sequence
-    epochs: float = 20.0
-    batch_rows: int = 4096  # padded rows of a batch
-    learning_rate: float = 3e-5
-    warmup: float = 0.025  # share of all steps
-    schedule: Literal["linear", "cosine"] = "linear"
-    weight_decay: float = 0.01
-    clip_norm: float = 0.5
-    regression_weight: float = 1.0
-    ce_weight: float = 0.1
-    scaled_regression: bool = False  # divide features by their spread per dimension
-    noise: float = 0.2  # features get U(-1/2, 1/2) * noise * 512 / length
-    steps: int = 1  # of training-time test; 1 is teacher forcing alone
-    step_decay: float = 0.8  # weight of step s is step_decay ** s
-    step_share: float = 1.0  # share of rows that steps after the first ask for
-    first_pair: bool = False  # also the pair of last prompt feature and first answer token
-    prompt_share: float = 0.0  # share of prompt rows that count too, at half weight
-    closed_form_start: bool = False  # see eyas.training.initialise
-    ema: float = 0.0  # decay of the averaged weights that are kept; 0 keeps the last ones
-    held_out_every: int = 24  # one sample in so many is held out
-    save_every: int = 200  # steps
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive = ("layers", "max_length", "epochs", "batch_rows", "learning_rate", "clip_norm", "steps")
-        for name in (*positive, "held_out_every", "save_every"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be above 0.")
-        for name in ("warmup", "step_share", "prompt_share", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must lie in [0, 1].")
-        if self.schedule not in ("linear", "cosine"):
-            raise ConfigError(f"schedule is {self.schedule!r}; it is 'linear' or 'cosine'.")
-        if self.held_out_every < 2:
-            raise ConfigError("held_out_every is 1, which leaves nothing to train on; it must be at least 2.")
 
 
 class HeadTrainer:

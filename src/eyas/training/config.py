@@ -1,0 +1,75 @@
+"""Recipes: how prompts are answered, and how a head is trained. No framework is imported here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from eyas.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilConfig:
+    """How prompts are answered."""
+
+    temperatures: tuple[float, ...] = (0.0, 0.7, 1.0)
+    shares: tuple[float, ...] = (0.5, 0.15, 0.35)  # of the prompts, one for each temperature
+    max_new_tokens: int = 256
+    max_prompt_tokens: int = 1024  # longer prompts are left out
+    batch_size: int = 64
+    limit: int | None = None  # answers in all; None answers every prompt
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "max_prompt_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        if len(self.temperatures) != len(self.shares) or not self.temperatures:
+            raise ConfigError(
+                f"{len(self.temperatures)} temperatures and {len(self.shares)} shares; pair them."
+            )
+        if min(self.temperatures) < 0 or min(self.shares) < 0 or sum(self.shares) <= 0:
+            raise ConfigError("temperatures and shares must be at least 0, and one share above 0.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """How to train a head. Defaults: EAGLE-1's published recipe, with fewer steps."""
+
+    layers: int = 1
+    intermediate_size: int | None = None  # None is the target's
+    draft_vocab: int | None = None  # None is the whole vocabulary
+    loss_vocab: int | None = None  # tokens whose logits are compared; None is the draft vocabulary
+    max_length: int = 2048  # rows of a sequence
+    epochs: float = 20.0
+    batch_rows: int = 4096  # padded rows of a batch
+    learning_rate: float = 3e-5
+    warmup: float = 0.025  # share of all steps
+    schedule: Literal["linear", "cosine"] = "linear"
+    weight_decay: float = 0.01
+    clip_norm: float = 0.5
+    regression_weight: float = 1.0
+    ce_weight: float = 0.1
+    scaled_regression: bool = False  # divide features by their spread per dimension
+    noise: float = 0.2  # features get U(-1/2, 1/2) * noise * 512 / length
+    steps: int = 1  # of training-time test; 1 is teacher forcing alone
+    step_decay: float = 0.8  # weight of step s is step_decay ** s
+    step_share: float = 1.0  # share of rows that steps after the first ask for
+    first_pair: bool = False  # also the pair of last prompt feature and first answer token
+    prompt_share: float = 0.0  # share of prompt rows that count too, at half weight
+    closed_form_start: bool = False  # see eyas.training.initialise
+    ema: float = 0.0  # decay of the averaged weights that are kept; 0 keeps the last ones
+    held_out_every: int = 24  # one sample in so many is held out
+    save_every: int = 200  # steps
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = ("layers", "max_length", "epochs", "batch_rows", "learning_rate", "clip_norm", "steps")
+        for name in (*positive, "held_out_every", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be above 0.")
+        for name in ("warmup", "step_share", "prompt_share", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must lie in [0, 1].")
+        if self.schedule not in ("linear", "cosine"):
+            raise ConfigError(f"schedule is {self.schedule!r}; it is 'linear' or 'cosine'.")
+        if self.held_out_every < 2:
+            raise ConfigError("held_out_every is 1, which leaves nothing to train on; it must be at least 2.")

@@ -1,0 +1,136 @@
+"""`eyas train`: prompts to answers, answers to a head that `generate` finds; interruptions and bad input."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+DISTIL = ("--max-new-tokens", "24", "--batch-size", "8", "--dtype", "float32", "--threads", "1")
+HEAD = (
+    *("--epochs", "2", "--batch-rows", "512", "--held-out-every", "5", "--learning-rate", "1e-3"),
+    *("--closed-form-start", "--dtype", "float32", "--threads", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory, bare_model):
+    """Answers of the model without a head."""
+    from eyas.cli import main
+
+    folder = tmp_path_factory.mktemp("answers")
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"id": str(n), "prompt": f"tell {n}"}) + "\n" for n in range(24)))
+    out = folder / "answers.jsonl"
+    words = ("train", "distil", "--prompts", prompts, "--out", out, "--model", bare_model, *DISTIL)
+    assert main([str(word) for word in words]) == 0
+    return out
+
+
+def test_distil_goes_on_and_knows_when_it_is_done(eyas, answers, bare_model, tmp_path):
+    lines = answers.read_text().splitlines()
+    assert len(lines) == 24
+    assert {json.loads(line)["temperature"] for line in lines} <= {0.0, 0.7, 1.0}
+    part = tmp_path / "part.jsonl"
+    part.write_text("\n".join(lines[:20]) + "\n" + lines[20][:30])
+    prompts = answers.with_name("prompts.jsonl")
+    argv = ("train", "distil", "--prompts", prompts, "--out", part, "--model", bare_model, *DISTIL)
+    assert eyas(*argv).err == f"eyas: 4 new answers in {part}\n"
+    assert len(part.read_text().splitlines()) == 24
+    assert eyas(*argv).err == f"eyas: 0 new answers in {part}\n"
+
+
+def test_a_head_is_trained_installed_and_found(eyas, answers, bare_model, tmp_path):
+    out = tmp_path / "run"
+    argv = ("train", "head", "--answers", answers, "--out", out, "--model", bare_model, *HEAD, "--json")
+    done = eyas(*argv)
+    assert done.code == 0, done.err
+    document = done.document
+    assert document["head"] == str(out / "head")
+    assert Path(document["installed"]).parent == Path(os.environ["EYAS_CACHE"]) / "heads"
+    assert all(row["acceptance_length"] >= 1 for row in document["simulated"].values() if row["answers"])
+    provenance = json.loads((out / "head" / "config.json").read_text())["provenance"]
+    assert provenance["recipe"]["epochs"] == 2.0
+    found = eyas("generate", "hi", "--model", bare_model, "--max-new-tokens", "8", "--threads", "1", "--json")
+    assert found.document["config"]["method"] == "eagle2"
+    assert found.document["config"]["head"] == document["installed"]
+    assert found.document["config"]["head_check"] == "fingerprint"
+
+
+def test_ctrl_c_keeps_the_run(eyas, answers, bare_model, tmp_path, monkeypatch):
+    from eyas.training.head import HeadTrainer
+
+    step, steps = HeadTrainer._step, []
+
+    def interrupted(trainer, samples):
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return step(trainer, samples)
+
+    monkeypatch.setattr(HeadTrainer, "_step", interrupted)
+    out = tmp_path / "run"
+    argv = ("train", "head", "--answers", answers, "--out", out, "--model", bare_model, *HEAD, "--no-install")
+    done = eyas(*argv)
+    assert (done.code, done.out) == (130, "")
+    assert done.err.splitlines()[-1] == "eyas: interrupted"
+    assert not (out / "head").exists()
+    done = eyas(*argv)
+    assert done.code == 0
+    assert (out / "head" / "model.safetensors").is_file()
+    assert done.out.splitlines()[-1] == str(out / "head")
+    assert not list(Path(os.environ["EYAS_CACHE"]).rglob("*.safetensors"))
+    assert "use another --out" in eyas(*argv, "--noise", "0.1").error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt_ids": [1], "response_ids": [2]}\n{', "line 2: no valid JSON"),
+        ('{"prompt_ids": [1]}', "line 1: response_ids is missing"),
+        ('{"prompt_ids": [1], "response_ids": ["a"]}', "line 1: prompt_ids and response_ids hold token ids"),
+        ('{"prompt_ids": [1], "response_ids": [9999]}', "token id 9999"),
+        ("", "holds no answers"),
+    ],
+)
+def test_broken_answers(eyas, bare_model, tmp_path, content, message):
+    file, out = tmp_path / "answers.jsonl", tmp_path / "run"
+    file.write_text(content)
+    argv = ("train", "head", "--answers", file, "--out", out, "--model", bare_model, "--threads", "1")
+    assert message in eyas(*argv).error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs", "0"], "epochs is 0"),
+        (["--layers", "0"], "layers is 0"),
+        (["--warmup", "2"], "warmup is 2.0"),
+        (["--schedule", "random"], "invalid choice: 'random'"),
+        (["--feature-cache-gb", "-1"], "-1 is no size"),
+        (["--draft-vocab", "9999"], "draft_vocab is 9999"),
+    ],
+)
+def test_what_training_refuses(eyas, answers, bare_model, tmp_path, argv, message):
+    words = ("train", "head", "--answers", answers, "--out", tmp_path / "run", "--model", bare_model)
+    assert message in eyas(*words, *argv).error
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_distilling_refuses(eyas, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    argv = ("train", "distil", "--prompts", prompts, "--out", out)
+    assert "line 2: prompt is missing" in eyas(*argv).error
+    prompts.write_text("")
+    assert "holds no prompts" in eyas(*argv).error
+    assert "temperatures and 3 shares" in eyas(*argv, "--temperatures", "0,1").error
+    assert "cannot be read" in eyas("train", "distil", "--prompts", tmp_path / "no", "--out", out).error
+    assert not out.exists()
+
+
+def test_training_without_torch(eyas, monkeypatch):
+    monkeypatch.setattr("eyas.cli.train.find_spec", lambda name: None)
+    assert "pip install 'eyas[train]'" in eyas("train", "head").error
+    assert eyas("--help").code == 0
