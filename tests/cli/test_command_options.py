@@ -14,8 +14,7 @@ from eyas.cli.parser import Parser, add_generation_options, add_model_options, g
 from eyas.errors import ConfigError
 from eyas.interfaces import drafters
 from eyas.options import GenerationOptions, option_names
-from eyas.training.distil import DistilConfig
-from eyas.training.head import HeadConfig
+from eyas.training.config import DistilConfig, HeadConfig
 
 
 def parser():
@@ -51,7 +50,7 @@ def leaf_parsers(parser, words=()):
 
 
 def test_every_argument_of_every_command_explains_itself():
-    for words, command in leaf_parsers(build_parser(["train"])):
+    for words, command in leaf_parsers(build_parser()):
         assert command.description, words
         for action in command._actions:
             assert action.help, (words, action.option_strings or action.dest)

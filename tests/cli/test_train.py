@@ -41,19 +41,19 @@ def test_distil_goes_on_and_knows_when_it_is_done(eyas, answers, bare_model, tmp
 
 
 def test_a_head_is_trained_installed_and_found(eyas, answers, bare_model, tmp_path):
-    out = tmp_path / "run"
-    argv = ("train", "head", "--answers", answers, "--out", out, "--model", bare_model, *HEAD, "--json")
+    work = tmp_path / "run"
+    argv = ("train", "head", "--answers", answers, "--work", work, "--model", bare_model, *HEAD, "--json")
     done = eyas(*argv)
     assert done.code == 0, done.err
-    document = done.document
-    assert document["head"] == str(out / "head")
-    assert Path(document["installed"]).parent == Path(os.environ["EYAS_CACHE"]) / "heads"
-    assert all(row["acceptance_length"] >= 1 for row in document["simulated"].values() if row["answers"])
-    provenance = json.loads((out / "head" / "config.json").read_text())["provenance"]
+    head = Path(done.document["head"])
+    assert head.parent == Path(os.environ["EYAS_CACHE"]) / "heads"
+    measured = done.document["simulated_acceptance_length"].values()
+    assert all(row["acceptance_length"] >= 1 for row in measured if row["answers"])
+    provenance = json.loads((head / "config.json").read_text())["provenance"]
     assert provenance["recipe"]["epochs"] == 2.0
     found = eyas("generate", "hi", "--model", bare_model, "--max-new-tokens", "8", "--threads", "1", "--json")
     assert found.document["config"]["method"] == "eagle2"
-    assert found.document["config"]["head"] == document["installed"]
+    assert found.document["config"]["head"] == str(head)
     assert found.document["config"]["head_check"] == "fingerprint"
 
 
@@ -69,18 +69,18 @@ def test_ctrl_c_keeps_the_run(eyas, answers, bare_model, tmp_path, monkeypatch):
         return step(trainer, samples)
 
     monkeypatch.setattr(HeadTrainer, "_step", interrupted)
-    out = tmp_path / "run"
-    argv = ("train", "head", "--answers", answers, "--out", out, "--model", bare_model, *HEAD, "--no-install")
+    work, out = tmp_path / "run", tmp_path / "head"
+    argv = ("train", "head", "--answers", answers, "--work", work, "--out", out, "--model", bare_model, *HEAD)
     done = eyas(*argv)
     assert (done.code, done.out) == (130, "")
     assert done.err.splitlines()[-1] == "eyas: interrupted"
-    assert not (out / "head").exists()
+    assert not out.exists()
     done = eyas(*argv)
     assert done.code == 0
-    assert (out / "head" / "model.safetensors").is_file()
-    assert done.out.splitlines()[-1] == str(out / "head")
+    assert "T=0" in done.out
+    assert (out / "model.safetensors").is_file()
     assert not list(Path(os.environ["EYAS_CACHE"]).rglob("*.safetensors"))
-    assert "use another --out" in eyas(*argv, "--noise", "0.1").error
+    assert "was made with noise" in eyas(*argv, "--noise", "0.1").error
 
 
 @pytest.mark.parametrize(
@@ -89,16 +89,15 @@ def test_ctrl_c_keeps_the_run(eyas, answers, bare_model, tmp_path, monkeypatch):
         ('{"prompt_ids": [1], "response_ids": [2]}\n{', "line 2: no valid JSON"),
         ('{"prompt_ids": [1]}', "line 1: response_ids is missing"),
         ('{"prompt_ids": [1], "response_ids": ["a"]}', "line 1: prompt_ids and response_ids hold token ids"),
-        ('{"prompt_ids": [1], "response_ids": [9999]}', "token id 9999"),
         ("", "holds no answers"),
     ],
 )
 def test_broken_answers(eyas, bare_model, tmp_path, content, message):
-    file, out = tmp_path / "answers.jsonl", tmp_path / "run"
+    file, work = tmp_path / "answers.jsonl", tmp_path / "run"
     file.write_text(content)
-    argv = ("train", "head", "--answers", file, "--out", out, "--model", bare_model, "--threads", "1")
+    argv = ("train", "head", "--answers", file, "--work", work, "--model", bare_model, "--threads", "1")
     assert message in eyas(*argv).error
-    assert not out.exists()
+    assert not work.exists()
 
 
 @pytest.mark.parametrize(
@@ -108,12 +107,11 @@ def test_broken_answers(eyas, bare_model, tmp_path, content, message):
         (["--layers", "0"], "layers is 0"),
         (["--warmup", "2"], "warmup is 2.0"),
         (["--schedule", "random"], "invalid choice: 'random'"),
-        (["--feature-cache-gb", "-1"], "-1 is no size"),
-        (["--draft-vocab", "9999"], "draft_vocab is 9999"),
+        (["--draft-vocab", "9999", "--threads", "1"], "draft_vocab is 9999"),
     ],
 )
 def test_what_training_refuses(eyas, answers, bare_model, tmp_path, argv, message):
-    words = ("train", "head", "--answers", answers, "--out", tmp_path / "run", "--model", bare_model)
+    words = ("train", "head", "--answers", answers, "--work", tmp_path / "run", "--model", bare_model)
     assert message in eyas(*words, *argv).error
     assert not (tmp_path / "run").exists()
 
@@ -123,14 +121,6 @@ def test_what_distilling_refuses(eyas, tmp_path):
     prompts.write_text('{"prompt": "a"}\n{"text": "b"}\n')
     argv = ("train", "distil", "--prompts", prompts, "--out", out)
     assert "line 2: prompt is missing" in eyas(*argv).error
-    prompts.write_text("")
-    assert "holds no prompts" in eyas(*argv).error
     assert "temperatures and 3 shares" in eyas(*argv, "--temperatures", "0,1").error
     assert "cannot be read" in eyas("train", "distil", "--prompts", tmp_path / "no", "--out", out).error
     assert not out.exists()
-
-
-def test_training_without_torch(eyas, monkeypatch):
-    monkeypatch.setattr("eyas.cli.train.find_spec", lambda name: None)
-    assert "pip install 'eyas[train]'" in eyas("train", "head").error
-    assert eyas("--help").code == 0
