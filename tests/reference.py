@@ -82,3 +82,27 @@ def rejection_walk(children, probs, path=()):
                 key = (path, token)
                 outcome[key] = outcome.get(key, 0.0) + reached * mass / total
     return outcome
+
+
+def recursive_rejection(p, q, siblings):
+    """What EAGLE-1's rule emits at one node: siblings drawn from q without replacement, tested in turn.
+
+    A sibling x drawn from what is left of q is accepted with min(1, p(x) / q(x)); otherwise p becomes
+    norm(max(0, p - q)) and x leaves q. Returns the distribution of the emitted token.
+    """
+    if siblings == 0 or not sum(q):
+        return list(p)
+    q = [value / sum(q) for value in q]
+    emitted = [0.0] * len(p)
+    rest = [max(0.0, a - b) for a, b in zip(p, q, strict=True)]
+    rest = [value / sum(rest) for value in rest] if sum(rest) > 1e-15 else list(p)
+    for x, drawn in enumerate(q):
+        if not drawn:
+            continue
+        accept = min(1.0, p[x] / drawn)
+        emitted[x] += drawn * accept
+        if accept < 1:
+            left = [0.0 if token == x else value for token, value in enumerate(q)]
+            for token, mass in enumerate(recursive_rejection(rest, left, siblings - 1)):
+                emitted[token] += drawn * (1 - accept) * mass
+    return emitted

@@ -83,6 +83,19 @@ def test_every_emitted_prefix_has_the_targets_own_probability(tree, seed, length
         assert emitted == pytest.approx(plain, abs=1e-12)
 
 
+distributions = (
+    st.lists(st.integers(0, 20), min_size=4, max_size=4)
+    .filter(any)
+    .map(lambda counts: [count / sum(counts) for count in counts])
+)
+
+
+@given(p=distributions, q=distributions, siblings=st.integers(0, 3))
+def test_sampled_siblings_with_rejection_emit_the_target_too(p, q, siblings):
+    """EAGLE-1's own rule, by exact enumeration: lossless, though its draws are not plain decoding's."""
+    assert reference.recursive_rejection(p, q, siblings) == pytest.approx(p, abs=1e-9)
+
+
 @given(tree=trees(), tokens=st.lists(st.integers(0, VOCAB - 1), min_size=20, max_size=20))
 def test_the_walk_follows_the_chosen_tokens(tree, tokens):
     asked = []
