@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_trees import parent_lists
+from test_draft_trees import parent_lists
 
 import reference
 from eyas.config import SamplingConfig
