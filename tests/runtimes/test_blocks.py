@@ -7,6 +7,7 @@ import torch
 from eyas.config import SamplingConfig
 from eyas.errors import ModelError
 from eyas.interfaces import Coupling, TargetCall
+from eyas.runtimes.torch import load_torch_runtime
 from eyas.runtimes.torch.blocks import TorchLMHead
 from eyas.runtimes.torch.rows import TorchRows
 from eyas.runtimes.torch.topk import best_of_row, best_of_rows
@@ -179,14 +180,12 @@ def test_linear_reads_its_inputs_side_by_side(llama):
 
 
 def test_scores_round_to_the_targets_precision(llama, model_dirs):
-    from eyas.runtimes.torch import load_torch_runtime
-
     values = np.array([[0.1, -1 / 3]])
     np.testing.assert_array_equal(llama.round_score(values), values)
     coarse = load_torch_runtime(model_dirs("llama"), dtype="bfloat16")
     np.testing.assert_array_equal(coarse.round_score(values), [[0.10009765625, -0.333984375]])
 
 
-def test_an_unknown_transform_of_logits_has_no_lm_head():
+def test_biases_and_transforms_reach_the_logits():
     head = TorchLMHead(torch.eye(3), torch.tensor([0.0, 1.0, 0.0]), lambda logits: 2 * logits, None)
     assert head.logits(torch.eye(3)[:1]).tolist() == [[2.0, 2.0, 0.0]]

@@ -50,7 +50,7 @@ def path_to(parents, node):
     return path
 
 
-@settings(max_examples=12)
+@settings(max_examples=20)
 @given(prefix=st.just([]) | token_lists, grown=grown_trees(), data=st.data())
 def test_a_tree_is_its_paths_and_a_commit_is_plain_decoding(served, prefix, grown, data):
     runtime, stock = served

@@ -1,0 +1,115 @@
+"""Draft layers with tree caches, on every runtime: a tree is its paths, and the layers are Llama's."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eyas.config import StackConfig
+
+SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
+STACKS = {
+    "head": StackConfig(**SIZES, num_layers=1, first_input_norm=False, final_norm=False),
+    "two-layer-head": StackConfig(**SIZES, num_layers=2, first_input_norm=False, final_norm=False),
+    "biased": StackConfig(**SIZES, num_layers=2, qkv_bias=True, rope_theta=500.0),
+}
+
+
+def random_weights(config, seed=0):
+    """Arrays by checkpoint name, for exactly the tensors that the config has."""
+    generator = np.random.default_rng(seed)
+    wide, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes = {"norm.weight": (wide,)} if config.final_norm else {}
+    for layer in range(config.num_layers):
+        at = f"layers.{layer}."
+        shapes |= {
+            f"{at}self_attn.q_proj.weight": (queries, wide),
+            f"{at}self_attn.k_proj.weight": (keys, wide),
+            f"{at}self_attn.v_proj.weight": (keys, wide),
+            f"{at}self_attn.o_proj.weight": (wide, queries),
+            f"{at}mlp.gate_proj.weight": (inner, wide),
+            f"{at}mlp.up_proj.weight": (inner, wide),
+            f"{at}mlp.down_proj.weight": (wide, inner),
+            f"{at}post_attention_layernorm.weight": (wide,),
+        }
+        if layer or config.first_input_norm:
+            shapes[f"{at}input_layernorm.weight"] = (wide,)
+        if config.qkv_bias:
+            outputs = {"q": queries, "k": keys, "v": keys}
+            shapes |= {f"{at}self_attn.{name}_proj.bias": (size,) for name, size in outputs.items()}
+    return {name: generator.normal(scale=0.3, size=shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module", params=list(STACKS))
+def stack(request, llama):
+    config = STACKS[request.param]
+    return llama.decoder_stack(config, random_weights(config))
+
+
+def inputs(count, seed=1):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, 32)))
+
+
+def close(got, wanted):
+    np.testing.assert_allclose(np.asarray(got), np.asarray(wanted), rtol=0, atol=1e-10)
+
+
+def path_to(parents, node):
+    path = [node]
+    while parents[path[0]] >= 0:
+        path.insert(0, int(parents[path[0]]))
+    return path
+
+
+@settings(max_examples=25)
+@given(prefix=st.integers(0, 9), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), data=st.data())
+def test_a_tree_is_its_paths_and_a_commit_is_a_causal_pass(stack, prefix, sizes, data):
+    total = sum(sizes)
+    parents = np.array([data.draw(st.integers(-1, row - 1), label=f"parent {row}") for row in range(total)])
+    rows, before = inputs(total), inputs(prefix, seed=2)
+    cache = stack.new_cache()
+    if prefix:
+        stack.forward(cache, before)
+        cache.commit(range(prefix))
+    ends = np.cumsum(sizes)
+    got = np.concatenate(
+        [
+            np.asarray(stack.forward(cache, rows[end - size : end], parents[end - size : end]))
+            for end, size in zip(ends, sizes, strict=True)
+        ]
+    )
+    for leaf in np.setdiff1d(np.arange(total), parents):
+        path = path_to(parents, leaf)
+        alone = stack.forward(stack.new_cache(), torch.cat((before, rows[path])))
+        close(got[path], alone[prefix:])
+
+    path = path_to(parents, data.draw(st.integers(0, total - 1), label="kept"))
+    cache.commit(path)
+    more = inputs(3, seed=3)
+    kept = torch.cat((before, rows[path]))
+    close(stack.forward(cache, more), stack.forward(stack.new_cache(), torch.cat((kept, more)))[len(kept) :])
+    length = data.draw(st.integers(0, len(kept)), label="cut to")
+    cache.truncate(length)
+    alone = stack.forward(stack.new_cache(), torch.cat((kept[:length], more)))
+    close(stack.forward(cache, more), alone[length:])
+
+
+def test_the_layers_are_llamas(llama):
+    config = StackConfig(**SIZES, num_layers=2, rms_norm_eps=1e-5)
+    weights = random_weights(config)
+    stock = transformers.LlamaModel(
+        transformers.LlamaConfig(
+            vocab_size=8, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2,
+        )
+    ).to(torch.float64)  # fmt: skip
+    own = {name: torch.from_numpy(array) for name, array in weights.items()}
+    stock.load_state_dict({**own, "embed_tokens.weight": torch.zeros(8, 32, dtype=torch.float64)})
+    rows = inputs(9)
+    with torch.inference_mode():
+        wanted = stock(inputs_embeds=rows[None], use_cache=False).last_hidden_state[0]
+    drafted = llama.decoder_stack(config, weights)
+    close(drafted.forward(drafted.new_cache(), rows), wanted)
