@@ -108,7 +108,7 @@ def test_a_difference_is_found_and_fails(eyas, argv, monkeypatch):
 
 def wait_for_rows(tmp_path, count, process):
     file = tmp_path / "out" / "answers.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not file.exists() or file.read_bytes().count(b"\n") < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -120,14 +120,14 @@ def test_it_goes_on_after_a_kill_and_after_ctrl_c(eyas, command, argv, tmp_path)
     killed = command(*argv)
     wait_for_rows(tmp_path, 3, killed)
     killed.kill()
-    killed.communicate(timeout=30)
+    killed.communicate(timeout=120)
     made = len(rows(tmp_path))
     assert 3 <= made < 30
 
     stopped = command(*argv)
     wait_for_rows(tmp_path, made + 2, stopped)
     stopped.send_signal(signal.SIGINT)
-    out, err = stopped.communicate(timeout=30)
+    out, err = stopped.communicate(timeout=120)
     assert (stopped.returncode, out) == (130, b"")
     already, interrupted = err.decode().splitlines()
     assert already.startswith(f"eyas: {made} of 36 answers are in")

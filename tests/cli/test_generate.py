@@ -141,7 +141,7 @@ def test_ctrl_c_stops_and_keeps_what_was_said(eyas, model, monkeypatch):
 def test_a_reader_that_leaves_is_no_error(command, model):
     process = command("generate", "hi", "--model", model, *LONG, "--n", "40")
     process.stdout.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=240) == 141
     assert b"Traceback" not in process.stderr.read()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from eyas.cli.helps import DISTIL_HELPS, HEAD_HELPS, MODEL_HELPS
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands, add_option, given, model_options, options_of
-from eyas.errors import ConfigError
+from eyas.errors import ConfigError, DataError
 from eyas.models import heads_dir, progress_bar
 from eyas.training.config import DistilConfig, HeadConfig
 
@@ -79,6 +79,12 @@ def run_head(args: argparse.Namespace) -> int:
     config = HeadConfig(**given(args, [option.name for option in options_of(HeadConfig)]))
     samples = read_samples(args.answers)
     runtime, tokenizer = _load(args)
+    largest = max(max(sample.token_ids) for sample in samples)
+    if largest >= runtime.target.vocab_size:
+        raise DataError(
+            f"the answers hold token id {largest}, but the ids of {runtime.target.name} end at "
+            f"{runtime.target.vocab_size - 1}; distil answers with this target."
+        )
     from eyas.training.finish import train_head
 
     fingerprint = runtime.target.fingerprint
