@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from eyas.config import StoppingConfig
 from eyas.engine import Engine, Piece, Request, Run, check_answer_fits
 from eyas.errors import ConfigError
 from eyas.heads import HeadChoice, find_head
@@ -91,7 +92,7 @@ class LLM:
             ConfigError: an unknown option or a value out of bounds.
             CapacityError: a prompt or answer that does not fit the context.
         """
-        settings = GenerationOptions.from_names(options).with_seed()
+        settings = self._options(options).with_seed()
         answers = []
         for choice in range(settings.n):
             stream = self._stream(prompt, method, settings, choice)
@@ -111,14 +112,14 @@ class LLM:
 
     def stream(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> "AnswerStream":
         """Answer a prompt piece by piece. Close the iterator, or drop it, to stop early."""
-        settings = GenerationOptions.from_names(options).with_seed()
+        settings = self._options(options).with_seed()
         if settings.n != 1:
             raise ConfigError(f"n is {settings.n}, but a stream gives one answer; use generate for more.")
         return self._stream(prompt, method, settings, 0)
 
     def conversation(self, *, method: str | None = None, **options: Any) -> "Conversation":
         """A chat that keeps its caches between turns."""
-        return Conversation(self, method, GenerationOptions.from_names(options))
+        return Conversation(self, method, self._options(options))
 
     def prompt_ids(self, prompt: Prompt, options: GenerationOptions | None = None) -> list[int]:
         """The token ids that a prompt becomes."""
@@ -187,6 +188,11 @@ class LLM:
     ) -> "AnswerStream":
         request = self.request(prompt, options, choice)
         return AnswerStream(self, self.engine(method), request, self.describe(options, method))
+
+    def _options(self, options: Mapping[str, Any]) -> GenerationOptions:
+        """Options by name; an answer's default length is no longer than the context."""
+        default = min(StoppingConfig().max_new_tokens, self.runtime.target.context_limit)
+        return GenerationOptions.from_names({"max_new_tokens": default, **options})
 
     def _resolve(self, method: str) -> str:
         if method != "auto":

@@ -47,6 +47,7 @@ class GenerationOptions:
                 close = get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}."
                 raise ConfigError(f"unknown option {name!r}; {hint}")
+        options = _fitting_tree(options)
         groups = {
             group: kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})
             for group, kind in _GROUPS.items()
@@ -65,6 +66,15 @@ class GenerationOptions:
             flat |= flat.pop(group)
         flat["logit_bias"] = {str(token): bias for token, bias in flat["logit_bias"].items()}
         return flat
+
+
+def _fitting_tree(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Keep every candidate of a small tree, unless the number of draft tokens was given too."""
+    if "draft_tokens" in options or not {"depth", "tree_top_k"} & options.keys():
+        return options
+    sizes = {name: options[name] for name in ("depth", "tree_top_k") if name in options}
+    candidates = TreeConfig(draft_tokens=1, **sizes).num_candidates
+    return {**options, "draft_tokens": min(TreeConfig().draft_tokens, candidates)}
 
 
 def option_names() -> list[str]:

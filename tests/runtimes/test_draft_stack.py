@@ -112,4 +112,6 @@ def test_the_layers_are_llamas(llama):
     with torch.inference_mode():
         wanted = stock(inputs_embeds=rows[None], use_cache=False).last_hidden_state[0]
     drafted = llama.decoder_stack(config, weights)
-    close(drafted.forward(drafted.new_cache(), rows), wanted)
+    got = drafted.forward(drafted.new_cache(), rows)
+    # The stock norms compute in float32, whatever the dtype.
+    np.testing.assert_allclose(np.asarray(got), wanted, rtol=0, atol=1e-5)

@@ -302,3 +302,47 @@ def test_a_head_with_a_draft_vocabulary_drafts(runtime, samples, tmp_path):
     [feature] = FeatureSource(runtime, 64).get([samples[0]])
     stats = simulate(runtime, drafter, samples[0], feature, TreeConfig(draft_tokens=10, depth=3))
     assert stats.draft_tokens > 0
+
+
+def test_acceptance_is_measured_along_the_way(runtime, samples, tmp_path):
+    from eyas.training.finish import train_head
+
+    config = HeadConfig(**{**QUICK, "epochs": 2.0, "evaluate_every": 2, "held_out_every": 3})
+    measured = train_head(runtime, samples, config, work=tmp_path / "work", place=tmp_path / "head")
+    provenance = read_eagle_checkpoint(tmp_path / "head").config["provenance"]
+    assert provenance["simulated_acceptance_length"] == measured
+    assert provenance["evaluations"][0]["step"] == 2
+    assert provenance["evaluations"][0]["T=0"] >= 1
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_state_before(runtime, samples, tmp_path, monkeypatch):
+    run = trainer(runtime, samples, epochs=1)
+    run.run(tmp_path)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(*_):
+        raise RuntimeError("[enforce fail] write failed: No space left on device\nat somewhere")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DataError, match="No space left") as error:
+        trainer(runtime, samples, epochs=1).run(tmp_path)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step():
+    import os
+    import signal
+
+    from eyas.training.state import whole_step
+
+    done = []
+
+    def step():
+        with whole_step():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("the rest of the step")
+
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    assert done

@@ -76,5 +76,6 @@ HEAD_HELPS = {
     "ema": "decay of the averaged weights that are kept; 0 keeps the last ones",
     "held_out_every": "one answer in so many is held out",
     "save_every": "steps between two saved states",
+    "evaluate_every": "steps between two measurements of acceptance on held-out answers",
     "seed": "of weights, order and noise",
 }

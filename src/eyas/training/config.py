@@ -59,11 +59,12 @@ class HeadConfig:
     ema: float = 0.0  # decay of the averaged weights that are kept; 0 keeps the last ones
     held_out_every: int = 24  # one sample in so many is held out
     save_every: int = 200  # steps
+    evaluate_every: int = 1000  # steps between two simulations on held-out answers
     seed: int = 0
 
     def __post_init__(self) -> None:
         positive = ("layers", "max_length", "epochs", "batch_rows", "learning_rate", "clip_norm", "steps")
-        for name in (*positive, "held_out_every", "save_every"):
+        for name in (*positive, "held_out_every", "save_every", "evaluate_every"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but it must be above 0.")
         for name in ("warmup", "step_share", "prompt_share", "ema"):

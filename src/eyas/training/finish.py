@@ -130,6 +130,32 @@ def measure(
     return results
 
 
+def glance(
+    runtime: TorchRuntime,
+    network: HeadNetwork,
+    draft_ids: Ints | None,
+    held_out: list[Sample],
+    features: FeatureSource,
+    folder: Path,
+    limit: int = 12,
+) -> dict[str, float | None]:
+    """Simulated acceptance length of 60-row top-k trees on a few held-out answers, by temperature."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_eagle_checkpoint(folder, network.to_weights(), head_config(runtime, network, (1.0,)), draft_ids)
+    drafter = Eagle2.load(runtime, DraftFiles(head=lambda: folder))
+    tree = TreeConfig(draft_sampling="top-k")
+    lengths = {}
+    for temperature in sorted({sample.temperature for sample in held_out}):
+        rows = []
+        for sample in [s for s in held_out if s.temperature == temperature and len(s.response_ids) > 8][
+            :limit
+        ]:
+            [feature] = features.get([sample])
+            rows.append(simulate(runtime, drafter, _cut(sample, feature), feature, tree))
+        lengths[f"T={temperature:g}"] = _rounded(mean_acceptance_length(rows))
+    return lengths
+
+
 def _cut(sample: Sample, feature: Tensor) -> Sample:
     """The part of a sample that has features."""
     room = len(feature) - len(sample.prompt_ids)
@@ -185,7 +211,11 @@ def train_head(
     features = FeatureSource(runtime, config.max_length, feature_cache, int(feature_cache_gb * 1e9))
     network = None if start is None else HeadNetwork.from_checkpoint(read_eagle_checkpoint(start))
     trainer = HeadTrainer(runtime, samples, config, loss_ids, features, network)
-    trainer.run(work, progress)
+
+    def evaluate(network: HeadNetwork) -> dict[str, float | None]:
+        return glance(runtime, network, draft_ids, trainer.held_out, features, work / "evaluated")
+
+    trainer.run(work, progress, evaluate)
     origin = (provenance or {}) | ({} if start is None else {"started_from": str(start)})
     return write_head(
         place,
@@ -196,6 +226,6 @@ def train_head(
         samples=trainer.train,
         held_out=trainer.held_out,
         features=features,
-        provenance=origin,
+        provenance=origin | {"evaluations": trainer.state.evaluations},
         progress=progress,
     )

@@ -11,7 +11,7 @@ head as one that was not.
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,9 +30,11 @@ from eyas.training.features import FeatureSource
 from eyas.training.initialise import initialise
 from eyas.training.losses import classification_loss, regression_loss
 from eyas.training.network import HeadNetwork, pad_rows
-from eyas.training.state import TrainingState, load_state, save_state
+from eyas.training.state import TrainingState, load_state, save_state, whole_step
 
 logger = logging.getLogger(__name__)
+
+Evaluate = Callable[[HeadNetwork], dict[str, float | None]]
 
 
 class HeadTrainer:
@@ -78,25 +80,38 @@ class HeadTrainer:
         self.num_steps = max(1, math.ceil(config.epochs * self.steps_per_epoch))
         self.state = TrainingState()
 
-    def run(self, folder: Path, progress: Progress = silent) -> None:
+    def run(self, folder: Path, progress: Progress = silent, evaluate: Evaluate | None = None) -> None:
         """Train to the end, saving into `folder`; goes on from what is saved there.
 
-        Ctrl-C saves the last whole step before it is passed on.
+        `evaluate` measures the network now and then; its numbers stand in the state. Ctrl-C waits for the
+        end of a step and saves it before it is passed on.
+
+        Raises:
+            DataError: `folder` cannot be written; the state saved before is whole.
         """
         load_state(folder, self)
         try:
             for batch in self._batches():
-                began = perf_counter()
-                losses = self._step([self.train[index] for index in batch])
-                self.state.step += 1
-                self.state.seconds += perf_counter() - began
-                self.state.record(losses)
+                with whole_step():
+                    self._train_on(batch)
                 progress("training", self.state.step, self.num_steps)
                 if self.state.step % self.config.save_every == 0:
                     save_state(folder, self)
                     logger.info("%s", self.state.last_line(self.num_steps))
-        finally:
+                if evaluate and self.state.step % self.config.evaluate_every == 0:
+                    self.state.evaluations.append({"step": self.state.step, **evaluate(self.best_network())})
+                    logger.info("%s", self.state.evaluations[-1])
+        except KeyboardInterrupt:
             save_state(folder, self)
+            raise
+        save_state(folder, self)
+
+    def _train_on(self, batch: list[int]) -> None:
+        began = perf_counter()
+        losses = self._step([self.train[index] for index in batch])
+        self.state.step += 1
+        self.state.seconds += perf_counter() - began
+        self.state.record(losses)
 
     def best_network(self) -> HeadNetwork:
         """The averaged network where an average is kept, else the last one."""

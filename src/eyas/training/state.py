@@ -1,12 +1,16 @@
 """What a training run needs to go on: weights, optimiser, step. Written whole or not at all."""
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from eyas.errors import CheckpointError
+from eyas.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from eyas.training.head import HeadTrainer
@@ -21,6 +25,7 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0
     history: list[list[float]] = field(default_factory=list)  # per step: loss, then agreement by step
+    evaluations: list[dict[str, Any]] = field(default_factory=list)  # step, acceptance lengths
 
     def record(self, losses: list[float]) -> None:
         """Remember one step."""
@@ -35,20 +40,46 @@ class TrainingState:
 
 
 def save_state(folder: Path, trainer: "HeadTrainer") -> None:
-    """Write the run's state into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the run's state into `folder`.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     temporary = folder / f".{FILE}.tmp"
-    torch.save(
-        {
-            "config": asdict(trainer.config),
-            "state": asdict(trainer.state),
-            "network": trainer.network.state_dict(),
-            "average": trainer.average,
-            "optimizer": trainer.optimizer.state_dict(),
-        },
-        temporary,
-    )
-    temporary.replace(folder / FILE)
+    whole = {
+        "config": asdict(trainer.config),
+        "state": asdict(trainer.state),
+        "network": trainer.network.state_dict(),
+        "average": trainer.average,
+        "optimizer": trainer.optimizer.state_dict(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(whole, temporary)
+        temporary.replace(folder / FILE)
+    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{folder / FILE} cannot be written ({reason[:120]}); free some space and run the same command "
+            "again: it goes on from the state saved before."
+        ) from error
+
+
+@contextmanager
+def whole_step() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, so that no half-made update is ever saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if waiting:
+        raise KeyboardInterrupt
 
 
 def load_state(folder: Path, trainer: "HeadTrainer") -> bool:

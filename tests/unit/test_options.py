@@ -1,0 +1,48 @@
+"""Options by name: grouping, defaults that fit together, and misspelt names."""
+
+import pytest
+
+from eyas.errors import ConfigError
+from eyas.options import GenerationOptions, option_names
+
+
+def test_names_find_their_groups():
+    options = GenerationOptions.from_names(
+        {"temperature": 0.5, "draft_tokens": 7, "depth": 3, "stop": ("x",), "n": 2, "seed": 4}
+    )
+    assert (options.sampling.temperature, options.tree.draft_tokens, options.n) == (0.5, 7, 2)
+    assert options.stopping.stop == ("x",)
+    assert options.to_dict().keys() == set(option_names())
+
+
+@pytest.mark.parametrize(
+    ("given", "draft_tokens"),
+    [({}, 59), ({"depth": 1}, 10), ({"tree_top_k": 2}, 22), ({"depth": 8}, 59)],
+    ids=str,
+)
+def test_small_trees_keep_all_their_candidates_by_default(given, draft_tokens):
+    assert GenerationOptions.from_names(given).tree.draft_tokens == draft_tokens
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"temprature": 1}, "did you mean 'temperature'"),
+        ({"zzz": 1}, "the options are"),
+        ({"n": 0}, "n is 0"),
+        ({"logprobs": -1}, "logprobs is -1"),
+        ({"raw": True, "system": "x"}, "exclude each other"),
+        ({"depth": 1, "draft_tokens": 11}, "only 10 candidates"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        GenerationOptions.from_names(given)
+
+
+def test_a_seed_is_drawn_only_where_it_is_needed():
+    assert GenerationOptions.from_names({}).with_seed().sampling.seed == 0
+    seeds = {GenerationOptions.from_names({"temperature": 1}).with_seed().sampling.seed for _ in range(4)}
+    assert len(seeds) > 1
+    assert GenerationOptions.from_names({"temperature": 1, "seed": 9}).with_seed().sampling.seed == 9
