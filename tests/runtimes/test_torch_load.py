@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -217,3 +219,14 @@ def test_weights_that_are_missing_left_over_or_misshapen(copied):
     assert "side_proj" in refused(copied)
     edit_config(copied, intermediate_size=40)
     assert "shape" in refused(copied)
+
+
+def test_without_transformers_the_remedy_is_named(model_dirs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "pip install 'eyas[torch]'" in refused(model_dirs("llama"))
+
+
+def test_importing_the_runtime_imports_no_framework():
+    code = "import sys, eyas.runtimes.torch; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
