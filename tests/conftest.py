@@ -20,10 +20,18 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("EYAS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+def pytest_configure():
+    """One thread: tiny products gain nothing from more, and tests may run beside other work."""
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.set_num_threads(1)
+
+
 def pytest_report_header():
     try:
         import torch
     except ImportError:
         return "torch: absent"
-    torch.set_num_threads(1)
-    return f"torch: {torch.__version__}, 1 thread"
+    return f"torch: {torch.__version__}, {torch.get_num_threads()} thread"
