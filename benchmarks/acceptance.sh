@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 run() {
   name=$1
   shift
-  python -m eyas eval --questions mt_bench humaneval gsm8k alpaca sum qa --limit "${LIMIT:-10}" \
+  "${PYTHON:-python}" -m eyas eval --questions mt_bench humaneval gsm8k alpaca sum qa --limit "${LIMIT:-10}" \
     --methods eagle2 --no-equal-check --dtype bfloat16 --max-new-tokens 128 \
     --out "benchmarks/results/$name" "$@"
 }
