@@ -4,8 +4,6 @@ A new drafter or runtime joins by its name alone. Models are tiny and in float64
 the same product cannot flip a choice: no difference is tolerated.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.engine import Engine, Request
-from eyas.interfaces import DraftFiles, drafters
+from eyas.interfaces import DraftFiles, TargetCall, drafters
 from eyas.runtimes import load_runtime
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText
@@ -234,8 +232,6 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(engines, sampling):
         fresh = type(run.session)(state._head)
         fresh.begin(state._context)
         cache = engine.runtime.new_cache()
-        from eyas.interfaces import TargetCall
-
         ids = np.array(run.token_ids[:-1])
         [rows] = engine.runtime.forward([TargetCall(cache, ids)])
         fresh.extend(rows.features, run.token_ids[1:])
@@ -244,6 +240,5 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(engines, sampling):
         assert drafted.token_ids.tolist() == kept.token_ids.tolist()
         np.testing.assert_allclose(drafted.log_values, kept.log_values, atol=1e-8)
         # propose read the waiting pairs; put the next cycle on the same footing
-        replace(run.request)
         state._waiting = [(rows.features[-1:], np.array(run.token_ids[-1:]))]
         state._cache.truncate(len(run.token_ids) - 2)

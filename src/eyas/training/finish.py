@@ -112,7 +112,6 @@ def measure(
     limit: int = 60,
 ) -> dict[str, Any]:
     """Simulated acceptance lengths on held-out answers, by temperature and tree, with and without loops."""
-    read_eagle_checkpoint(head)
     drafter = Eagle2.load(runtime, DraftFiles(head=lambda: head))
     results: dict[str, Any] = {}
     for temperature in sorted({sample.temperature for sample in held_out}):
