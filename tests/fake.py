@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eyas.interfaces import Choice, TargetInfo
+from eyas.interfaces import Choice, TargetInfo, TopK
 from eyas.sampling import log_softmax
 from eyas.tree import DraftTree
 
@@ -156,3 +156,111 @@ class RandomTreesSession:
         for index, (feature, token) in enumerate(self.pairs):
             assert feature == tuple(token_ids[: index + 1])
             assert token == token_ids[index + 1]
+
+
+class FreeFeatures:
+    """Rows of nothing, for counting what Python costs."""
+
+    def __init__(self, count):
+        self._count = count
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, rows):
+        if isinstance(rows, slice):
+            return FreeFeatures(len(range(*rows.indices(self._count))))
+        return FreeFeatures(len(rows))
+
+
+class FreeCache:
+    length = 0
+    num_pending = 0
+
+    def commit(self, path):
+        self.length += len(path)
+        self.num_pending = 0
+
+    def truncate(self, length):
+        self.length, self.num_pending = length, 0
+
+
+class FreeRows:
+    """The target follows the first child of a node, `accepted` levels deep."""
+
+    def __init__(self, call, accepted):
+        self.features = FreeFeatures(len(call.token_ids))
+        self._call, self._left = call, accepted
+
+    def choose(self, row, *_):
+        self._left -= 1
+        if self._left < 0 or self._call.parents is None:
+            return Choice(3)
+        below = self._call.parents.tolist().index(row) if row in self._call.parents else None
+        return Choice(3 if below is None else int(self._call.token_ids[below]))
+
+
+class FreeRuntime:
+    """Blocks that cost nothing: what is left of a cycle is eyas itself (benchmarks/overhead.py)."""
+
+    def __init__(self, context_limit=10**6, accepted=2, vocab_size=4096):
+        self.target = TargetInfo(
+            name="free", family="free", runtime="free", dtype="float32", hidden_size=1,
+            vocab_size=vocab_size, context_limit=context_limit,
+        )  # fmt: skip
+        self.accepted = accepted
+        rng = np.random.default_rng(0)
+        self._tops = {}
+        for rows in range(1, 65):
+            for k in range(1, 11):
+                ids = np.stack([10 + rng.permutation(64)[:k] for _ in range(rows)])
+                probs = -np.sort(-rng.dirichlet(np.full(12, 0.4), size=rows))[:, :k]
+                self._tops[rows, k] = TopK(ids, np.log(np.maximum(probs, 1e-6)))
+
+    def new_cache(self):
+        return FreeCache()
+
+    def forward(self, calls):
+        for call in calls:
+            call.cache.num_pending += len(call.token_ids)
+        return [FreeRows(call, self.accepted) for call in calls]
+
+    def embed(self, token_ids):
+        return FreeFeatures(len(token_ids))
+
+    def linear(self, *_):
+        return lambda *inputs: inputs[0]
+
+    def lm_head(self, *_):
+        return self
+
+    def decoder_stack(self, *_):
+        return FreeStack()
+
+    def round_score(self, values):
+        return values
+
+    def top_k(self, hidden, k, *_):
+        return self._tops[len(hidden), k]
+
+
+class FreeStack:
+    def new_cache(self):
+        return FreeCache()
+
+    def forward(self, cache, inputs, *_):
+        cache.num_pending += len(inputs)
+        return inputs
+
+
+def free_head(runtime):
+    """An EAGLE head of free blocks."""
+    from eyas.drafters._eagle_head import EagleHead
+
+    return EagleHead(
+        runtime=runtime,
+        fc=runtime.linear(None, None),
+        stack=runtime.decoder_stack(None, None),
+        draft_ids=None,
+        coupled_scale=(1.0,),
+    )

@@ -192,11 +192,12 @@ class Engine:
 
     def _settle(self, run: Run, tree: DraftTree, rows: TargetRows) -> Piece:
         """Walk, emit, and keep what was emitted in the caches."""
-        request, generated = run.request, run.generated
+        request, prefix = run.request, run.generated
         choices: list[Choice] = []
 
         def choose(node: int, accepted: Sequence[int]) -> int:
-            prefix = [*generated, *accepted]
+            if accepted:
+                prefix.append(accepted[-1])
             choices.append(rows.choose(node, request.sampler, prefix, request.num_log_probs))
             return choices[-1].token_id
 

@@ -13,13 +13,14 @@ parent in the frontier's order, each parent's children from most to least confid
 A value is the product of the confidences on the path, kept as a sum of natural logs.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from eyas.config import TreeConfig
-from eyas.tree import DraftTree, Floats, Ints
+from eyas.tree import DraftTree, Floats, Ints, root_only
 
 Rounding = Callable[[Floats], Floats]
 
@@ -29,69 +30,75 @@ def unrounded(values: Floats) -> Floats:
     return values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frontier:
-    """The nodes of one level that are expanded next, best first."""
+    """The F nodes of one level that are expanded next, best first."""
 
-    candidates: Ints  # (F,) flat indices
-    token_ids: Ints  # (F,)
-    log_values: Floats  # (F,)
-    parent_rows: Ints  # (F,) row of each node's parent in the frontier before (the root is row 0)
+    candidates: list[int]  # flat indices
+    token_ids: list[int]
+    log_values: list[float]
+    parent_rows: list[int]  # row of each node's parent in the frontier before (the root is row 0)
 
 
-@dataclass
+@dataclass(slots=True)
 class Expansion:
     """Candidates of a dynamic tree, grown level by level.
 
     Tokens of `terminal` end an answer and are never expanded. `by_value=False` expands by a node's own
     confidence instead of its value (the paper's ablation, Table 3).
+
+    A cycle's time is short: arrays do the arithmetic of a level in few calls, lists the bookkeeping.
     """
 
     top_k: int
     terminal: Collection[int] = ()
     rounding: Rounding = unrounded
     by_value: bool = True
-    token_ids: list[Ints] = field(default_factory=list)
-    parents: list[Ints] = field(default_factory=list)  # flat index of the parent, -1 for the root
-    log_values: list[Floats] = field(default_factory=list)
     num_candidates: int = 0
+    _levels: list["_Level"] = field(default_factory=list)
 
-    def grow(self, frontier: Frontier | None, token_ids: Ints, log_confidences: Floats) -> Frontier:
-        """Add the children of `frontier` (None: the root's) and choose the next frontier.
+    def grow(self, frontier: Frontier | None, token_ids: Ints, log_confidences: Floats) -> None:
+        """Add a level: the children of `frontier`.
 
         Args:
-            frontier: F nodes that were expanded.
+            frontier: F nodes that were expanded; None is the root.
             token_ids: (F, K) children, most confident first.
             log_confidences: (F, K) natural logs; clamped to <= 0, so that a child never beats its parent.
-
-        Returns:
-            The `top_k` best of the new candidates, best first, ties to the lower flat index.
         """
-        if np.isnan(log_confidences).any():
-            raise FloatingPointError("the draft gave a confidence that is not a number (docs/laws.md, L5)")
         own = np.minimum(log_confidences, 0.0)
-        if frontier is None:
-            above, parents = np.zeros(1), np.array([-1])
-        else:
-            above, parents = frontier.log_values, frontier.candidates
-        values = self.rounding(own + above[:, None])  # V_child = V_parent * c_child
-        first = self.num_candidates
-        width = token_ids.shape[1]
-        self.token_ids.append(token_ids.ravel())
-        self.parents.append(np.repeat(parents, width))
-        self.log_values.append(values.ravel())
-        self.num_candidates += token_ids.size
+        above = _ROOT if frontier is None else np.array(frontier.log_values)
+        values = self.rounding(own + above[:, None]).ravel()  # V_child = V_parent * c_child
+        tokens: list[int] = token_ids.ravel().tolist()
+        self._levels.append(
+            _Level(
+                first=self.num_candidates,
+                width=token_ids.shape[1],
+                parents=_NO_PARENT if frontier is None else frontier.candidates,
+                token_ids=tokens,
+                log_values=values,
+                merit=values if self.by_value else own.ravel(),
+            )
+        )
+        self.num_candidates += len(tokens)
 
-        merit = values if self.by_value else own
-        # A child of value 0 can never be accepted, and nothing follows a stop token.
-        dead = ~np.isfinite(values) | np.isin(token_ids, list(self.terminal))
-        chosen = best_first(np.where(dead, -np.inf, merit).ravel(), self.top_k)
-        chosen = chosen[~dead.ravel()[chosen]]
+    def frontier(self) -> Frontier:
+        """The `top_k` best nodes of the newest level, best first, ties to the lower flat index.
+
+        Left out is what cannot be expanded: nodes of value 0, and tokens that end an answer.
+        """
+        level = self._levels[-1]
+        values, tokens = level.log_values.tolist(), level.token_ids
+        chosen: list[int] = []
+        for at in np.argsort(-level.merit, kind="stable").tolist():
+            if len(chosen) == self.top_k:
+                break
+            if values[at] > -math.inf and tokens[at] not in self.terminal:
+                chosen.append(at)
         return Frontier(
-            candidates=first + chosen,
-            token_ids=token_ids.ravel()[chosen],
-            log_values=values.ravel()[chosen],
-            parent_rows=chosen // width,
+            candidates=[level.first + at for at in chosen],
+            token_ids=[tokens[at] for at in chosen],
+            log_values=[values[at] for at in chosen],
+            parent_rows=[at // level.width for at in chosen],
         )
 
     def rerank(self, root: int, draft_tokens: int) -> DraftTree:
@@ -99,24 +106,62 @@ class Expansion:
 
         The order "value descending, then flat index ascending" puts every parent before its children, so
         its first elements are ancestor-closed under any ties (docs/laws.md, L5).
+
+        Raises:
+            FloatingPointError: the draft gave a confidence that is not a number.
         """
         if not self.num_candidates:
-            return DraftTree(np.array([root]), np.array([-1]), np.zeros(1))
-        log_values = np.concatenate(self.log_values)
-        kept = best_first(log_values, draft_tokens)
-        kept = np.sort(kept[np.isfinite(log_values[kept])])  # level-major: parents come first
-        flat_parents = np.concatenate(self.parents)[kept]
-        parents = np.where(flat_parents < 0, 0, 1 + np.searchsorted(kept, flat_parents))
+            return root_only(root)
+        values = np.concatenate([level.log_values for level in self._levels])
+        if math.isnan(values.sum()):
+            raise FloatingPointError("the draft gave a confidence that is not a number (docs/laws.md, L5)")
+        node_of = {-1: 0}  # flat index -> node
+        token_ids, parents, log_values = [root], [-1], [0.0]
+        levels = iter(self._levels)
+        level, end = None, 0
+        for flat in best_of(values, draft_tokens):  # ascending is level-major: parents come first
+            while level is None or flat >= end:
+                level = next(levels)
+                end = level.first + len(level.token_ids)
+            at = flat - level.first
+            node_of[flat] = len(token_ids)
+            token_ids.append(level.token_ids[at])
+            parents.append(node_of[level.parents[at // level.width]])
+            log_values.append(level.log_values.item(at))
         return DraftTree(
-            token_ids=np.concatenate(([root], np.concatenate(self.token_ids)[kept])),
-            parents=np.concatenate(([-1], parents)),
-            log_values=np.concatenate(([0.0], log_values[kept])),
+            np.array(token_ids, dtype=np.int64), np.array(parents, dtype=np.int64), np.array(log_values)
         )
 
 
-def best_first(values: Floats, count: int) -> Ints:
-    """Indices of the `count` largest values, descending; ties to the lower index."""
-    return np.argsort(-values, kind="stable")[:count]
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """The candidates of one level: `width` children of each of `parents`."""
+
+    first: int  # flat index of the first
+    width: int
+    parents: list[int]  # flat indices, -1 is the root
+    token_ids: list[int]
+    log_values: Floats
+    merit: Floats  # what the frontier is chosen by
+
+
+_ROOT = np.zeros(1)  # log value of the root
+_NO_PARENT = [-1]
+_LEAST = -float(np.finfo(np.float64).max)  # the least finite number
+
+
+def best_of(values: Floats, count: int) -> list[int]:
+    """Indices of the `count` largest finite values, ascending; of equal ones the lower indices are taken."""
+    if count < len(values):
+        edge = np.partition(values, len(values) - count)[len(values) - count].item()
+    else:
+        edge = -math.inf
+    kept: list[int] = np.flatnonzero(values >= max(edge, _LEAST)).tolist()
+    if len(kept) > count:  # too many tie at the edge: the last ones go
+        ties = [at for at in kept if values.item(at) == edge]
+        dropped = set(ties[count - len(kept) :])
+        kept = [at for at in kept if at not in dropped]
+    return kept
 
 
 Draft = Callable[[Frontier | None], tuple[Ints, Floats]]
@@ -146,10 +191,12 @@ def grow_tree(
     """
     expansion = Expansion(config.tree_top_k, terminal, rounding, by_value)
     frontier: Frontier | None = None
-    for _ in range(min(config.depth, max_depth)):
-        frontier = expansion.grow(frontier, *draft(frontier))
-        if not len(frontier.token_ids):
-            break
+    for depth in range(min(config.depth, max_depth)):
+        if depth:
+            frontier = expansion.frontier()
+            if not frontier.token_ids:
+                break
+        expansion.grow(frontier, *draft(frontier))
     return expansion.rerank(root, config.draft_tokens)
 
 
@@ -177,11 +224,11 @@ def grow_static(root: int, choices: Sequence[tuple[int, ...]], draft: Draft, *, 
             log_values.append(log_values[parents[-1]] + min(0.0, float(log_confidences[row, rank])))
         above = expanded
         expanded = [p for p in paths if len(p) == depth and any(q[:-1] == p for q in paths)]
-        at = np.array([nodes[path] for path in expanded], dtype=np.int64)
+        at = [nodes[path] for path in expanded]
         frontier = Frontier(
             candidates=at,
-            token_ids=np.array(token_ids)[at],
-            log_values=np.array(log_values)[at],
-            parent_rows=np.array([above.index(path[:-1]) for path in expanded], dtype=np.int64),
+            token_ids=[token_ids[node] for node in at],
+            log_values=[log_values[node] for node in at],
+            parent_rows=[above.index(path[:-1]) for path in expanded],
         )
     return DraftTree(np.array(token_ids), np.array(parents), np.array(log_values))

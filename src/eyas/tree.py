@@ -16,6 +16,8 @@ their children, so one left-to-right pass visits a tree in topological order.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain as chain_iterators
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +42,11 @@ class DraftTree:
     log_values: Floats
 
     def __post_init__(self) -> None:
-        nodes = np.arange(len(self.token_ids))
-        assert len(nodes) >= 1, "a tree has at least its root"
-        assert self.parents.shape == self.log_values.shape == nodes.shape, "one entry per node"
-        assert self.parents[0] == -1, "node 0 is the root"
-        assert bool(np.all((self.parents[1:] >= 0) & (self.parents[1:] < nodes[1:]))), (
+        parents: list[int] = self.parents.tolist()
+        assert parents, "a tree has at least its root"
+        assert len(self.token_ids) == len(self.log_values) == len(parents), "one entry per node"
+        assert parents[0] == -1, "node 0 is the root"
+        assert all(-1 < parent <= at for at, parent in enumerate(parents[1:])), (
             "parents stand before their children"
         )
 
@@ -61,14 +63,15 @@ class DraftTree:
     @property
     def depth(self) -> int:
         """Depth of the deepest node."""
-        return int(self.depths.max())
+        return max(_depths(self.parents.tolist()))
 
     @cached_property
     def children(self) -> list[dict[int, int]]:
         """Per node: token id -> child node. Of siblings with one token the first counts."""
-        children: list[dict[int, int]] = [{} for _ in self.token_ids]
-        for node in range(1, len(self.token_ids)):
-            children[self.parents[node]].setdefault(int(self.token_ids[node]), node)
+        parents, token_ids = self.parents.tolist(), self.token_ids.tolist()
+        children: list[dict[int, int]] = [{} for _ in parents]
+        for node in range(1, len(parents)):
+            children[parents[node]].setdefault(token_ids[node], node)
         return children
 
     def path(self, node: int) -> list[int]:
@@ -89,10 +92,13 @@ class DraftTree:
 
 def node_depths(parents: Sequence[int] | Ints) -> Ints:
     """Depth of each node, (T,). A parent of -1 gives depth 0; parents come first."""
-    depths = np.zeros(len(parents), dtype=np.int64)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            depths[node] = depths[parent] + 1
+    return np.array(_depths([int(parent) for parent in parents]), dtype=np.int64)
+
+
+def _depths(parents: list[int]) -> list[int]:
+    depths: list[int] = []
+    for parent in parents:
+        depths.append(depths[parent] + 1 if parent >= 0 else 0)
     return depths
 
 
@@ -103,6 +109,38 @@ def ancestor_mask(parents: Sequence[int] | Ints) -> Bools:
         if parent >= 0:
             mask[node] |= mask[parent]  # the parent's row is complete: parents come first
     return mask
+
+
+class Prefix(Sequence[int]):
+    """An answer and a path below it, as one sequence of token ids that is never copied."""
+
+    __slots__ = ("_answer", "_path")
+
+    def __init__(self, answer: Sequence[int], path: tuple[int, ...] = ()) -> None:
+        self._answer = answer
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._answer) + len(self._path)
+
+    def __iter__(self) -> Iterator[int]:
+        return chain_iterators(self._answer, self._path)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return [*self][index]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array([*self], dtype=dtype)
+
+    def extended(self, token_id: int) -> "Prefix":
+        """The same answer, one token further down."""
+        return Prefix(self._answer, (*self._path, token_id))
 
 
 def root_only(root: int) -> DraftTree:

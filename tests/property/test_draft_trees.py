@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import reference
 from eyas.config import TreeConfig
 from eyas.errors import ConfigError
-from eyas.expansion import best_first, grow_static, grow_tree
+from eyas.expansion import best_of, grow_static, grow_tree
 from eyas.tree import ancestor_mask, chain, node_depths, root_only
 
 
@@ -215,7 +215,8 @@ def test_chains_and_roots():
     assert list(line.leaf_paths()) == [[0, 1, 2]]
 
 
-@given(values=st.lists(st.sampled_from([0.0, -1.0, -2.0]), max_size=12), count=st.integers(1, 12))
-def test_best_first_breaks_ties_by_index(values, count):
-    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
-    assert best_first(np.array(values), count).tolist() == expected
+@given(values=st.lists(st.sampled_from([0.0, -1.0, -2.0, -np.inf]), min_size=1), count=st.integers(1, 12))
+def test_best_of_breaks_ties_by_index(values, count):
+    finite = [i for i in range(len(values)) if np.isfinite(values[i])]
+    expected = sorted(finite, key=lambda i: (-values[i], i))[:count]
+    assert best_of(np.array(values), count) == sorted(expected)

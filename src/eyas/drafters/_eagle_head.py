@@ -24,7 +24,7 @@ from eyas.errors import CheckpointError
 from eyas.expansion import Frontier
 from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime
 from eyas.models import EagleCheckpoint, read_eagle_checkpoint
-from eyas.tree import Floats, Ints
+from eyas.tree import Floats, Ints, Prefix
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,10 @@ class EagleHead:
 
 
 class HeadState:
-    """The head's cache for one sequence, and the pairs that it has not read yet."""
+    """The head's cache for one sequence, the pairs that it has not read yet, and the tree under way.
+
+    A tree is `start_tree`, then `children` level by level, then `end_tree`, which drops its rows.
+    """
 
     def __init__(self, head: EagleHead) -> None:
         self.num_forwards = 0
@@ -86,6 +89,7 @@ class HeadState:
         self.num_forwards = 0
         self._lm_head = self._head.lm_head(context.prompt_ids)
         self._context = context
+        self._is_coupled = not (context.sampler.config.is_greedy or context.tree.draft_sampling == "top-k")
         waiting, self._waiting = self._waiting, []
         start = self._cache.length
         self._cache.truncate(min(keep, start))
@@ -96,11 +100,11 @@ class HeadState:
             start += len(token_ids)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
-        """Remember pairs for the next `catch_up`."""
+        """Remember pairs for the next tree."""
         assert len(features) == len(token_ids), "one token after each feature"
-        self._waiting.append((features, np.asarray(token_ids, dtype=np.int64)))
+        self._waiting.append((features, np.array(token_ids, dtype=np.int64)))
 
-    def expander(self, token_ids: Sequence[int]) -> "Expander":
+    def start_tree(self, token_ids: Sequence[int]) -> None:
         """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
         assert self._waiting, "a root always comes with a new pair"
         for features, tokens in self._waiting:
@@ -108,8 +112,35 @@ class HeadState:
             self._cache.commit(range(len(tokens)))
         self._waiting = []
         assert self._cache.length == len(token_ids) - 1, "the head's cache ends before the root"
-        generated = list(token_ids[len(self._context.prompt_ids) :])
-        return Expander(self, output[-1:], generated)
+        self._features = output[-1:]  # (F, H) predicted features below the frontier's nodes
+        self._first_row: int | None = None  # where the frontier's rows start among the pending ones
+        self._depth = 1  # of the children to come
+        if self._is_coupled:  # per frontier node: the answer up to and including its token
+            self._prefixes = [Prefix(token_ids[len(self._context.prompt_ids) :])]
+
+    def children(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
+        """The `k` best children of each frontier node (None: of the root), as `eyas.expansion` asks."""
+        if frontier is not None:
+            self._descend(frontier)
+        top = self._lm_head.top_k(self._features, k, self._coupling())
+        return top.token_ids, top.log_probs
+
+    def end_tree(self) -> None:
+        """Drop the tree's rows."""
+        self._cache.commit(_NOTHING)
+
+    def _descend(self, frontier: Frontier) -> None:
+        rows = np.array(frontier.parent_rows, dtype=np.int64)
+        parents = np.full(len(rows), -1) if self._first_row is None else rows + self._first_row
+        self._first_row = self._cache.num_pending
+        token_ids = np.array(frontier.token_ids, dtype=np.int64)
+        self._features = self._forward(token_ids, self._features[rows], parents)
+        self._depth += 1
+        if self._is_coupled:
+            self._prefixes = [
+                self._prefixes[row].extended(token)
+                for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
+            ]
 
     def _forward(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
         head = self._head
@@ -117,45 +148,13 @@ class HeadState:
         inputs = head.fc(head.runtime.embed(token_ids), features)
         return head.stack.forward(self._cache, inputs, parents)
 
-
-class Expander:
-    """Drafts one tree, level by level; leave it as a context so that its rows are dropped."""
-
-    def __init__(self, state: HeadState, root_state: Features, generated: list[int]) -> None:
-        self._state = state
-        self._features = root_state  # (F, H) predicted features below the frontier's nodes
-        self._paths = [generated]  # per frontier node: the answer up to and including its token
-        self._first_row: int | None = None  # where the frontier's rows start among the pending ones
-        self._depth = 1  # of the children to come
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._state._cache.commit([])
-
-    def __call__(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
-        """The `k` best children of each frontier node (None: of the root), as `eyas.expansion` asks."""
-        if frontier is not None:
-            self._descend(frontier)
-        top = self._state._lm_head.top_k(self._features, k, self._coupling())
-        return top.token_ids, top.log_probs
-
-    def _descend(self, frontier: Frontier) -> None:
-        cache, rows = self._state._cache, frontier.parent_rows
-        parents = np.full(len(rows), -1) if self._first_row is None else self._first_row + rows
-        self._first_row = cache.num_pending
-        self._features = self._state._forward(frontier.token_ids, self._features[rows], parents)
-        self._paths = [
-            [*self._paths[row], int(token)] for row, token in zip(rows, frontier.token_ids, strict=True)
-        ]
-        self._depth += 1
-
     def _coupling(self) -> Coupling | None:
-        context = self._state._context
-        if context.sampler.config.is_greedy or context.tree.draft_sampling == "top-k":
+        if not self._is_coupled:
             return None
-        return Coupling(context.sampler, self._paths, self._state._head.scale(self._depth))
+        return Coupling(self._context.sampler, self._prefixes, self._head.scale(self._depth))
+
+
+_NOTHING: Sequence[int] = ()
 
 
 def _check_target(checkpoint: EagleCheckpoint, runtime: Runtime, directory: Path) -> None:

@@ -1,0 +1,80 @@
+"""Microseconds of Python in one cycle: the engine and EAGLE-2 on blocks that cost nothing.
+
+    PYTHONPATH=src:tests python benchmarks/overhead.py [--profile]
+
+Everything but the networks is real: expansion, rerank, the tree, the walk, stops, counts. The answer accepts
+two draft tokens a cycle. Prints the median over cycles, and with --profile where the time goes.
+"""
+
+import argparse
+import cProfile
+import pstats
+import statistics
+from time import perf_counter
+
+from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.drafters.eagle2 import Eagle2
+from eyas.engine import Engine, Request
+from eyas.interfaces import DraftFiles
+from eyas.sampling import Sampler
+from eyas.stopping import AnswerText
+from fake import FreeRuntime, free_head
+
+CYCLES = 2000
+TREES = {
+    "7 draft tokens, 3 levels, top 4": TreeConfig(draft_tokens=7, depth=3, tree_top_k=4),
+    "7 draft tokens, 3 levels, top 10": TreeConfig(draft_tokens=7, depth=3, tree_top_k=10),
+    "15 draft tokens, 4 levels, top 10": TreeConfig(draft_tokens=15, depth=4, tree_top_k=10),
+    "59 draft tokens, 6 levels, top 10": TreeConfig(draft_tokens=59, depth=6, tree_top_k=10),
+}
+
+
+class Bytes:
+    """A decoder as cheap as that of a byte-level tokenizer."""
+
+    def push(self, token_id):
+        return chr(97 + token_id % 26)
+
+    def flush(self):
+        return ""
+
+
+def cycles(tree, temperature):
+    """Microseconds of each cycle of one long answer."""
+    runtime = FreeRuntime(context_limit=10**6)
+    engine = Engine(runtime, Eagle2(free_head(runtime)))
+    sampling = SamplingConfig(temperature=temperature)
+    prompt = list(range(100))
+    request = Request(
+        prompt_ids=prompt,
+        sampler=Sampler(sampling, prompt_ids=prompt, vocab_size=runtime.target.vocab_size),
+        text=AnswerText(StoppingConfig(max_new_tokens=10**6), Bytes()),
+        tree=tree,
+    )
+    run, _ = engine.start(request)
+    times = []
+    for _ in range(CYCLES):
+        began = perf_counter()
+        engine.step([run])
+        times.append(1e6 * (perf_counter() - began))
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Microseconds of Python in one cycle.")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    args = parser.parse_args()
+    for name, tree in TREES.items():
+        times = cycles(tree, args.temperature)
+        print(
+            f"{name:<36} first 200: {statistics.median(times[:200]):7.1f} us   all: {statistics.median(times):7.1f} us"
+        )
+        if args.profile:
+            with cProfile.Profile() as profile:
+                cycles(tree, args.temperature)
+            pstats.Stats(profile).sort_stats("tottime").print_stats(22)
+
+
+if __name__ == "__main__":
+    main()
