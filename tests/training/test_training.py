@@ -25,7 +25,7 @@ from eyas.training.head import HeadTrainer
 from eyas.training.losses import classification_loss, regression_loss
 from eyas.training.simulate import NoText, posterior_gumbel, simulate
 from eyas.training.vocabulary import frequent_tokens
-from tiny import VOCAB
+from tiny import VOCAB, write_llama
 
 QUICK = {
     "learning_rate": 3e-3,
@@ -290,6 +290,25 @@ def test_draft_vocabularies_reach_the_loss(runtime, samples):
     ids = frequent_tokens(samples, 16, VOCAB)
     run = HeadTrainer(runtime, samples, HeadConfig(**QUICK), ids, FeatureSource(runtime, 64))
     assert run._head_weight.shape[0] == 16
+
+
+def test_a_step_over_a_draft_vocabulary_runs_in_bfloat16(tmp_path):
+    """Rows of the LM head are made for inference; the step must not keep them for its backward pass."""
+    from eyas.runtimes import load_runtime
+
+    directory = write_llama(tmp_path / "target", seed=3)
+    target = load_runtime("torch", directory, name="tiny", dtype="bfloat16", threads=1)
+    rng = np.random.default_rng(0)
+    samples = [
+        Sample(f"{n}", (3, 4), tuple(rng.integers(3, VOCAB, 20).tolist()), float(n % 2)) for n in range(24)
+    ]
+    ids = frequent_tokens(samples, 16, VOCAB)
+    recipe = HeadConfig(**QUICK, epochs=1, steps=2, scaled_regression=True)
+    run = HeadTrainer(target, samples, recipe, ids, FeatureSource(target, 64))
+    before = run.network.fc.weight.detach().clone()
+    run.run(tmp_path / "run")
+    assert all(math.isfinite(value) for row in run.state.history for value in row)
+    assert not torch.equal(run.network.fc.weight, before)
 
 
 def test_a_head_with_a_draft_vocabulary_drafts(runtime, samples, tmp_path):

@@ -64,8 +64,8 @@ class HeadTrainer:
             raise ConfigError(f"{len(samples)} answers are too few to train on; distil more.")
         self._runtime = runtime
         self._features = features
-        head = runtime.lm_head(draft_ids)
-        self._head_weight = head.weight
+        # A runtime's tensors are made for inference; a copy may stand in a graph.
+        self._head_weight = runtime.lm_head(draft_ids).weight.clone()
         self.network = start or HeadNetwork(stack_of(runtime, config))
         self._scale = self._spread() if config.scaled_regression else None
         if start is None:
