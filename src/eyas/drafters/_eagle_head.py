@@ -22,7 +22,7 @@ import numpy as np
 
 from eyas.errors import CheckpointError
 from eyas.expansion import Frontier
-from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime
+from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime, TopK
 from eyas.models import EagleCheckpoint, read_eagle_checkpoint
 from eyas.tree import Floats, Ints, Prefix
 
@@ -73,10 +73,7 @@ class EagleHead:
 
 
 class HeadState:
-    """The head's cache for one sequence, the pairs that it has not read yet, and the tree under way.
-
-    A tree is `start_tree`, then `children` level by level, then `end_tree`, which drops its rows.
-    """
+    """The head's cache for one sequence, and the pairs that it has not read yet."""
 
     def __init__(self, head: EagleHead) -> None:
         self.num_forwards = 0
@@ -89,7 +86,7 @@ class HeadState:
         self.num_forwards = 0
         self._lm_head = self._head.lm_head(context.prompt_ids)
         self._context = context
-        self._is_coupled = not (context.sampler.config.is_greedy or context.tree.draft_sampling == "top-k")
+        self._is_coupled = context.tree.draft_sampling == "coupled" and not context.sampler.config.is_greedy
         waiting, self._waiting = self._waiting, []
         start = self._cache.length
         self._cache.truncate(min(keep, start))
@@ -104,57 +101,75 @@ class HeadState:
         assert len(features) == len(token_ids), "one token after each feature"
         self._waiting.append((features, np.array(token_ids, dtype=np.int64)))
 
-    def start_tree(self, token_ids: Sequence[int]) -> None:
+    def expander(self, token_ids: Sequence[int]) -> "Expander":
         """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
         assert self._waiting, "a root always comes with a new pair"
         for features, tokens in self._waiting:
-            output = self._forward(tokens, features, None)
+            output = self.append(tokens, features, None)
             self._cache.commit(range(len(tokens)))
         self._waiting = []
         assert self._cache.length == len(token_ids) - 1, "the head's cache ends before the root"
-        self._features = output[-1:]  # (F, H) predicted features below the frontier's nodes
-        self._first_row: int | None = None  # where the frontier's rows start among the pending ones
-        self._depth = 1  # of the children to come
-        if self._is_coupled:  # per frontier node: the answer up to and including its token
-            self._prefixes = [Prefix(token_ids[len(self._context.prompt_ids) :])]
+        answer = token_ids[len(self._context.prompt_ids) :] if self._is_coupled else ()
+        return Expander(self, output[-1:], Prefix(answer))
 
-    def children(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
-        """The `k` best children of each frontier node (None: of the root), as `eyas.expansion` asks."""
-        if frontier is not None:
-            self._descend(frontier)
-        top = self._lm_head.top_k(self._features, k, self._coupling())
-        return top.token_ids, top.log_probs
-
-    def end_tree(self) -> None:
-        """Drop the tree's rows."""
-        self._cache.commit(_NOTHING)
-
-    def _descend(self, frontier: Frontier) -> None:
-        rows = np.array(frontier.parent_rows, dtype=np.int64)
-        parents = np.full(len(rows), -1) if self._first_row is None else rows + self._first_row
-        self._first_row = self._cache.num_pending
-        token_ids = np.array(frontier.token_ids, dtype=np.int64)
-        self._features = self._forward(token_ids, self._features[rows], parents)
-        self._depth += 1
-        if self._is_coupled:
-            self._prefixes = [
-                self._prefixes[row].extended(token)
-                for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
-            ]
-
-    def _forward(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
+    def append(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
+        """Run pairs (T,) through the head, as pending rows under `parents`; returns its outputs (T, H)."""
         head = self._head
         self.num_forwards += 1
         inputs = head.fc(head.runtime.embed(token_ids), features)
         return head.stack.forward(self._cache, inputs, parents)
 
-    def _coupling(self) -> Coupling | None:
-        if not self._is_coupled:
-            return None
-        return Coupling(self._context.sampler, self._prefixes, self._head.scale(self._depth))
+    @property
+    def num_pending(self) -> int:
+        """Rows of the tree under way."""
+        return self._cache.num_pending
+
+    def drop_tree(self) -> None:
+        """Forget the tree's rows."""
+        self._cache.commit(())
+
+    def top_k(self, features: Features, k: int, prefixes: Sequence[Prefix], depth: int) -> TopK:
+        """The `k` best children, at `depth`, of nodes with these predicted features (F, H) and prefixes."""
+        coupling = None
+        if self._is_coupled:
+            coupling = Coupling(self._context.sampler, prefixes, self._head.scale(depth))
+        return self._lm_head.top_k(features, k, coupling)
 
 
-_NOTHING: Sequence[int] = ()
+class Expander:
+    """Drafts one tree, level by level; leave it as a context so that its rows are dropped."""
+
+    def __init__(self, state: HeadState, root_feature: Features, answer: Prefix) -> None:
+        self._state = state
+        self._features = root_feature  # (F, H) predicted features below the frontier's nodes
+        self._prefixes = [answer]  # per frontier node: the answer up to and including its token
+        self._first_row: int | None = None  # where the frontier's rows start among the pending ones
+        self._depth = 1  # of the children to come
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._state.drop_tree()
+
+    def __call__(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
+        """The `k` best children of each frontier node (None: of the root), as `eyas.expansion` asks."""
+        if frontier is not None:
+            self._descend(frontier)
+        top = self._state.top_k(self._features, k, self._prefixes, self._depth)
+        return top.token_ids, top.log_probs
+
+    def _descend(self, frontier: Frontier) -> None:
+        rows = np.array(frontier.parent_rows, dtype=np.int64)
+        parents = np.full(len(rows), -1) if self._first_row is None else rows + self._first_row
+        self._first_row = self._state.num_pending
+        token_ids = np.array(frontier.token_ids, dtype=np.int64)
+        self._features = self._state.append(token_ids, self._features[rows], parents)
+        self._prefixes = [
+            self._prefixes[row].extended(token)
+            for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
+        ]
+        self._depth += 1
 
 
 def _check_target(checkpoint: EagleCheckpoint, runtime: Runtime, directory: Path) -> None:

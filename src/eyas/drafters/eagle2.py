@@ -57,16 +57,13 @@ class Session:
         """Expand by value, then keep the best nodes of all levels."""
         if max_depth < 1:
             return root_only(token_ids[-1])
-        tree, state = self._context.tree, self._state
-        state.start_tree(token_ids)
-        try:
+        tree = self._context.tree
+        with self._state.expander(token_ids) as expand:
             return grow_tree(
                 token_ids[-1],
                 tree,
-                lambda frontier: state.children(frontier, tree.tree_top_k),
+                lambda frontier: expand(frontier, tree.tree_top_k),
                 max_depth=max_depth,
                 terminal=self._context.stop_token_ids,
                 rounding=self._rounding[tree.score_precision],
             )
-        finally:
-            state.end_tree()
