@@ -14,8 +14,8 @@ from eyas.training.config import HeadConfig
 from eyas.training.features import FeatureSource
 from eyas.training.finish import head_config
 from eyas.training.head import stack_of
-from eyas.training.network import HeadNetwork, step_mask
-from tiny import VOCAB
+from eyas.training.network import HeadNetwork, chain_mask
+from tiny import HIDDEN, VOCAB
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-layer", "two-layers"])
@@ -30,18 +30,30 @@ def network(request, runtime):
     return network
 
 
-def test_step_mask_by_its_drawing():
-    picture = ["...x..", "x...x.", "xx...x"]
-    assert [["x" if see else "." for see in row] for row in step_mask(3, 1).tolist()] == [
-        list(row) for row in picture
-    ]
-    rows = ["".join("x" if see else "." for see in row) for row in step_mask(3, 2).tolist()]
-    assert rows[2] == "x.." + ".x." + "..x"  # one true key, one of step 1, its own
-    assert step_mask(3, 0) is None
+def test_chain_mask_by_its_drawing():
+    def drawn(anchors, rows, step):
+        [[picture]] = chain_mask(torch.tensor([anchors]), rows, step).tolist()
+        return ["".join("x" if see else "." for see in row) for row in picture]
+
+    assert drawn([0, 1, 2], 3, 1) == ["x..x..", "xx..x.", "xxx..x"]
+    # two chains of two steps: true keys up to the anchor, then those of the own chain
+    assert drawn([0, 2], 3, 2) == ["x.." + "x." + "x.", "xxx" + ".x" + ".x"]
+
+
+def test_chains_from_some_rows_are_those_from_all(network):
+    generator = torch.Generator().manual_seed(2)
+    embeddings, features = torch.randn((2, 2, 9, HIDDEN), generator=generator)
+    anchors = torch.tensor([[1, 4, 5], [0, 6, 8]])
+    with torch.no_grad():
+        everywhere = network.unroll(embeddings, features, 3)
+        some = network.unroll(embeddings, features, 3, anchors)
+    torch.testing.assert_close(some[0], everywhere[0])
+    for ours, all_of_them in zip(some[1:], everywhere[1:], strict=True):
+        torch.testing.assert_close(ours, all_of_them.take_along_dim(anchors[..., None], dim=1))
 
 
 def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
-    """Step s of row j = the head's s-th chained forward in decoding, after row j - s was committed."""
+    """Step s of a chain = the head's s-th chained forward in decoding, after its anchor was committed."""
     folder = tmp_path / "head"
     folder.mkdir()
     write_eagle_checkpoint(folder, network.to_weights(), head_config(runtime, network, (1.0,)), None)
@@ -64,7 +76,7 @@ def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
                 expand(Frontier(np.array([0]), np.array([token]), np.zeros(1), np.array([0])), 2)
                 drafted.append(expand._features[0])
         for step, row in enumerate(drafted):
-            expected = outputs[step][0, committed - 1 + step]
+            expected = outputs[step][0, committed - 1]  # the chain that begins at the last true pair
             torch.testing.assert_close(row, expected, atol=1e-4, rtol=1e-4)
 
 

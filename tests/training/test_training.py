@@ -21,8 +21,8 @@ from eyas.training.data import Sample, plan_batches, read_prompts, read_samples,
 from eyas.training.distil import _finish_last_line, answer_batch
 from eyas.training.features import FeatureSource
 from eyas.training.finish import head_config, write_head
-from eyas.training.head import HeadTrainer
-from eyas.training.losses import classification_loss, regression_loss
+from eyas.training.head import HeadTrainer, draw_chains
+from eyas.training.losses import CHUNK, classification_loss, regression_loss
 from eyas.training.simulate import NoText, posterior_gumbel, simulate
 from eyas.training.vocabulary import frequent_tokens
 from tiny import VOCAB, write_llama
@@ -51,9 +51,40 @@ def test_losses_by_hand():
     halved = regression_loss(output, feature, torch.tensor([2.0, 2.0]), torch.ones(2))
     by_hand = ((0.25**2 / 2 + 1.0) / 2 + (0 + 0.5**2 / 2) / 2) / 2
     assert float(halved) == pytest.approx(by_hand)
-    logits, probs = torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([[0.5, 0.5]])
+    # with a head of ones the features are the logits: 1/4 and 3/4 against 1/2 and 1/2
+    output, feature = torch.tensor([[0.0, math.log(3.0)]]), torch.zeros((1, 2))
     by_hand = -0.5 * math.log(0.25) - 0.5 * math.log(0.75)
-    assert float(classification_loss(logits, probs, torch.ones(1))) == pytest.approx(by_hand)
+    assert float(classification_loss(output, feature, torch.eye(2), torch.ones(1))[0]) == pytest.approx(
+        by_hand
+    )
+
+
+def test_the_classification_loss_and_its_gradient_are_torchs_own():
+    generator = torch.Generator().manual_seed(0)
+    rows, vocab = CHUNK + 40, 30  # two chunks
+    feature, output = torch.randn((2, rows, 8), generator=generator)
+    head = torch.randn((vocab, 8), generator=generator)
+    weights = torch.rand(rows, generator=generator)
+    ours, theirs = output.clone().requires_grad_(), output.clone().requires_grad_()
+    loss, agreement = classification_loss(ours, feature, head, weights)
+    probs = (feature @ head.T).softmax(dim=-1)
+    each = torch.nn.functional.cross_entropy(theirs @ head.T, probs, reduction="none")
+    expected = (each * weights).sum() / weights.sum()
+    (3 * loss).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    same = (output @ head.T)[:CHUNK].argmax(-1) == probs[:CHUNK].argmax(-1)
+    assert agreement == pytest.approx(float(same.float().mean()))
+
+
+def test_chains_begin_where_rows_count():
+    weights = torch.tensor([[0.0, 1.0, 0.5, 1.0], [0.0, 0.0, 1.0, 0.0]])
+    anchors, asked = draw_chains(weights, 1.0, torch.Generator())
+    assert anchors.tolist() == [[1, 2, 3], [2, 0, 0]]
+    assert asked.tolist() == [[1.0, 0.5, 1.0], [1.0, 0.0, 0.0]]
+    anchors, asked = draw_chains(torch.ones((4, 500)), 0.25, torch.Generator().manual_seed(0))
+    assert 0.2 < float(asked.sum()) / 2000 < 0.3
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class HeadConfig:
     noise: float = 0.2  # features get U(-1/2, 1/2) * noise * 512 / length
     steps: int = 1  # of training-time test; 1 is teacher forcing alone
     step_decay: float = 0.8  # weight of step s is step_decay ** s
-    step_share: float = 1.0  # share of rows that steps after the first ask for
+    step_share: float = 1.0  # share of rows from which steps after the first go on
     first_pair: bool = False  # also the pair of last prompt feature and first answer token
     prompt_share: float = 0.0  # share of prompt rows that count too, at half weight
     closed_form_start: bool = False  # see eyas.training.initialise

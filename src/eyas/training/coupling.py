@@ -47,13 +47,19 @@ def fit_coupled_scale(
         first = len(sample.prompt_ids) - 1
         if len(tokens) - 2 - first - depth < 1:
             continue
-        outputs = network.unroll(runtime.embed(tokens[1:])[None].float(), feature[None, :-1].float(), depth)
         rows = rng.integers(first, len(tokens) - 2 - depth, ROWS_PER_SAMPLE)
+        outputs = network.unroll(
+            runtime.embed(tokens[1:])[None].float(),
+            feature[None, :-1].float(),
+            depth,
+            torch.tensor(rows)[None],
+        )
         for step in range(depth):
             at = rows + step
             # Row j leads to the token at j + 2, which the target drew from the logits of f_{j+1}.
             target = head.logits(feature[at + 1]).double().numpy() / sample.temperature
-            draft = draft_head.logits(outputs[step][0, at].to(runtime.dtype)).double().numpy()
+            output = outputs[step][0] if step else outputs[0][0, at]
+            draft = draft_head.logits(output.to(runtime.dtype)).double().numpy()
             for logits, drafted, winner in zip(target, draft, tokens[at + 2], strict=True):
                 noise = posterior_gumbel(logits, int(winner), rng)[columns]
                 losses[step] += _losses(drafted / sample.temperature + noise, columns, int(winner))

@@ -156,25 +156,32 @@ class HeadTrainer:
         )
         following = pad_rows([feature[1:] for feature in clean], rows)
         embeddings = self._runtime.embed(tokens.numpy().ravel()).view(*tokens.shape, -1)
+        anchors = asked = None
+        if config.steps > 1:
+            anchors, asked = draw_chains(weights, config.step_share, generator)
         with torch.autocast(self._runtime.device.type, torch.bfloat16, enabled=self._uses_bfloat16()):
-            outputs = self.network.unroll(embeddings, pad_rows(noisy, rows), config.steps)
+            outputs = self.network.unroll(embeddings, pad_rows(noisy, rows), config.steps, anchors)
+        last = ((weights > 0) * torch.arange(rows)).amax(dim=1, keepdim=True)  # row that counts
         total, agreements = torch.zeros(()), []
         for step, output in enumerate(outputs):
-            asked = self._asked(weights, step, generator)
-            loss, agreement = self._loss_of(output[asked > 0], following[asked > 0], asked[asked > 0])
+            wanted = following
+            if anchors is not None and asked is not None and step:
+                at = anchors + step
+                weights = asked * (at <= last)
+                wanted = following.take_along_dim(at.clamp(max=rows - 1)[..., None], dim=1)
+            counts = weights > 0
+            loss, agreement = self._loss_of(output[counts], wanted[counts], weights[counts])
             total = total + config.step_decay**step * loss
             agreements.append(agreement)
         return total, agreements
 
     def _loss_of(self, output: Tensor, feature: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-        config, head = self.config, self._head_weight
-        probs = (feature.to(head.dtype) @ head.T).float().softmax(dim=-1)
-        logits = output.to(head.dtype) @ head.T
-        loss = config.ce_weight * classification_loss(logits, probs, weights)
+        config = self.config
+        loss, agreement = classification_loss(output, feature, self._head_weight, weights)
+        loss = config.ce_weight * loss
         if config.regression_weight:
             loss = loss + config.regression_weight * regression_loss(output, feature, self._scale, weights)
-        agreement = (logits.argmax(-1) == probs.argmax(-1)).float().mean()
-        return loss, float(agreement)
+        return loss, agreement
 
     def _weights(self, sample: Sample, rows: int, generator: torch.Generator) -> Tensor:
         """(rows - 1,) what each pair counts; see the drawing in `eyas.training.data`."""
@@ -189,15 +196,6 @@ class HeadTrainer:
         if rows == len(sample):
             weights[-1] = 0  # what follows the answer's last token is nobody's business
         return weights
-
-    def _asked(self, weights: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        if not step:
-            return weights
-        asked = weights.clone()
-        asked[:, :step] = 0  # these rows have no chain of that length
-        if self.config.step_share < 1:
-            asked *= torch.rand(asked.shape, generator=generator) < self.config.step_share
-        return asked
 
     def _noise(self, feature: Tensor, generator: torch.Generator) -> Tensor:
         if not self.config.noise:
@@ -254,6 +252,18 @@ class HeadTrainer:
 
     def _uses_bfloat16(self) -> bool:
         return self._runtime.dtype == torch.bfloat16
+
+
+def draw_chains(weights: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(B, N) rows where chains begin, a random `share` of those that count, and (B, N) what they count.
+
+    Sequences with fewer chains are filled up with ones that count nothing.
+    """
+    chosen = (weights > 0) & (torch.rand(weights.shape, generator=generator) < share)
+    found = [row.nonzero()[:, 0] for row in chosen]
+    most = max(1, *map(len, found))
+    asked = [row[anchors] for row, anchors in zip(weights, found, strict=True)]
+    return pad_rows(found, most), pad_rows(asked, most)
 
 
 def stack_of(runtime: TorchRuntime, config: HeadConfig) -> StackConfig:

@@ -4,9 +4,13 @@ Source: EAGLE (arXiv 2401.15077), Sec. 4.2: L = w_reg * SmoothL1(f^, f) + w_cls 
 f^)). Means are over rows by weight, so the size of a batch's padding does not matter.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+CHUNK = 256  # rows whose logits are in memory at a time: what fits a processor's cache
 
 
 def regression_loss(output: Tensor, feature: Tensor, scale: Tensor | None, weights: Tensor) -> Tensor:
@@ -21,10 +25,48 @@ def regression_loss(output: Tensor, feature: Tensor, scale: Tensor | None, weigh
     return weighted_mean(rows, weights)
 
 
-def classification_loss(logits: Tensor, target_probs: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of (R, M) draft logits against the target's probabilities, mean by `weights` (R,)."""
-    log_probs = logits.to(torch.float32).log_softmax(dim=-1)
-    return weighted_mean(-(target_probs * log_probs).sum(dim=-1), weights)
+def classification_loss(
+    output: Tensor, feature: Tensor, head: Tensor, weights: Tensor
+) -> tuple[Tensor, float]:
+    """Cross-entropy of softmax(W f^) against softmax(W f), mean by `weights`, and how often they agree.
+
+    Args:
+        output: (R, H) the draft's features f^.
+        feature: (R, H) the target's features f.
+        head: (M, H) rows W of the LM head; products are in its precision, sums in float32.
+        weights: (R,) what each row counts.
+
+    Returns:
+        The loss, and the share of the first `CHUNK` rows where both have the same best token.
+    """
+    output, feature = output.to(head.dtype), feature.to(head.dtype)
+    loss: Tensor = _SoftCrossEntropy.apply(output, feature, head, weights)  # type: ignore[no-untyped-call]
+    best = [(rows[:CHUNK].detach() @ head.T).argmax(dim=-1) for rows in (output, feature)]
+    return loss, float((best[0] == best[1]).float().mean())
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    """The gradient, (softmax(W f^) - softmax(W f)) W, is made with the loss, so no logits are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, feature: Tensor, head: Tensor, weights: Tensor) -> Tensor:
+        shares = weights / weights.sum().clamp(min=1e-9)
+        gradient = torch.empty_like(output)
+        total = torch.zeros((), device=output.device)
+        for first in range(0, len(output), CHUNK):
+            rows = slice(first, first + CHUNK)
+            probs = (feature[rows] @ head.T).softmax(dim=-1, dtype=torch.float32)
+            log_probs = (output[rows] @ head.T).log_softmax(dim=-1, dtype=torch.float32)
+            total -= torch.linalg.vecdot(probs, log_probs) @ shares[rows]
+            excess = log_probs.exp_().sub_(probs)
+            gradient[rows] = (excess.to(head.dtype) @ head) * shares[rows, None]
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0], None, None, None
 
 
 def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:

@@ -3,15 +3,16 @@
 Source: EAGLE (arXiv 2401.15077), Sec. 4; training-time test from EAGLE-3 (arXiv 2503.01840) and HASS (arXiv
 2408.15766), here for the EAGLE-1/2 head.
 
-Step s of a row j continues a draft that began s rows earlier, so it may see true pairs only up to j - s and
-then the drafted ones of its own chain:
+A chain begins at an anchor a, whose pair is true, and its step s is the pair at row a + s. It may see true
+pairs only up to its anchor, and then the drafted ones of its own chain:
 
-    step 0, row j      keys: true pairs 0..j
-    step 1, row j      true 0..j-1, own pair of step 1 at j
-    step 2, row j      true 0..j-2, pair of step 1 at j-1, own pair of step 2 at j
+    step 0, row a        keys: true pairs 0..a
+    step 1, row a + 1    true 0..a, own pair of step 1
+    step 2, row a + 2    true 0..a, pair of step 1 at a + 1, own pair of step 2
 
-A pair of step r at row i is (output of step r - 1 at row i - 1, x_{i+1}): the prediction of f_i from one row
-earlier. Masks and positions are therefore those of decoding, exactly.
+A pair of step s at row i is (output of the chain's step s - 1, x_{i+1}): the prediction of f_i from one row
+earlier. Masks and positions are therefore those of decoding, exactly. Chains cost by their number, so steps
+after the first may ask a share of the rows.
 """
 
 from collections.abc import Sequence
@@ -35,38 +36,54 @@ class HeadNetwork(nn.Module):
         self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size)
         self.stack = DecoderStack(config)
 
-    def unroll(self, embeddings: Tensor, features: Tensor, steps: int) -> list[Tensor]:
+    def unroll(
+        self, embeddings: Tensor, features: Tensor, steps: int, anchors: Tensor | None = None
+    ) -> list[Tensor]:
         """Outputs of each step.
 
         Args:
             embeddings: (B, T, H) of the tokens x_1..x_T.
             features: (B, T, H) true features f_0..f_{T-1}.
             steps: 1 is teacher forcing alone; further steps feed outputs back.
+            anchors: (B, N) rows where chains begin; None is every row.
 
         Returns:
-            Per step (B, T, H): row j predicts f_{j+1}. In step s the rows below s are undefined.
+            (B, T, H) of the first step: row j predicts f_{j+1}. Then (B, N, H) for each further step s:
+            entry (b, i) is at row anchors[b, i] + s; where that is behind the last row it is undefined.
         """
-        rows = embeddings.shape[1]
-        positions = torch.arange(rows, device=embeddings.device)
+        count, device = embeddings.shape[1], embeddings.device
         kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.stack.layers]
-        outputs: list[Tensor] = []
-        for step in range(steps):
-            mask = step_mask(rows, step, embeddings.device)
-
-            def attend(
-                layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = mask
-            ) -> Tensor:
-                kept[layer].append((key, value))
-                keys = torch.cat([k for k, _ in kept[layer]], dim=2)
-                values = torch.cat([v for _, v in kept[layer]], dim=2)
-                return grouped_attention(query, keys, values, mask, causal=mask is None)
-
-            joined = torch.cat((embeddings, features), dim=-1)
-            output = self.stack(self.fc(joined), positions, attend)
-            outputs.append(output)
-            # Row i of the next step reads the prediction of f_i, made at row i - 1.
-            features = torch.cat((torch.zeros_like(output[:, :1]), output[:, :-1]), dim=1).to(features.dtype)
+        rows = torch.arange(count, device=device)
+        if anchors is None:
+            anchors = rows.expand(len(embeddings), count)
+        outputs = [self._advance(embeddings, features, rows, kept, None)]
+        before = outputs[0].take_along_dim(anchors[..., None], dim=1) if steps > 1 else outputs[0]
+        for step in range(1, steps):
+            at = (anchors + step).clamp(max=count - 1)
+            tokens = embeddings.take_along_dim(at[..., None], dim=1)
+            mask = chain_mask(anchors, count, step)
+            before = self._advance(tokens, before.to(features.dtype), at[:, None], kept, mask)
+            outputs.append(before)
         return outputs
+
+    def _advance(
+        self,
+        embeddings: Tensor,
+        features: Tensor,
+        positions: Tensor,
+        kept: list[list[tuple[Tensor, Tensor]]],
+        mask: Tensor | None,
+    ) -> Tensor:
+        """One step; its keys and values join those `kept` per layer."""
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            kept[layer].append((key, value))
+            keys = torch.cat([k for k, _ in kept[layer]], dim=2)
+            values = torch.cat([v for _, v in kept[layer]], dim=2)
+            return grouped_attention(query, keys, values, mask, causal=mask is None)
+
+        output: Tensor = self.stack(self.fc(torch.cat((embeddings, features), dim=-1)), positions, attend)
+        return output
 
     def to_weights(self) -> dict[str, NDArray[Any]]:
         """float32 arrays by the names of the checkpoint."""
@@ -88,22 +105,18 @@ class HeadNetwork(nn.Module):
         return network
 
 
-def step_mask(rows: int, step: int, device: torch.device | None = None) -> Tensor | None:
-    """(rows, (step + 1) * rows) which keys of steps 0..step a row of `step` sees; None is plain causal.
+def chain_mask(anchors: Tensor, rows: int, step: int) -> Tensor:
+    """(B, 1, N, rows + step * N) which keys each of N chains sees: the true ones, then those of its steps.
 
-    For 3 rows and step 1 (keys of step 0, then of step 1):
+    For 3 rows, the chains of all of them, and step 1:
 
-        row 0    . . .   x . .
-        row 1    x . .   . x .
-        row 2    x x .   . . x
+        row 0 + 1    x . .   x . .
+        row 1 + 1    x x .   . x .
+        row 2 + 1    x x x   . . x
     """
-    if not step:
-        return None
-    row = torch.arange(rows, device=device)[:, None]
-    key = torch.arange(rows, device=device)[None, :]
-    blocks = [key <= row - step]
-    blocks += [key == row - step + earlier for earlier in range(1, step + 1)]
-    return torch.cat(blocks, dim=1)
+    true = torch.arange(rows, device=anchors.device) <= anchors[..., None]
+    own = torch.eye(anchors.shape[1], dtype=torch.bool, device=anchors.device).expand(len(anchors), -1, -1)
+    return torch.cat((true, *[own] * step), dim=-1)[:, None]
 
 
 def pad_rows(arrays: Sequence[Tensor], rows: int) -> Tensor:
