@@ -23,6 +23,7 @@ from eyas.training.features import FeatureSource
 from eyas.training.finish import head_config, write_head
 from eyas.training.head import HeadTrainer, draw_chains
 from eyas.training.losses import CHUNK, classification_loss, regression_loss
+from eyas.training.oracle import Oracle
 from eyas.training.simulate import NoText, posterior_gumbel, simulate
 from eyas.training.vocabulary import frequent_tokens
 from tiny import VOCAB, write_llama
@@ -226,6 +227,16 @@ def test_greedy_simulation_is_the_real_thing(runtime, head, samples, tree):
         # The last cycle may run past the answer's known end.
         assert replayed.cycles == real.cycles
         assert replayed.accepted_by_depth[0] == real.accepted_by_depth[0]
+
+
+def test_the_oracle_is_right_whenever_the_best_token_is_taken(runtime, samples):
+    """A chain of best tokens is a greedy answer to its end; branches are tested with the heads."""
+    tree = TreeConfig(draft_tokens=3, depth=3, tree_top_k=1)
+    for sample in [s for s in samples if s.temperature == 0 and len(s.response_ids) > 8][:4]:
+        [feature] = FeatureSource(runtime, 64).get([sample])
+        stats = simulate(runtime, Oracle(runtime), sample, feature, tree)
+        drafted = len(sample.response_ids) - 2  # after the first token, before the cut one
+        assert stats.cycles == math.ceil(drafted / (1 + tree.depth))
 
 
 def test_posterior_noise_leads_to_the_winner_and_has_the_right_law():

@@ -1,0 +1,83 @@
+"""A drafter that is never wrong about probabilities: it asks the target itself.
+
+Its trees are the best that any head could grow without knowing the sampler's noise, so their simulated
+acceptance length is the ceiling of uncoupled drafting at a temperature above 0. It drafts as slowly as the
+target decodes, and is therefore no method of the command line; `benchmarks/oracle.py` measures it.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import numpy as np
+
+from eyas.expansion import Frontier, grow_tree
+from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime, TargetCall
+from eyas.tree import DraftTree, Floats, Ints, root_only
+
+
+class Oracle:
+    """EAGLE-2 trees whose confidences are the target's own probabilities, at temperature 1."""
+
+    lossless: ClassVar[Lossless] = "ids"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:  # noqa: ARG003 - the target is enough
+        """Nothing to load."""
+        return cls(runtime)
+
+    def open(self) -> "Session":
+        """A session with an empty cache."""
+        return Session(self._runtime)
+
+
+class Session:
+    """One sequence's second cache of the target."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.num_forwards = 0
+        self._runtime = runtime
+        self._head = runtime.lm_head()
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - it starts afresh
+        """Start an answer."""
+        self.num_forwards = 0
+        self._context = context
+        self._cache = self._runtime.new_cache()
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Nothing to remember: `propose` reads all tokens."""
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """Expand by the target's own probabilities, then keep the best nodes of all levels."""
+        if max_depth < 1:
+            return root_only(token_ids[-1])
+        fresh = np.array(token_ids[self._cache.length :])
+        root = self._forward(fresh, None)[-1:]
+        self._cache.commit(range(len(fresh)))
+        tree, first = self._context.tree, [-1]  # first pending row of the frontier above
+
+        def expand(frontier: Frontier | None) -> tuple[Ints, Floats]:
+            features = root
+            if frontier is not None:
+                rows = np.array(frontier.parent_rows)
+                parents = np.full(len(rows), -1) if first[0] < 0 else first[0] + rows
+                first[0] = self._cache.num_pending
+                features = self._forward(np.array(frontier.token_ids), parents)
+            top = self._head.top_k(features, tree.tree_top_k)
+            return top.token_ids, top.log_probs
+
+        try:
+            return grow_tree(
+                token_ids[-1], tree, expand, max_depth=max_depth, terminal=self._context.stop_token_ids
+            )
+        finally:
+            self._cache.commit([])
+
+    def _forward(self, token_ids: Ints, parents: Ints | None) -> Features:
+        self.num_forwards += 1
+        call = TargetCall(self._cache, token_ids, parents, last_only=True)
+        [rows] = self._runtime.forward([call])
+        return rows.features
