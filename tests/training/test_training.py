@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -186,12 +188,13 @@ def test_frequent_tokens_hold_what_must_be_in(samples):
 
 @pytest.fixture(scope="module")
 def head(runtime, samples, tmp_path_factory):
-    run = trainer(runtime, samples, epochs=8, held_out_every=3)
+    training, held_out = split_held_out(samples, 3)
+    run = trainer(runtime, training, epochs=8)
     run.run(tmp_path_factory.mktemp("run"))
     folder = tmp_path_factory.mktemp("trained") / "head"
     measured = write_head(
-        folder, runtime, run.best_network(), None, recipe=run.config, samples=run.train,
-        held_out=run.held_out, features=FeatureSource(runtime, 64), provenance={"answers_from": "test"},
+        folder, runtime, run.best_network(), None, recipe=run.config, samples=training,
+        held_out=held_out, features=FeatureSource(runtime, 64), provenance={"answers_from": "test"},
     )  # fmt: skip
     return folder, measured
 
@@ -389,6 +392,25 @@ def test_a_full_disk_is_one_line_and_keeps_the_state_before(runtime, samples, tm
         trainer(runtime, samples, epochs=1).run(tmp_path)
     assert "\n" not in str(error.value)
     assert (tmp_path / "state.pt").read_bytes() == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 96 kB, so that a full disk is a real one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # tracebacks may hold files open
+
+
+def test_a_disk_that_is_really_full_is_one_line_and_leaves_no_half_file(runtime, samples, small_disk):
+    with pytest.raises(DataError, match="free some space") as error:
+        trainer(runtime, samples, epochs=1).run(small_disk)
+    assert "\n" not in str(error.value)
+    assert list(small_disk.iterdir()) == []
 
 
 def test_ctrl_c_waits_for_the_end_of_a_step():

@@ -204,15 +204,15 @@ def train_head(
         Simulated acceptance lengths on held-out answers.
     """
     vocab = runtime.target.vocab_size
-    training, _ = split_held_out(samples, config.held_out_every)
+    training, held_out = split_held_out(samples, config.held_out_every)
     draft_ids = frequent_tokens(training, config.draft_vocab or vocab, vocab, always)
     loss_ids = frequent_tokens(training, config.loss_vocab or config.draft_vocab or vocab, vocab, always)
     features = FeatureSource(runtime, config.max_length, feature_cache, int(feature_cache_gb * 1e9))
     network = None if start is None else HeadNetwork.from_checkpoint(read_eagle_checkpoint(start))
-    trainer = HeadTrainer(runtime, samples, config, loss_ids, features, network)
+    trainer = HeadTrainer(runtime, training, config, loss_ids, features, network)
 
     def evaluate(network: HeadNetwork) -> dict[str, float | None]:
-        return glance(runtime, network, draft_ids, trainer.held_out, features, work / "evaluated")
+        return glance(runtime, network, draft_ids, held_out, features, work / "evaluated")
 
     trainer.run(work, progress, evaluate)
     origin = (provenance or {}) | ({} if start is None else {"started_from": str(start)})
@@ -222,8 +222,8 @@ def train_head(
         trainer.best_network(),
         draft_ids,
         recipe=config,
-        samples=trainer.train,
-        held_out=trainer.held_out,
+        samples=training,
+        held_out=held_out,
         features=features,
         provenance=origin | {"evaluations": trainer.state.evaluations},
         progress=progress,

@@ -25,7 +25,7 @@ from eyas.errors import ConfigError
 from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import HeadConfig
-from eyas.training.data import Sample, plan_batches, split_held_out
+from eyas.training.data import Sample, plan_batches
 from eyas.training.features import FeatureSource
 from eyas.training.initialise import initialise
 from eyas.training.losses import classification_loss, regression_loss
@@ -42,7 +42,7 @@ class HeadTrainer:
 
     Args:
         runtime: the target on torch.
-        samples: its answers.
+        samples: its answers to train on; whoever held some out has left them away.
         config: the recipe.
         draft_ids: (M,) ascending ids whose logits are compared, or None for all.
         features: where features come from.
@@ -59,9 +59,9 @@ class HeadTrainer:
         start: HeadNetwork | None = None,
     ) -> None:
         self.config = config
-        self.train, self.held_out = split_held_out(samples, config.held_out_every)
-        if not self.train:
-            raise ConfigError(f"{len(samples)} answers are too few to train on; distil more.")
+        if not samples:
+            raise ConfigError("no answer is left to train on; distil more.")
+        self.train = samples
         self._runtime = runtime
         self._features = features
         # A runtime's tensors are made for inference; a copy may stand in a graph.
