@@ -8,9 +8,81 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eyas.config import AUTO_LIMITS, SamplingConfig, StoppingConfig, TreeConfig
+from eyas.costs import CostTable
+from eyas.engine import Request
 from eyas.interfaces import Choice, TargetInfo, TopK
-from eyas.sampling import log_softmax
+from eyas.sampling import Sampler, log_softmax
+from eyas.stopping import AnswerText, stop_tokens
 from eyas.tree import DraftTree
+
+AUTO = TreeConfig(tree="auto", **AUTO_LIMITS)
+# Costs as a kernel for few rows has them, and as a matrix library without one.
+FAST = CostTable(
+    verify_ms=((1, 3.8), (4, 4.0), (8, 4.9), (16, 6.6), (24, 8.4), (32, 11.0), (64, 20.0)),
+    draft_ms=((1, 0.3), (10, 0.5)),
+    root_ms=0.4,
+    overhead_ms=0.2,
+)
+SLOW = CostTable(
+    verify_ms=((1, 20.0), (64, 640.0)),
+    draft_ms=((1, 4.0), (10, 9.0)),
+    root_ms=5.0,
+    overhead_ms=0.3,
+)
+FREE = CostTable(
+    verify_ms=((1, 4.0), (64, 4.1)), draft_ms=((1, 0.01), (10, 0.02)), root_ms=0.01, overhead_ms=0.0
+)
+
+
+class NumberText:
+    """A decoder that spells token ids, so that stop strings can be tested without a tokenizer."""
+
+    def push(self, token_id):
+        return f"{token_id} "
+
+    def flush(self):
+        return ""
+
+
+def make_request(
+    prompt,
+    sampling=None,
+    stopping=None,
+    *,
+    vocab_size,
+    stops=(),
+    tree=None,
+    costs=None,
+    choice=0,
+    num_log_probs=None,
+):
+    """A request without a tokenizer; `stops` are the model's own stop tokens."""
+    sampling, stopping = sampling or SamplingConfig(), stopping or StoppingConfig(max_new_tokens=20)
+    return Request(
+        prompt_ids=prompt,
+        sampler=Sampler(
+            sampling,
+            prompt_ids=prompt,
+            vocab_size=vocab_size,
+            seed=sampling.drawn_seed(),
+            choice=choice,
+            withheld=stop_tokens(stopping, stops),
+            min_new_tokens=stopping.min_new_tokens,
+        ),
+        text=AnswerText(stopping, NumberText(), stops),
+        tree=tree or TreeConfig(),
+        num_log_probs=num_log_probs,
+        costs=costs,
+    )
+
+
+def answer(engine, request, earlier=None):
+    """Run a request to its end; returns the run and the answer's text."""
+    text, run = "", None
+    for run, piece in engine.stream(request, earlier):  # noqa: B007
+        text += piece.text
+    return run, text
 
 
 class FakeCache:
@@ -231,7 +303,7 @@ class FreeRuntime:
     def linear(self, *_):
         return lambda *inputs: inputs[0]
 
-    def lm_head(self, *_):
+    def lm_head(self, *_, **__):
         return self
 
     def decoder_stack(self, *_):

@@ -11,13 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eyas.api import LLM, Answer, load
+    from eyas.answer import Answer
+    from eyas.api import LLM, load
     from eyas.errors import EyasError
 
 __all__ = ["LLM", "Answer", "EyasError", "__version__", "load"]
 __version__ = "0.1.0"
 
-_HOMES = {"LLM": "eyas.api", "Answer": "eyas.api", "load": "eyas.api", "EyasError": "eyas.errors"}
+_HOMES = {"LLM": "eyas.api", "Answer": "eyas.answer", "load": "eyas.api", "EyasError": "eyas.errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,73 +11,51 @@ A prompt is a string (one user turn), a list of chat messages, or a list of toke
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from eyas.config import StoppingConfig
+from eyas.answer import Answer
+from eyas.calibration import calibrate, store_table, stored_table, table_path
+from eyas.config import AUTO_TREE_RUNTIMES, StoppingConfig, TreeMode
+from eyas.costs import CostTable
 from eyas.engine import Engine, Piece, Request, Run, check_answer_fits
-from eyas.errors import ConfigError
+from eyas.errors import ConfigError, FetchError
 from eyas.heads import HeadChoice, find_head
 from eyas.interfaces import DraftFiles, Runtime, find_drafter
-from eyas.metrics import GenerationStats
 from eyas.models import Tokenizer, resolve_model
 from eyas.options import GenerationOptions
 from eyas.runtimes import load_runtime
 from eyas.sampling import Sampler
-from eyas.stopping import AnswerText, FinishReason, stop_tokens
+from eyas.stopping import AnswerText, stop_tokens
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message] | Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One finished answer; with n > 1, `choices` holds all of them and this is the first."""
-
-    text: str
-    prompt_token_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    stats: GenerationStats
-    config: dict[str, Any]
-    logprobs: tuple[dict[str, Any], ...] | None = None
-    choices: tuple["Answer", ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The document that `eyas generate --json` prints."""
-        document: dict[str, Any] = self._own() | {"config": self.config}
-        if self.choices:
-            document["choices"] = [choice._own() for choice in self.choices]
-        return document
-
-    def _own(self) -> dict[str, Any]:
-        document: dict[str, Any] = {
-            "text": self.text,
-            "prompt_token_ids": list(self.prompt_token_ids),
-            "token_ids": list(self.token_ids),
-            "finish_reason": self.finish_reason,
-            "stats": self.stats.to_dict(),
-        }
-        if self.logprobs is not None:
-            document["logprobs"] = list(self.logprobs)
-        return document
 
 
 class LLM:
     """A target with its tokenizer and its drafters. Several threads may use one; their cycles queue."""
 
     def __init__(
-        self, runtime: Runtime, tokenizer: Tokenizer, *, model: str, head: HeadChoice, method: str
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        *,
+        model: str,
+        head: HeadChoice,
+        method: str,
+        draft_dtype: str = "auto",
     ) -> None:
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.head = head
         self.method = self._resolve(method)
+        self.draft_dtype = draft_dtype
         self._model = model
         self._lock = Lock()  # held for one prefill or cycle, never while a caller reads a piece
         self._engines: dict[str, Engine] = {}
+        self._costs: dict[str, CostTable] = {}
         self.engine(self.method)  # a head that does not fit is an error now, not at the first prompt
 
     def generate(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> Answer:
@@ -92,17 +70,14 @@ class LLM:
             ConfigError: an unknown option or a value out of bounds.
             CapacityError: a prompt or answer that does not fit the context.
         """
-        settings = self._options(options).with_seed()
+        settings = self.options(options).with_seed()
         answers = []
         for choice in range(settings.n):
             stream = self._stream(prompt, method, settings, choice)
             for _ in stream:
                 pass
             answers.append(stream.answer)
-        first = answers[0]
-        if settings.n == 1:
-            return first
-        return Answer(**{**_fields(first), "choices": tuple(answers)})
+        return answers[0] if settings.n == 1 else answers[0].with_choices(tuple(answers))
 
     def generate_many(
         self, prompts: Sequence[Prompt], *, method: str | None = None, **options: Any
@@ -112,14 +87,14 @@ class LLM:
 
     def stream(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> "AnswerStream":
         """Answer a prompt piece by piece. Close the iterator, or drop it, to stop early."""
-        settings = self._options(options).with_seed()
+        settings = self.options(options).with_seed()
         if settings.n != 1:
             raise ConfigError(f"n is {settings.n}, but a stream gives one answer; use generate for more.")
         return self._stream(prompt, method, settings, 0)
 
     def conversation(self, *, method: str | None = None, **options: Any) -> "Conversation":
         """A chat that keeps its caches between turns."""
-        return Conversation(self, method, self._options(options))
+        return Conversation(self, method, self.options(options))
 
     def prompt_ids(self, prompt: Prompt, options: GenerationOptions | None = None) -> list[int]:
         """The token ids that a prompt becomes."""
@@ -146,7 +121,36 @@ class LLM:
             self._engines[name] = Engine(self.runtime, drafter)
         return self._engines[name]
 
-    def request(self, prompt: Prompt, options: GenerationOptions, choice: int = 0) -> Request:
+    def costs(self, method: str | None = None, *, fresh: bool = False) -> CostTable | None:
+        """The cost table of a method on this machine: the one kept, or measured now (under 3 seconds).
+
+        Args:
+            method: as in `generate`.
+            fresh: measure again.
+
+        Returns:
+            None for a method whose trees do not follow costs.
+        """
+        name, engine = self._resolve(method or self.method), self.engine(method)
+        if not getattr(engine.drafter, "uses_costs", False):
+            return None
+        path = self.costs_path()
+        with self._lock:
+            table = None if fresh else self._costs.get(name) or stored_table(path)
+            if table is None:
+                table = calibrate(self.runtime, engine.drafter)
+                with suppress(FetchError):  # a cache that cannot be written: measured again next time
+                    store_table(path, table)
+            self._costs[name] = table
+        return table
+
+    def costs_path(self) -> Path:
+        """Where this model's cost table is kept."""
+        return table_path(self.runtime, self.head.path, self.draft_dtype)
+
+    def request(
+        self, prompt: Prompt, options: GenerationOptions, choice: int = 0, method: str | None = None
+    ) -> Request:
         """A prompt and its options as the engine takes them. `options` must hold a seed."""
         check_answer_fits(options.stopping, self.runtime)
         prompt_ids = self.prompt_ids(prompt, options)
@@ -167,10 +171,20 @@ class LLM:
             text=AnswerText(options.stopping, self.tokenizer.stream_decoder(), model_stops),
             tree=options.tree,
             num_log_probs=options.logprobs,
+            costs=self.costs(method) if options.tree.is_auto else None,
         )
 
     def describe(self, options: GenerationOptions, method: str | None = None) -> dict[str, Any]:
         """Every resolved option, for `Answer.config`."""
+        costs = self.costs(method) if options.tree.is_auto else None
+        return {
+            **self.names(method),
+            "cost_table": None if costs is None else costs.digest,
+            **options.to_dict(),
+        }
+
+    def names(self, method: str | None = None) -> dict[str, Any]:
+        """What computes: model, head, method, runtime."""
         target = self.runtime.target
         return {
             "model": self._model,
@@ -180,19 +194,19 @@ class LLM:
             "runtime": target.runtime,
             "dtype": target.dtype,
             "threads": target.threads,
-            **options.to_dict(),
         }
 
     def _stream(
         self, prompt: Prompt, method: str | None, options: GenerationOptions, choice: int
     ) -> "AnswerStream":
-        request = self.request(prompt, options, choice)
+        request = self.request(prompt, options, choice, method)
         return AnswerStream(self, self.engine(method), request, self.describe(options, method))
 
-    def _options(self, options: Mapping[str, Any]) -> GenerationOptions:
-        """Options by name; an answer's default length is no longer than the context."""
+    def options(self, options: Mapping[str, Any]) -> GenerationOptions:
+        """Options by name, with this model's defaults: an answer no longer than the context, and the tree."""
         default = min(StoppingConfig().max_new_tokens, self.runtime.target.context_limit)
-        return GenerationOptions.from_names({"max_new_tokens": default, **options})
+        tree: TreeMode = "auto" if self.runtime.target.runtime in AUTO_TREE_RUNTIMES else "fixed"
+        return GenerationOptions.from_names({"max_new_tokens": default, **options}, tree)
 
     def _resolve(self, method: str) -> str:
         if method != "auto":
@@ -214,7 +228,7 @@ class AnswerStream(Iterator[Piece]):
         self._lock = llm._lock
         self._engine = engine
         self._request = request
-        self._config = config
+        self.config = config
         self._earlier = earlier
         self._pieces: list[str] = []
         self._closed = False
@@ -243,16 +257,7 @@ class AnswerStream(Iterator[Piece]):
     def answer(self) -> Answer:
         """The answer, once it has ended."""
         assert self.run is not None, "the stream has ended"
-        assert self._request.text.finish_reason is not None, "the stream has ended"
-        return Answer(
-            text="".join(self._pieces),
-            prompt_token_ids=tuple(self._request.prompt_ids),
-            token_ids=tuple(self.run.generated),
-            finish_reason=self._request.text.finish_reason,
-            stats=self.run.stats(),
-            config=self._config,
-            logprobs=_logprobs(self.run) if self._request.num_log_probs is not None else None,
-        )
+        return Answer.of(self.run, "".join(self._pieces), self.config)
 
 
 class Conversation:
@@ -266,6 +271,7 @@ class Conversation:
         self._method = method
         self._options = options
         self._run: Run | None = None
+        self.last: Answer | None = None  # of the latest turn; None while it goes on or if it was stopped
 
     def say(self, text: str) -> Generator[Piece, None, None]:
         """Stream the answer to a user turn. Stopped early, the turn stays with what was said so far."""
@@ -273,8 +279,9 @@ class Conversation:
             raise ConfigError("the message is empty; say something.")
         turns = [*self.messages, {"role": "user", "content": text}]
         options = self._options.with_seed()
-        request = self._llm.request(turns, options)
+        request = self._llm.request(turns, options, method=self._method)
         earlier, self._run = self._run, None
+        self.last = None
         stream = AnswerStream(
             self._llm,
             self._llm.engine(self._method),
@@ -292,9 +299,7 @@ class Conversation:
                 self.messages = [*turns, {"role": "assistant", "content": "".join(said)}]
                 # Between two cycles tokens and caches agree, so an early stop may be continued too.
                 self._run = None if stream._closed else stream.run
-        self.last = stream.answer if stream.run is not None and stream.run.is_finished else None
-
-    last: Answer | None = None
+        self.last = stream.answer
 
 
 def load(
@@ -304,6 +309,7 @@ def load(
     method: str = "auto",
     runtime: str = "auto",
     dtype: str = "auto",
+    draft_dtype: str = "auto",
     threads: int | None = None,
 ) -> LLM:
     """Load a target, its tokenizer and the drafter of `method`.
@@ -313,8 +319,9 @@ def load(
             is fetched at its first use.
         head: directory of an EAGLE head; None looks beside the model, in the cache, then among those shipped.
         method: a drafter's name; "auto" is eagle2 where a head is found, plain decoding otherwise.
-        runtime: "torch", or "auto".
+        runtime: "native", "torch", or "auto".
         dtype: "float32", "bfloat16", ...; "auto" is the fastest that the machine has.
+        draft_dtype: precision of draft networks, which never changes the ids; "auto" is the fastest.
         threads: of the runtime; None is one per physical core.
 
     Raises:
@@ -324,21 +331,15 @@ def load(
         find_drafter(method)
     directory = resolve_model(model)
     name = "default" if model is None else str(model)
-    backend = load_runtime(runtime, directory, name=name, dtype=dtype, threads=threads)
+    backend = load_runtime(
+        runtime, directory, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads
+    )
     choice = find_head(head, directory, backend.target.fingerprint)
-    return LLM(backend, Tokenizer.load(directory), model=str(directory), head=choice, method=method)
-
-
-def _fields(answer: Answer) -> dict[str, Any]:
-    return {name: getattr(answer, name) for name in answer.__slots__}
-
-
-def _logprobs(run: Run) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        {
-            "token_id": token.id,
-            "logprob": token.choice.log_prob,
-            "top": [list(pair) for pair in token.choice.top],
-        }
-        for token in run.tokens
+    return LLM(
+        backend,
+        Tokenizer.load(directory),
+        model=str(directory),
+        head=choice,
+        method=method,
+        draft_dtype=draft_dtype,
     )

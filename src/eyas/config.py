@@ -14,6 +14,7 @@ from eyas.errors import ConfigError
 
 MAX_SEED = 2**32 - 1  # one word of the Philox key, docs/laws.md L2
 
+TreeMode = Literal["auto", "fixed"]
 DraftSampling = Literal["coupled", "top-k"]
 ScorePrecision = Literal["float32", "model"]
 
@@ -25,8 +26,12 @@ def _at_least(name: str, value: float, limit: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeConfig:
-    """Size of an EAGLE-2 draft tree (arXiv 2406.16858, Sec. 4 and App. A). The root is not counted."""
+    """Size of an EAGLE-2 draft tree (arXiv 2406.16858, Sec. 4 and App. A). The root is not counted.
 
+    `tree="auto"` chooses the size in each cycle, from measured costs; then the sizes are its limits.
+    """
+
+    tree: TreeMode = "fixed"
     draft_tokens: int = 59  # nodes kept by rerank and verified beside the root
     depth: int = 6  # levels below the root
     tree_top_k: int = 10  # nodes expanded on each level
@@ -34,7 +39,9 @@ class TreeConfig:
     score_precision: ScorePrecision = "float32"  # precision in which values are summed
 
     def __post_init__(self) -> None:
-        for name in ("draft_tokens", "depth", "tree_top_k"):
+        if self.tree not in ("auto", "fixed"):
+            raise ConfigError(f"tree is {self.tree!r}; it is 'auto' or 'fixed'.")
+        for name in TREE_SIZES:
             _at_least(name, getattr(self, name), 1)
         if self.draft_tokens > self.num_candidates:
             raise ConfigError(
@@ -51,6 +58,18 @@ class TreeConfig:
     def num_candidates(self) -> int:
         """Nodes that expansion makes before rerank: K + (D - 1) K^2."""
         return self.tree_top_k + (self.depth - 1) * self.tree_top_k**2
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether each cycle chooses the size of its tree."""
+        return self.tree == "auto"
+
+
+TREE_SIZES = ("draft_tokens", "depth", "tree_top_k")
+AUTO_LIMITS = {"draft_tokens": 63, "depth": 8, "tree_top_k": 10}  # 64 rows with the root
+# Where `tree` is not given: "auto" for these runtimes, "fixed" for all others. A runtime belongs here once
+# measuring it takes no more than a few seconds and its costs stay as they were measured.
+AUTO_TREE_RUNTIMES: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from eyas.config import StoppingConfig, TreeConfig
+from eyas.costs import CostTable
 from eyas.errors import CapacityError
 from eyas.interfaces import (
     Choice,
@@ -41,6 +42,7 @@ class Request:
     text: AnswerText
     tree: TreeConfig = field(default_factory=TreeConfig)
     num_log_probs: int | None = None
+    costs: CostTable | None = None  # what trees of tree="auto" are chosen by
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Engine:
             sampler=request.sampler,
             tree=request.tree,
             stop_token_ids=request.text.stop_token_ids,
+            costs=request.costs,
         )
         run.session.begin(context, keep)
         piece = self._emit(run, [Token(choice, None)])

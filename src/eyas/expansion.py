@@ -23,6 +23,7 @@ from eyas.config import TreeConfig
 from eyas.tree import DraftTree, Floats, Ints, root_only
 
 Rounding = Callable[[Floats], Floats]
+Confidence = Callable[[Floats, int], Floats]  # log confidences (F, K) at a depth -> log acceptance rates
 
 
 def unrounded(values: Floats) -> Floats:
@@ -39,13 +40,23 @@ class Frontier:
     log_values: list[float]
     parent_rows: list[int]  # row of each node's parent in the frontier before (the root is row 0)
 
+    def first(self, count: int) -> "Frontier":
+        """Its `count` best nodes."""
+        return Frontier(
+            self.candidates[:count],
+            self.token_ids[:count],
+            self.log_values[:count],
+            self.parent_rows[:count],
+        )
+
 
 @dataclass(slots=True)
 class Expansion:
     """Candidates of a dynamic tree, grown level by level.
 
     Tokens of `terminal` end an answer and are never expanded. `by_value=False` expands by a node's own
-    confidence instead of its value (the paper's ablation, Table 3).
+    confidence instead of its value (the paper's ablation, Table 3). `confidence` maps own confidences before
+    they are multiplied.
 
     A cycle's time is short: arrays do the arithmetic of a level in few calls, lists the bookkeeping.
     """
@@ -54,6 +65,7 @@ class Expansion:
     terminal: Collection[int] = ()
     rounding: Rounding = unrounded
     by_value: bool = True
+    confidence: Confidence | None = None
     num_candidates: int = 0
     _levels: list["_Level"] = field(default_factory=list)
 
@@ -66,6 +78,8 @@ class Expansion:
             log_confidences: (F, K) natural logs; clamped to <= 0, so that a child never beats its parent.
         """
         own = np.minimum(log_confidences, 0.0)
+        if self.confidence is not None:
+            own = self.confidence(own, 1 + len(self._levels))
         above = _ROOT if frontier is None else np.array(frontier.log_values)
         values = self.rounding(own + above[:, None]).ravel()  # V_child = V_parent * c_child
         tokens: list[int] = token_ids.ravel().tolist()
@@ -100,6 +114,11 @@ class Expansion:
             log_values=[values[at] for at in chosen],
             parent_rows=[at // level.width for at in chosen],
         )
+
+    def newest_values(self) -> list[float]:
+        """Values of the newest level's nodes, as probabilities."""
+        values: list[float] = np.exp(self._levels[-1].log_values).tolist()
+        return values
 
     def rerank(self, root: int, draft_tokens: int) -> DraftTree:
         """The `draft_tokens` candidates of highest value over all levels, as a tree under `root`.

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 from numpy.typing import NDArray
 
 from eyas.config import StackConfig, TreeConfig
+from eyas.costs import CostTable
 from eyas.errors import ConfigError
 from eyas.sampling import Sampler
 from eyas.tree import DraftTree, Floats, Ints
@@ -195,8 +196,15 @@ class Runtime(Protocol):
         """(T, H) rows of the target's input embedding, as a draft network reads them."""
         ...
 
-    def lm_head(self, token_ids: Ints | None = None) -> LMHead:
-        """The target's LM head, or its rows for `token_ids` (ascending): a draft vocabulary."""
+    def lm_head(self, token_ids: Ints | None = None, also: Ints | None = None) -> LMHead:
+        """The target's LM head, or its rows for `token_ids` (ascending): a draft vocabulary.
+
+        `also` are ids that one answer adds to it, such as its prompt's: few, and cheap to add.
+        """
+        ...
+
+    def join(self, parts: Sequence[Features]) -> Features:
+        """Features (T_i, H) below each other, in their order."""
         ...
 
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> Linear:
@@ -230,6 +238,7 @@ class DraftContext:
     sampler: Sampler
     tree: TreeConfig
     stop_token_ids: frozenset[int] = frozenset()  # nothing follows these: they are never expanded
+    costs: CostTable | None = None  # of this machine; there when tree.is_auto and the drafter asked for it
 
 
 class DraftSession(Protocol):
@@ -262,7 +271,10 @@ class DraftSession(Protocol):
 
 
 class Drafter(Protocol):
-    """A method of proposing tokens; shared by all sequences. See docs/add-a-drafter.md."""
+    """A method of proposing tokens; shared by all sequences. See docs/add-a-drafter.md.
+
+    A drafter whose trees follow measured costs (`--tree auto`) has a class attribute `uses_costs = True`.
+    """
 
     lossless: ClassVar[Lossless]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Self
 
-from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import AUTO_LIMITS, TREE_SIZES, SamplingConfig, StoppingConfig, TreeConfig, TreeMode
 from eyas.errors import ConfigError
 
 _GROUPS = {"sampling": SamplingConfig, "stopping": StoppingConfig, "tree": TreeConfig}
@@ -35,8 +35,8 @@ class GenerationOptions:
             raise ConfigError("system and raw exclude each other: a raw prompt has no chat template.")
 
     @classmethod
-    def from_names(cls, options: Mapping[str, Any]) -> Self:
-        """Sort flat options into their groups.
+    def from_names(cls, options: Mapping[str, Any], default_tree: TreeMode = "fixed") -> Self:
+        """Sort flat options into their groups. Where no size of the tree is given, it is `default_tree`.
 
         Raises:
             ConfigError: an unknown name (with the closest known one) or a value out of bounds.
@@ -47,12 +47,12 @@ class GenerationOptions:
                 close = get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}."
                 raise ConfigError(f"unknown option {name!r}; {hint}")
-        options = _fitting_tree(options)
+        options = _with_tree(options, default_tree)
         groups = {
             group: kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})
             for group, kind in _GROUPS.items()
         }
-        own = {f.name: options[f.name] for f in fields(cls) if f.name in options}
+        own = {f.name: options[f.name] for f in fields(cls) if f.name in options and f.name not in _GROUPS}
         return cls(**groups, **own)
 
     def with_seed(self) -> Self:
@@ -68,9 +68,22 @@ class GenerationOptions:
         return flat
 
 
-def _fitting_tree(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Keep every candidate of a small tree, unless the number of draft tokens was given too."""
-    if "draft_tokens" in options or not {"depth", "tree_top_k"} & options.keys():
+def _with_tree(options: Mapping[str, Any], default: TreeMode) -> Mapping[str, Any]:
+    """Resolve `tree`: a size means "fixed", with the paper's defaults for the others.
+
+    A small fixed tree keeps every candidate, unless the number of draft tokens was given too.
+    """
+    given = [name for name in TREE_SIZES if name in options]
+    tree = options.get("tree", "fixed" if given else default)
+    options = {**options, "tree": tree}
+    if tree == "auto":
+        if given:
+            raise ConfigError(
+                f"tree is 'auto', which chooses the size of each tree, but {given[0]} is "
+                f"{options[given[0]]}; leave one of them out."
+            )
+        return {**options, **AUTO_LIMITS}
+    if "draft_tokens" in options or not given:
         return options
     sizes = {name: options[name] for name in ("depth", "tree_top_k") if name in options}
     candidates = TreeConfig(draft_tokens=1, **sizes).num_candidates

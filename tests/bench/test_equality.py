@@ -10,34 +10,20 @@ from hypothesis import strategies as st
 from eyas.bench.equality import compare, first_difference, plain_scores
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive
-from eyas.engine import Engine, Request
+from eyas.engine import Engine
 from eyas.sampling import Sampler
-from eyas.stopping import AnswerText
-from fake import FakeRuntime
+from fake import FakeRuntime, answer, make_request
 
 PROMPT = [1, 2, 3]
 
 
-class NoText:
-    def push(self, _):
-        return ""
-
-    def flush(self):
-        return ""
-
-
 def request(runtime, temperature=0.0):
-    sampling = SamplingConfig(temperature=temperature)
-    return Request(
-        prompt_ids=PROMPT,
-        sampler=Sampler(sampling, prompt_ids=PROMPT, vocab_size=runtime.target.vocab_size, seed=3),
-        text=AnswerText(StoppingConfig(max_new_tokens=12), NoText()),
-    )
+    sampling, stopping = SamplingConfig(temperature=temperature, seed=3), StoppingConfig(max_new_tokens=12)
+    return make_request(PROMPT, sampling, stopping, vocab_size=runtime.target.vocab_size)
 
 
 def plain_answer(runtime, temperature=0.0):
-    *_, (run, _) = Engine(runtime, Autoregressive()).stream(request(runtime, temperature))
-    return run.generated
+    return answer(Engine(runtime, Autoregressive()), request(runtime, temperature))[0].generated
 
 
 def near_tie(gap, dtype):
@@ -61,9 +47,9 @@ def test_first_difference(left, right):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_scores_are_those_that_plain_decoding_saw(temperature):
     runtime = FakeRuntime()
-    answer = plain_answer(runtime, temperature)
-    for at, token in enumerate(answer):
-        scores = plain_scores(runtime, request(runtime, temperature), answer[:at])
+    plain = plain_answer(runtime, temperature)
+    for at, token in enumerate(plain):
+        scores = plain_scores(runtime, request(runtime, temperature), plain[:at])
         assert int(np.argmax(scores)) == token
 
 

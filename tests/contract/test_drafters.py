@@ -4,17 +4,20 @@ A new drafter or runtime joins by its name alone. Models are tiny and in float64
 the same product cannot flip a choice: no difference is tolerated.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fake
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
-from eyas.engine import Engine, Request
+from eyas.engine import Engine
+from eyas.errors import ConfigError
 from eyas.interfaces import DraftFiles, TargetCall, drafters
 from eyas.runtimes import load_runtime
-from eyas.sampling import Sampler
-from eyas.stopping import AnswerText
+from fake import AUTO, FAST, FREE, SLOW, answer
 from tiny import VOCAB, write_head, write_llama
 
 RUNTIMES = ["torch"]
@@ -26,14 +29,6 @@ lossless = pytest.mark.parametrize(
 contract_settings = settings(
     max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-
-class NoText:
-    def push(self, token_id):
-        return f"{token_id} "
-
-    def flush(self):
-        return ""
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
@@ -61,24 +56,8 @@ def engines(request, runtime, tmp_path_factory):
     return engine
 
 
-def make_request(prompt, sampling, stopping, tree=None, choice=0, num_log_probs=None):
-    return Request(
-        prompt_ids=prompt,
-        sampler=Sampler(
-            sampling, prompt_ids=prompt, vocab_size=VOCAB, seed=sampling.drawn_seed(), choice=choice,
-            withheld=STOPS, min_new_tokens=stopping.min_new_tokens,
-        ),
-        text=AnswerText(stopping, NoText(), STOPS),
-        tree=tree or TreeConfig(),
-        num_log_probs=num_log_probs,
-    )  # fmt: skip
-
-
-def answer(engine, request, earlier=None):
-    text, run = "", None
-    for run, piece in engine.stream(request, earlier):  # noqa: B007
-        text += piece.text
-    return run, text
+def make_request(prompt, sampling, stopping, tree=None, **more):
+    return fake.make_request(prompt, sampling, stopping, tree=tree, vocab_size=VOCAB, stops=STOPS, **more)
 
 
 prompts = st.lists(st.integers(3, VOCAB - 1), min_size=1, max_size=20)
@@ -102,6 +81,7 @@ stoppings = st.builds(
 )
 trees = st.one_of(
     st.just(TreeConfig()),
+    st.sampled_from([AUTO, replace(AUTO, draft_sampling="top-k")]),
     st.builds(
         lambda k, depth, share, coupled, precision: TreeConfig(
             tree_top_k=k,
@@ -123,7 +103,7 @@ trees = st.one_of(
 @contract_settings
 @given(prompt=prompts, sampling=samplings, stopping=stoppings, tree=trees)
 def test_the_answer_is_plain_decodings(method, engines, prompt, sampling, stopping, tree):
-    wanted = make_request(prompt, sampling, stopping, tree, num_log_probs=2)
+    wanted = make_request(prompt, sampling, stopping, tree, num_log_probs=2, costs=FREE)
     plain, plain_text = answer(
         engines("autoregressive"), make_request(prompt, sampling, stopping, num_log_probs=2)
     )
@@ -151,6 +131,35 @@ def test_trees_from_smallest_to_largest(method, engines, temperature, tree):
 
 
 @lossless
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("costs", [FREE, FAST, SLOW], ids=["free", "fast", "slow"])
+def test_trees_of_measured_size(method, engines, costs, temperature):
+    """Large trees, small ones, and long stretches without any: the same answer, and the same again."""
+    sampling = SamplingConfig(temperature=temperature, seed=6)
+    stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
+    plain, _ = answer(engines("autoregressive"), make_request([9, 4, 33], sampling, stopping))
+    seen = []
+    for _ in range(2):
+        run, _ = engines(method).start(make_request([9, 4, 33], sampling, stopping, AUTO, costs=costs))
+        trees = []
+        while not run.is_finished:
+            engines(method).step([run])
+            trees.append((run.last_cycle.tree.token_ids.tolist(), run.last_cycle.tree.parents.tolist()))
+        assert run.generated == plain.generated
+        seen.append(trees)
+    assert seen[0] == seen[1], "a replay with the same table drafts the same trees"
+    sizes = [len(parents) - 1 for _, parents in seen[0]]
+    if getattr(engines(method).drafter, "uses_costs", False):
+        assert max(sizes) > 20 if costs is FREE else 0 in sizes
+
+
+def test_measured_trees_need_a_table(engines):
+    request = make_request([3], SamplingConfig(), StoppingConfig(max_new_tokens=5), AUTO)
+    with pytest.raises(ConfigError, match="no cost table"):
+        engines("eagle2").start(request)
+
+
+@lossless
 def test_the_whole_context_is_used(method, engines):
     """The tree shrinks as the context fills; the last position is still reached."""
     stopping = StoppingConfig(max_new_tokens=96, ignore_eos=True)
@@ -164,15 +173,20 @@ def test_the_whole_context_is_used(method, engines):
 
 @lossless
 @contract_settings
-@given(first=prompts, second=prompts, temperature=st.sampled_from([0.0, 1.0]))
-def test_a_later_turn_reuses_what_is_common(method, engines, first, second, temperature):
+@given(
+    first=prompts,
+    second=prompts,
+    temperature=st.sampled_from([0.0, 1.0]),
+    size=st.sampled_from([{}, {"tree": AUTO, "costs": FREE}, {"tree": AUTO, "costs": SLOW}]),
+)
+def test_a_later_turn_reuses_what_is_common(method, engines, first, second, temperature, size):
     """L7: same answer as from an empty cache, also after a turn whose tokens changed in the middle."""
     sampling = SamplingConfig(temperature=temperature, seed=1)
     stopping = StoppingConfig(max_new_tokens=8)
     engine = engines(method)
-    run, _ = answer(engine, make_request(first, sampling, stopping))
+    run, _ = answer(engine, make_request(first, sampling, stopping, **size))
     for turn in ([*run.token_ids, *second], [*first, *second]):
-        run, _ = answer(engine, make_request(turn, sampling, stopping), earlier=run)
+        run, _ = answer(engine, make_request(turn, sampling, stopping, **size), earlier=run)
         fresh, _ = answer(engines("autoregressive"), make_request(turn, sampling, stopping))
         assert run.generated == fresh.generated
 

@@ -7,34 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from eyas.config import SamplingConfig, StoppingConfig
-from eyas.engine import Engine, Request
+from eyas.config import StoppingConfig
+from eyas.engine import Engine
 from eyas.interfaces import _DRAFTERS
 from eyas.runtimes import load_runtime
-from eyas.sampling import Sampler
-from eyas.stopping import AnswerText
+from fake import answer, make_request
 from tiny import write_llama
 
 ROOT = Path(__file__).parents[2]
 
 
-class NoText:
-    def push(self, _token_id):
-        return ""
-
-    def flush(self):
-        return ""
-
-
 def _answer(engine, prompt):
     stopping = StoppingConfig(max_new_tokens=40, ignore_eos=True)
-    request = Request(
-        prompt_ids=prompt,
-        sampler=Sampler(SamplingConfig(), prompt_ids=prompt, vocab_size=64),
-        text=AnswerText(stopping, NoText()),
-    )
-    *_, (run, _) = engine.stream(request)
-    return run
+    return answer(engine, make_request(prompt, stopping=stopping, vocab_size=64))[0]
 
 
 def test_the_documented_drafter_keeps_the_contract(tmp_path, monkeypatch):
@@ -58,7 +43,10 @@ def test_internal_links_lead_somewhere():
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "tree", "pull", "models", "train", "eval", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["generate", "chat", "tree", "pull", "models", "train", "eval", "calibrate", "doctor"],
+)
 def test_every_command_has_help(command):
     result = subprocess.run([sys.executable, "-m", "eyas", command, "--help"], capture_output=True, text=True)
     assert result.returncode == 0

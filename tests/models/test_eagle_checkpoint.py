@@ -162,3 +162,25 @@ def test_a_plain_export_has_the_authors_names_and_nothing_else(tmp_path):
         export_plain(write_head(tmp_path / "two", layers=2), tmp_path / "no")
     with pytest.raises(CheckpointError, match="exists"):
         export_plain(source, tmp_path / "plain")
+
+
+def test_an_acceptance_map_is_read(head):
+    entry = {"confidence": [0, 0.5, 1], "rate_by_depth": [[0, 0.6, 0.9], [0, 0.5, 0.8]]}
+    checkpoint = read_eagle_checkpoint(configure(head, acceptance_map={"greedy": entry}))
+    assert checkpoint.acceptance["greedy"].rate_by_depth[1] == (0.0, 0.5, 0.8)
+    assert read_eagle_checkpoint(configure(head, acceptance_map={})).acceptance == {}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"best": {}}, "unknown mode 'best'; it knows greedy, coupled, top-k"),
+        ({"greedy": {"confidence": [0, 1]}}, "rate_by_depth"),
+        ({"greedy": {"confidence": [0, 1], "rate_by_depth": [[0, 2]]}}, "at most 1"),
+        ([1], "unusable acceptance_map"),
+    ],
+    ids=["mode", "missing", "rate", "no-object"],
+)
+def test_a_broken_acceptance_map_is_refused(head, document, message):
+    with pytest.raises(CheckpointError, match=message):
+        read_eagle_checkpoint(configure(head, acceptance_map=document))

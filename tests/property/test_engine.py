@@ -6,49 +6,15 @@ from hypothesis import strategies as st
 
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive
-from eyas.engine import Engine, Request, common_prefix
+from eyas.engine import Engine, common_prefix
 from eyas.errors import CapacityError
-from eyas.sampling import Sampler
-from eyas.stopping import AnswerText, stop_tokens
-from fake import FakeRuntime, RandomTrees
+from fake import FakeRuntime, RandomTrees, answer, make_request
 
 VOCAB = 8
 
 
-class Silent:
-    def push(self, token_id):
-        return f"{token_id} "
-
-    def flush(self):
-        return ""
-
-
-def request(prompt, sampling=None, stopping=None, num_log_probs=None, choice=0):
-    sampling = sampling or SamplingConfig()
-    stopping = stopping or StoppingConfig(max_new_tokens=20)
-    sampler = Sampler(
-        sampling,
-        prompt_ids=prompt,
-        vocab_size=VOCAB,
-        seed=sampling.drawn_seed(),
-        choice=choice,
-        withheld=stop_tokens(stopping, [2]),
-        min_new_tokens=stopping.min_new_tokens,
-    )
-    return Request(
-        prompt_ids=prompt,
-        sampler=sampler,
-        text=AnswerText(stopping, Silent(), [2]),
-        num_log_probs=num_log_probs,
-    )
-
-
-def answer(engine, wanted, earlier=None):
-    text = ""
-
-    for run, piece in engine.stream(wanted, earlier):  # noqa: B007
-        text += piece.text
-    return run, text
+def request(prompt, sampling=None, stopping=None, **more):
+    return make_request(prompt, sampling, stopping, vocab_size=VOCAB, stops=[2], **more)
 
 
 prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=10)

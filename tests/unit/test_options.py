@@ -33,12 +33,26 @@ def test_small_trees_keep_all_their_candidates_by_default(given, draft_tokens):
         ({"logprobs": -1}, "logprobs is -1"),
         ({"raw": True, "system": "x"}, "exclude each other"),
         ({"depth": 1, "draft_tokens": 11}, "only 10 candidates"),
+        ({"tree": "auto", "depth": 3}, "tree is 'auto', .* but depth is 3; leave one of them out"),
+        ({"tree": "wide"}, "tree is 'wide'; it is 'auto' or 'fixed'"),
     ],
     ids=str,
 )
 def test_what_cannot_be_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         GenerationOptions.from_names(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "tree"),
+    [({}, "auto"), ({"tree": "fixed"}, "fixed"), ({"tree_top_k": 4}, "fixed"), ({"seed": 1}, "auto")],
+    ids=str,
+)
+def test_a_size_means_a_fixed_tree(given, tree):
+    options = GenerationOptions.from_names(given, default_tree="auto")
+    assert options.tree.tree == tree
+    assert options.to_dict()["tree"] == tree
+    assert options.tree.draft_tokens == (63 if tree == "auto" else 59)
 
 
 def test_a_seed_is_drawn_only_where_it_is_needed():

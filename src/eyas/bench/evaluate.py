@@ -17,7 +17,7 @@ from eyas.bench.answers import AnswerFile, Row
 from eyas.bench.equality import compare
 from eyas.bench.provenance import head_hash, sources_hash
 from eyas.bench.questions import Question, QuestionSet
-from eyas.config import TreeConfig
+from eyas.config import TREE_SIZES, TreeConfig
 from eyas.errors import ConfigError
 from eyas.interfaces import find_drafter
 from eyas.metrics import is_looping
@@ -200,6 +200,8 @@ def _names(options: GenerationOptions) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for group in (options.sampling, options.stopping, options.tree):
         flat |= {item.name: getattr(group, item.name) for item in fields(group)}
+    if options.tree.is_auto:  # whose sizes are limits, and cannot be given
+        flat = {name: value for name, value in flat.items() if name not in TREE_SIZES}
     return flat | {"system": options.system, "raw": options.raw}
 
 

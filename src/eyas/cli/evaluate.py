@@ -163,8 +163,9 @@ def _announce(evaluation: Evaluation, answers: AnswerFile) -> None:
 def _summary(
     evaluation: Evaluation, rows: Sequence[dict[str, Any]], origin: dict[str, Any]
 ) -> dict[str, Any]:
-    llm = evaluation.llm
-    config = llm.describe(evaluation.jobs[0].options)
+    llm, options = evaluation.llm, evaluation.jobs[0].options
+    config = llm.describe(options)
+    costs = llm.costs() if options.tree.is_auto else None
     for key in ("method", "temperature", "seed"):  # lists here, below
         del config[key]
     sources = sorted({row["sources"] for row in rows})
@@ -186,6 +187,7 @@ def _summary(
             "threads": llm.runtime.target.threads,
             "model_fingerprint": llm.runtime.target.fingerprint,
             "head_sha256": evaluation.head_hash,
+            "costs": None if costs is None else costs.to_dict(),
             "sources_of_answers": sources,
         },
     }

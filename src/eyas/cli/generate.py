@@ -5,12 +5,12 @@ import json
 import sys
 from typing import Any
 
-from eyas.api import LLM, Answer
+from eyas.answer import Answer
+from eyas.api import LLM
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options
 from eyas.cli.session import announce_method, generation_settings, load_llm, read_prompt
-from eyas.options import GenerationOptions
 
 INTERRUPTED = 130
 
@@ -61,8 +61,7 @@ def _stream(args: argparse.Namespace, llm: LLM, prompt: str, settings: dict[str,
         stream.close()
         write("\n")
         if stream.run is not None:
-            config = llm.describe(GenerationOptions.from_names(settings))
-            note(f"interrupted after {statistics_line([stream.run.stats()], config)}")
+            note(f"interrupted after {statistics_line([stream.run.stats()], stream.config)}")
         return INTERRUPTED
     write("\n")
     _report(stream.answer)

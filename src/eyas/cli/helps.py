@@ -8,8 +8,9 @@ MODEL_HELPS = {
     "without it the default model, which is fetched at its first use",
     "head": "directory of the EAGLE head; without it: in the model's head/, the cache, those shipped",
     "method": "how tokens are drafted",
-    "runtime": "what computes: torch, or auto",
+    "runtime": "what computes: native, torch, or auto (native where it can)",
     "dtype": "precision: float32, bfloat16, float16, float64, or auto (the fastest here)",
+    "draft_dtype": "precision of the draft's networks, which never changes the answer; or auto",
     "threads": "threads of the runtime; without it one per physical core",
 }
 
@@ -28,6 +29,8 @@ GENERATION_HELPS = {
     "stop": "end before this string; may be repeated",
     "stop_token_ids": "end at these token ids too, separated by spaces or commas",
     "ignore_eos": "go on past the model's own stop tokens",
+    "tree": "auto: each cycle chooses the size of its tree from costs measured here; fixed: the sizes below, "
+    "which is also what giving one of them means",
     "draft_tokens": "nodes of the draft tree that the target checks, root not counted",
     "depth": "levels of the draft tree below the root",
     "tree_top_k": "nodes expanded on each level",

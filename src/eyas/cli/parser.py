@@ -97,7 +97,7 @@ def add_generation_options(
     for title, kind in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options_of(kind, leave_out):
-            default = (defaults or {}).get(option.name, option.default)
+            default = {"tree": None, **(defaults or {})}.get(option.name, option.default)  # the runtime's own
             add_option(group, Option(option.name, option.hint, default), GENERATION_HELPS[option.name])
 
 
@@ -163,6 +163,7 @@ _METAVARS = {
     "method": "NAME",
     "runtime": "NAME",
     "dtype": "NAME",
+    "draft_dtype": "NAME",
     "temperature": "T",
     "top_k": "K",
     "top_p": "P",

@@ -13,13 +13,14 @@ node holds its parent's predicted one. So the committed length of the head's cac
 position of the root (docs/laws.md, L7).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from eyas.budget import AcceptanceMap
 from eyas.errors import CheckpointError
 from eyas.expansion import Frontier
 from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime, TopK
@@ -34,6 +35,7 @@ class EagleHead:
     Attributes:
         draft_ids: (M,) ascending target ids of the draft vocabulary; None for the whole vocabulary.
         coupled_scale: per depth, the scale of coupled confidences; the last serves all deeper levels.
+        acceptance: maps confidences to acceptance rates, by how children are chosen.
     """
 
     runtime: Runtime
@@ -41,6 +43,7 @@ class EagleHead:
     stack: DraftStack
     draft_ids: Ints | None
     coupled_scale: tuple[float, ...]
+    acceptance: Mapping[str, AcceptanceMap] = field(default_factory=dict)
 
     @classmethod
     def load(cls, runtime: Runtime, directory: Path) -> Self:
@@ -58,14 +61,14 @@ class EagleHead:
             stack=runtime.decoder_stack(checkpoint.stack, weights),
             draft_ids=checkpoint.draft_ids,
             coupled_scale=checkpoint.coupled_scale,
+            acceptance=checkpoint.acceptance,
         )
 
     def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:
         """The LM head over the draft vocabulary and the prompt's own tokens, which answers often repeat."""
         if self.draft_ids is None:
             return self.runtime.lm_head()
-        prompt = np.asarray(prompt_ids, dtype=np.int64)
-        return self.runtime.lm_head(np.union1d(self.draft_ids, prompt))
+        return self.runtime.lm_head(self.draft_ids, also=np.unique(np.asarray(prompt_ids, dtype=np.int64)))
 
     def scale(self, depth: int) -> float:
         """Scale of the coupled confidence of nodes at `depth` (1 is below the root)."""
@@ -104,13 +107,30 @@ class HeadState:
     def expander(self, token_ids: Sequence[int]) -> "Expander":
         """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
         assert self._waiting, "a root always comes with a new pair"
-        for features, tokens in self._waiting:
+        for features, tokens in self._joined():
             output = self.append(tokens, features, None)
             self._cache.commit(range(len(tokens)))
         self._waiting = []
         assert self._cache.length == len(token_ids) - 1, "the head's cache ends before the root"
-        answer = token_ids[len(self._context.prompt_ids) :] if self._is_coupled else ()
-        return Expander(self, output[-1:], Prefix(answer))
+        answer = [Prefix(token_ids[len(self._context.prompt_ids) :])] if self._is_coupled else []
+        return Expander(self, output[-1:], answer)
+
+    def _joined(self) -> list[tuple[Features, Ints]]:
+        """The waiting pairs; what gathered over several cycles is read in one pass."""
+        join = getattr(self._head.runtime, "join", None)
+        if len(self._waiting) < 2 or join is None:
+            return self._waiting
+        features, tokens = zip(*self._waiting, strict=True)
+        return [(join(features), np.concatenate(tokens))]
+
+    @property
+    def acceptance(self) -> AcceptanceMap | None:
+        """How the head's confidences are to be read for this answer; None as they are."""
+        if self._is_coupled:
+            mode = "coupled"
+        else:
+            mode = "greedy" if self._context.sampler.config.is_greedy else "top-k"
+        return self._head.acceptance.get(mode)
 
     def append(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
         """Run pairs (T,) through the head, as pending rows under `parents`; returns its outputs (T, H)."""
@@ -139,10 +159,10 @@ class HeadState:
 class Expander:
     """Drafts one tree, level by level; leave it as a context so that its rows are dropped."""
 
-    def __init__(self, state: HeadState, root_feature: Features, answer: Prefix) -> None:
+    def __init__(self, state: HeadState, root_feature: Features, prefixes: list[Prefix]) -> None:
         self._state = state
         self._features = root_feature  # (F, H) predicted features below the frontier's nodes
-        self._prefixes = [answer]  # per frontier node: the answer up to and including its token
+        self._prefixes = prefixes  # per frontier node: the answer up to and including its token; or none
         self._first_row: int | None = None  # where the frontier's rows start among the pending ones
         self._depth = 1  # of the children to come
 
@@ -165,11 +185,12 @@ class Expander:
         self._first_row = self._state.num_pending
         token_ids = np.array(frontier.token_ids, dtype=np.int64)
         self._features = self._state.append(token_ids, self._features[rows], parents)
-        self._prefixes = [
-            self._prefixes[row].extended(token)
-            for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
-        ]
         self._depth += 1
+        if self._prefixes:
+            self._prefixes = [
+                self._prefixes[row].extended(token)
+                for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
+            ]
 
 
 def _check_target(checkpoint: EagleCheckpoint, runtime: Runtime, directory: Path) -> None:

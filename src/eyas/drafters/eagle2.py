@@ -7,8 +7,10 @@ tree's mathematics in `eyas.expansion`.
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
+from eyas.budget import Budget
 from eyas.drafters._eagle_head import EagleHead, HeadState
-from eyas.expansion import grow_tree, unrounded
+from eyas.errors import ConfigError
+from eyas.expansion import Expansion, grow_tree, unrounded
 from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime, register_drafter
 from eyas.tree import DraftTree, root_only
 
@@ -18,6 +20,7 @@ class Eagle2:
     """EAGLE-2 dynamic draft trees; needs an EAGLE head for the target."""
 
     lossless: ClassVar[Lossless] = "ids"
+    uses_costs: ClassVar[bool] = True
 
     def __init__(self, head: EagleHead) -> None:
         self._head = head
@@ -38,6 +41,8 @@ class Session:
     def __init__(self, head: EagleHead) -> None:
         self._state = HeadState(head)
         self._rounding = {"float32": unrounded, "model": head.runtime.round_score}
+        self._budget: Budget | None = None  # of tree="auto"
+        self._has_proposed = False
 
     @property
     def num_forwards(self) -> int:
@@ -47,14 +52,27 @@ class Session:
     def begin(self, context: DraftContext, keep: int = 0) -> None:
         """Start an answer; the head keeps its first `keep` pairs."""
         self._context = context
+        self._has_proposed = False
+        self._budget = None
+        if context.tree.is_auto:
+            if context.costs is None:
+                raise ConfigError(
+                    "tree is 'auto', but the request has no cost table; measure one, or set tree='fixed'."
+                )
+            self._budget = Budget(context.costs, context.tree)
         self._state.begin(context, keep)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Remember the committed pairs."""
         self._state.extend(features, token_ids)
+        if self._budget is not None and self._has_proposed:
+            self._budget.settle(len(token_ids))
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """Expand by value, then keep the best nodes of all levels."""
+        self._has_proposed = True
+        if self._budget is not None:
+            return self._propose_within(self._budget, token_ids, max_depth)
         if max_depth < 1:
             return root_only(token_ids[-1])
         tree = self._context.tree
@@ -66,4 +84,25 @@ class Session:
                 max_depth=max_depth,
                 terminal=self._context.stop_token_ids,
                 rounding=self._rounding[tree.score_precision],
+            )
+
+    def _propose_within(self, budget: Budget, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """As large a tree as pays; the head does not run where none does."""
+        growth = budget.open() if max_depth >= 1 else None
+        if growth is None:
+            return root_only(token_ids[-1])
+        tree = self._context.tree
+        with self._state.expander(token_ids) as expand:
+            expansion = Expansion(
+                tree.tree_top_k,
+                self._context.stop_token_ids,
+                self._rounding[tree.score_precision],
+                confidence=self._state.acceptance,
+            )
+            return budget.grow(
+                token_ids[-1],
+                growth,
+                expansion,
+                lambda frontier: expand(frontier, tree.tree_top_k),
+                max_depth=max_depth,
             )

@@ -11,7 +11,8 @@ Layout (that of the authors' released heads): `config.json`, a Llama config, and
 
 Extensions of eyas: `d2t` [M] int64 offsets (target id = row + d2t[row], EAGLE-3's convention) with
 `draft_vocab_size`; `layers.1.*` with `input_layernorm`; in config.json `target_fingerprint`,
-`coupled_scale` and `provenance`. Any other name is an error: a misspelt weight must not stay random.
+`coupled_scale`, `acceptance_map` and `provenance`. Any other name is an error: a misspelt weight must not
+stay random.
 """
 
 import json
@@ -22,14 +23,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eyas.budget import AcceptanceMap
 from eyas.config import StackConfig
-from eyas.errors import CheckpointError
+from eyas.errors import CheckpointError, DataError
 from eyas.models.gguf_convert import to_bfloat16
 from eyas.models.weights import read_header, read_json, read_tensor, write_safetensors
 
 Arrays = dict[str, NDArray[Any]]
 DEFAULT_COUPLED_SCALE = (1.0,)
 MAX_LAYERS = 8
+EXTENSIONS = ("draft_vocab_size", "coupled_scale", "acceptance_map", "target_fingerprint", "provenance")
+ACCEPTANCE_MODES = ("greedy", "coupled", "top-k")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class EagleCheckpoint:
         draft_ids: (M,) ascending target ids of the draft vocabulary; None for the whole one.
         fingerprint: of the target that it was trained for; None for published heads.
         coupled_scale: per depth, the scale of coupled confidences (docs/algorithm.md, section 4).
+        acceptance: maps confidences to acceptance rates (section 6), by how children are chosen: "greedy",
+            "coupled" or "top-k" (temperature > 0, without the sampler's noise).
         config: the whole config.json.
     """
 
@@ -50,6 +56,7 @@ class EagleCheckpoint:
     draft_ids: NDArray[np.int64] | None
     fingerprint: str | None
     coupled_scale: tuple[float, ...]
+    acceptance: dict[str, AcceptanceMap]
     config: dict[str, Any]
 
 
@@ -78,6 +85,7 @@ def read_eagle_checkpoint(directory: Path) -> EagleCheckpoint:
         draft_ids=draft_ids,
         fingerprint=config.get("target_fingerprint"),
         coupled_scale=scale,
+        acceptance=_acceptance(config.get("acceptance_map", {}), directory),
         config=config,
     )
 
@@ -129,8 +137,7 @@ def export_plain(source: Path, target: Path) -> None:
     if target.exists():
         raise CheckpointError(f"{target} exists already; name a new folder.")
     target.mkdir(parents=True)
-    extensions = ("draft_vocab_size", "coupled_scale", "target_fingerprint", "provenance")
-    config = {key: value for key, value in checkpoint.config.items() if key not in extensions}
+    config = {key: value for key, value in checkpoint.config.items() if key not in EXTENSIONS}
     write_eagle_checkpoint(target, checkpoint.weights, config, None)
 
 
@@ -243,6 +250,23 @@ def _draft_ids(
     if len(ids) == 0 or ids[0] < 0 or bool(np.any(np.diff(ids) <= 0)):
         raise CheckpointError(f"{source}: the ids that d2t gives are not ascending; the file is broken.")
     return ids
+
+
+def _acceptance(document: Any, directory: Path) -> dict[str, AcceptanceMap]:
+    """By mode {"confidence": [..], "rate_by_depth": [[..], ..]}."""
+    try:
+        unknown = sorted(document.keys() - set(ACCEPTANCE_MODES))
+        if unknown:
+            raise DataError(f"unknown mode {unknown[0]!r}; it knows {', '.join(ACCEPTANCE_MODES)}.")
+        return {
+            mode: AcceptanceMap(
+                confidence=tuple(map(float, entry["confidence"])),
+                rate_by_depth=tuple(tuple(map(float, rates)) for rates in entry["rate_by_depth"]),
+            )
+            for mode, entry in document.items()
+        }
+    except (AttributeError, DataError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory}/config.json has an unusable acceptance_map: {error}") from error
 
 
 def _check_names(arrays: Arrays, shapes: dict[str, tuple[int, ...]], source: Path) -> None:

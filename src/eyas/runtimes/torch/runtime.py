@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from eyas.config import StackConfig
 from eyas.errors import ModelError
-from eyas.interfaces import TargetCall, TargetInfo, Weights
-from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, to_torch
+from eyas.interfaces import Features, TargetCall, TargetInfo, Weights
+from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, as_tensor, to_torch
 from eyas.runtimes.torch.cache import TargetCache
 from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
 from eyas.runtimes.torch.rows import TorchRows
@@ -108,8 +108,8 @@ class TorchRuntime:
         return nn.functional.embedding(self._ids(token_ids).to(self._embedding.device), self._embedding)
 
     @torch.inference_mode()
-    def lm_head(self, token_ids: Ints | None = None) -> TorchLMHead:
-        """The LM head, or its rows for `token_ids` (M,), ascending.
+    def lm_head(self, token_ids: Ints | None = None, also: Ints | None = None) -> TorchLMHead:
+        """The LM head, or its rows for `token_ids` (M,), ascending, and those of `also`.
 
         Raises:
             ModelError: the model computes its logits in a way that we do not know.
@@ -121,9 +121,15 @@ class TorchRuntime:
             )
         weight, bias = self._head_weight, self._head_bias
         if token_ids is not None:
+            token_ids = token_ids if also is None else np.union1d(token_ids, also)
             index = self._ids(token_ids).to(weight.device)
             weight, bias = weight[index], None if bias is None else bias[index]
         return TorchLMHead(weight, bias, self._transform, token_ids)
+
+    @torch.inference_mode()
+    def join(self, parts: Sequence[Features]) -> Tensor:
+        """Features below each other."""
+        return torch.cat([as_tensor(rows) for rows in parts])
 
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLinear:
         """A linear layer of weight (outputs, inputs) and bias (outputs,), in the target's precision."""

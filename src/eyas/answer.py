@@ -1,0 +1,71 @@
+"""A finished answer: text, ids, counts, and the document that `--json` prints."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from eyas.engine import Run
+from eyas.metrics import GenerationStats
+from eyas.stopping import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished answer; with n > 1, `choices` holds all of them and this is the first."""
+
+    text: str
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stats: GenerationStats
+    config: dict[str, Any]
+    logprobs: tuple[dict[str, Any], ...] | None = None
+    choices: tuple["Answer", ...] = ()
+
+    @classmethod
+    def of(cls, run: Run, text: str, config: dict[str, Any]) -> Self:
+        """The answer of a run that has ended."""
+        request = run.request
+        assert request.text.finish_reason is not None, "the answer has ended"
+        return cls(
+            text=text,
+            prompt_token_ids=tuple(request.prompt_ids),
+            token_ids=tuple(run.generated),
+            finish_reason=request.text.finish_reason,
+            stats=run.stats(),
+            config=config,
+            logprobs=_logprobs(run) if request.num_log_probs is not None else None,
+        )
+
+    def with_choices(self, choices: "tuple[Answer, ...]") -> "Answer":
+        """This answer as the first of several."""
+        return replace(self, choices=choices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `eyas generate --json` prints."""
+        document: dict[str, Any] = self._own() | {"config": self.config}
+        if self.choices:
+            document["choices"] = [choice._own() for choice in self.choices]
+        return document
+
+    def _own(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "text": self.text,
+            "prompt_token_ids": list(self.prompt_token_ids),
+            "token_ids": list(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "stats": self.stats.to_dict(),
+        }
+        if self.logprobs is not None:
+            document["logprobs"] = list(self.logprobs)
+        return document
+
+
+def _logprobs(run: Run) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "token_id": token.id,
+            "logprob": token.choice.log_prob,
+            "top": [list(pair) for pair in token.choice.top],
+        }
+        for token in run.tokens
+    )

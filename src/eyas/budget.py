@@ -1,0 +1,210 @@
+"""How much to draft: EAGLE-2's tree, grown and cut where tokens per second are best (`--tree auto`).
+
+A node's value estimates the probability that it is accepted, so a tree of n draft tokens yields 1 + the sum
+of their values, in a time that the cost table tells (`eyas.costs`). That gives three rules on top of
+EAGLE-2's expansion and rerank (arXiv 2406.16858, Sec. 4):
+
+* keep the n best nodes, where n maximises expected tokens / expected time;
+* expand one more level while that raises this maximum, judged by what children of that depth were worth so
+  far, and expand no node that would not be kept itself;
+* draft only from a *purse*. It holds the milliseconds that drafting has saved against plain decoding, and
+  may be overdrawn by a few plain cycles. While it is empty nothing is drafted; since the credit grows with
+  the square root of the tokens, retries come at growing intervals, and a success pays for the next ones.
+  Whatever the answer, its time exceeds plain decoding's by no more than the credit. (Not counted is what the
+  draft network has to read: each committed pair once, in one pass for all that gathered meanwhile.)
+
+Nothing else decides, no clock above all: the same table and the same answer give the same trees again.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from eyas.config import TreeConfig
+from eyas.costs import MAX_ROWS, CostTable
+from eyas.errors import DataError
+from eyas.expansion import Draft, Expansion, Frontier
+from eyas.tree import DraftTree, Floats, root_only
+
+# In cycles of plain decoding. On answers of 128 tokens the credit is 2 % of their time.
+FIRST_CREDIT = 1.25
+CREDIT_GROWTH = 0.12  # times the square root of the tokens so far
+PURSE_LIMIT = 3.0  # savings beyond are forgotten, so that a good beginning cannot pay for a long bad end
+
+RANKS = 3  # of siblings, whose worth is remembered by depth
+FIRST_WORTH = (0.6, 0.12, 0.05)  # of a node's children, as shares of its value, before any was seen
+MEMORY = 0.1  # weight of the newest level in the mean
+
+
+@dataclass(frozen=True)
+class AcceptanceMap:
+    """At which rate nodes of a confidence are accepted: straight lines between points, one line per depth.
+
+    Attributes:
+        confidence: ascending from 0 to 1.
+        rate_by_depth: per depth, as many rates, not falling, from 0 on and at most 1; the last serves all
+            deeper levels. Being monotone it leaves siblings in their order, and being at most 1 it keeps a
+            child's value below its parent's (docs/laws.md, L5).
+    """
+
+    confidence: tuple[float, ...]
+    rate_by_depth: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        knots = self.confidence
+        if len(knots) < 2 or (knots[0], knots[-1]) != (0.0, 1.0) or not _rises(knots, strictly=True):
+            raise DataError("confidence of an acceptance map wants numbers that ascend from 0 to 1.")
+        if not self.rate_by_depth:
+            raise DataError("rate_by_depth of an acceptance map is empty.")
+        for rates in self.rate_by_depth:
+            if len(rates) != len(knots) or rates[0] != 0 or rates[-1] > 1 or not _rises(rates):
+                raise DataError(
+                    "rate_by_depth of an acceptance map wants one rate for each confidence, from 0 on, not "
+                    "falling and at most 1."
+                )
+
+    def __call__(self, log_confidences: Floats, depth: int) -> Floats:
+        """Log rates of the nodes of a level."""
+        rates = self.rate_by_depth[min(depth, len(self.rate_by_depth)) - 1]
+        mapped = np.interp(np.exp(log_confidences), self.confidence, rates)
+        return np.log(np.maximum(mapped, _NEVER))
+
+
+_NEVER = 1e-300  # a rate that adds nothing, and has a logarithm
+
+
+def _rises(values: Sequence[float], *, strictly: bool = False) -> bool:
+    return all(a < b if strictly else a <= b for a, b in pairwise(values))
+
+
+@dataclass
+class Purse:
+    """What drafting may cost. All in milliseconds by the table."""
+
+    plain: float  # a cycle of plain decoding
+    savings: float = 0.0
+    tokens: int = 0  # emitted so far
+
+    @property
+    def room(self) -> float:
+        """Time that the next cycle may take: a plain cycle, the savings and the credit."""
+        credit = self.plain * (FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(self.tokens))
+        return self.plain + self.savings + credit
+
+    def settle(self, tokens: int, spent: float) -> None:
+        """A cycle of `spent` milliseconds gave `tokens` tokens."""
+        self.tokens += tokens
+        gain = tokens * self.plain - spent
+        self.savings = min(self.savings + gain, PURSE_LIMIT * self.plain)
+
+
+@dataclass
+class Growth:
+    """One tree under way: its best values, and what was spent on it."""
+
+    costs: CostTable
+    room: float  # milliseconds that the cycle may take
+    max_nodes: int
+    spent: float
+    best: list[float] = field(default_factory=list)  # values, descending
+
+    def add(self, values: Sequence[float], expanded: int) -> None:
+        """A level was drafted below `expanded` nodes; 0 is the first, which was paid at the beginning."""
+        if expanded:
+            self.spent += self.costs.level(expanded)
+        self.best = _merged(self.best, values, self.max_nodes)
+
+    @property
+    def size(self) -> int:
+        """How many of the best nodes to keep."""
+        return _best_size(self.best, self.costs, self.spent, self.room)[0]
+
+    def wanted(self, values: Sequence[float], worth: Sequence[float]) -> int:
+        """How many nodes of a frontier with these values, descending, to expand: 0 ends the tree."""
+        size, rate = _best_size(self.best, self.costs, self.spent, self.room)
+        least = self.best[size - 1] if size else math.inf
+        count = sum(value >= least for value in values)
+        if not count:
+            return 0
+        more = [value * share for value in values[:count] for share in worth]
+        spent = self.spent + self.costs.level(count)
+        larger = _best_size(_merged(self.best, more, self.max_nodes), self.costs, spent, self.room)[1]
+        return count if larger > rate else 0
+
+
+class Budget:
+    """The decisions of one answer. They depend on the table and on the answer's own counts only."""
+
+    def __init__(self, costs: CostTable, tree: TreeConfig) -> None:
+        self._costs = costs
+        self._tree = tree
+        self._purse = Purse(costs.plain)
+        self._worth: list[list[float]] = [list(FIRST_WORTH) for _ in range(tree.depth + 1)]
+        self._spent = costs.plain  # by the cycle under way
+
+    def open(self) -> Growth | None:
+        """A new cycle: its tree under way, or None where even the smallest could cost more than there is."""
+        self._spent = self._costs.plain
+        spent = self._costs.root_ms
+        room = self._purse.room
+        if spent + self._costs.cycle[1] > room:
+            return None
+        return Growth(self._costs, room, min(self._tree.draft_tokens, MAX_ROWS - 1), spent)
+
+    def grow(
+        self, root: int, growth: Growth, expansion: Expansion, draft: Draft, *, max_depth: int
+    ) -> DraftTree:
+        """A tree as large as it pays; maybe the root alone.
+
+        Args:
+            root: token id at the top.
+            growth: what `open` gave.
+            expansion: empty.
+            draft: as in `eyas.expansion.grow_tree`.
+            max_depth: no node is deeper.
+        """
+        frontier: Frontier | None = None
+        for depth in range(1, 1 + min(self._tree.depth, max_depth)):
+            if depth > 1:
+                frontier = expansion.frontier()
+                count = growth.wanted([math.exp(value) for value in frontier.log_values], self._worth[depth])
+                if not count:
+                    break
+                frontier = frontier.first(count)
+            expansion.grow(frontier, *draft(frontier))
+            values = expansion.newest_values()
+            growth.add(values, 0 if frontier is None else len(frontier.token_ids))
+            above = 1.0 if frontier is None else math.exp(frontier.log_values[0])
+            self._remember(depth, [value / above for value in values[:RANKS]])
+        size = growth.size
+        self._spent = growth.spent + self._costs.cycle[size]
+        return expansion.rerank(root, size) if size else root_only(root)
+
+    def settle(self, tokens: int) -> None:
+        """The cycle emitted `tokens` tokens."""
+        self._purse.settle(tokens, self._spent)
+
+    def _remember(self, depth: int, shares: Sequence[float]) -> None:
+        """The first frontier node's best children at `depth` were worth these shares of its value."""
+        worth = self._worth[depth]
+        for rank, share in enumerate(shares):
+            worth[rank] += MEMORY * (share - worth[rank])
+
+
+def _merged(best: list[float], more: Sequence[float], count: int) -> list[float]:
+    return sorted([*best, *more], reverse=True)[:count]
+
+
+def _best_size(best: Sequence[float], costs: CostTable, spent: float, room: float) -> tuple[int, float]:
+    """How many of the `best` values give most tokens a millisecond, within `room`; and that rate."""
+    size, rate = 0, 1.0 / (costs.plain + spent)
+    for count, tokens in enumerate(accumulate(best, initial=1.0)):
+        time = costs.cycle[count] + spent
+        if time > room:
+            break
+        if tokens > rate * time:
+            size, rate = count, tokens / time
+    return size, rate

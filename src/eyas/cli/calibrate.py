@@ -1,0 +1,51 @@
+"""`eyas calibrate`: what a cycle costs on this machine, measured anew and kept for `--tree auto`."""
+
+import argparse
+
+from eyas.cli.output import note, write, write_json
+from eyas.cli.parser import Commands, add_model_options
+from eyas.cli.session import announce_method, load_llm
+from eyas.costs import CostTable
+from eyas.errors import ConfigError
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure what --tree auto decides by",
+        description="Measure what a pass of the target and a level of the draft tree cost by number of rows, "
+        "in a few seconds, and keep the table for --tree auto. It is measured by itself at first use; do it "
+        "again when the machine was busy then.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the table as one document")
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, keep, print."""
+    llm = load_llm(args)
+    costs = llm.costs(fresh=True)
+    if costs is None:
+        raise ConfigError(
+            f"method {llm.method!r} drafts no trees whose size could be chosen; take eagle2, with a head."
+        )
+    announce_method(args, llm)
+    if args.json:
+        write_json({**llm.names(), "digest": costs.digest, **costs.to_dict()})
+    else:
+        write(table(costs))
+    note(f"kept in {llm.costs_path()}")
+    return 0
+
+
+def table(costs: CostTable) -> str:
+    """The measured milliseconds as aligned text."""
+    plain = costs.verify_ms[0][1]
+    lines = ["rows verified      ms  of one row's"]
+    lines += [f"{rows:>13}  {ms:6.2f}  {ms / plain:13.2f}" for rows, ms in costs.verify_ms]
+    lines += ["nodes expanded     ms  a level"]
+    lines += [f"{nodes:>14} {ms:6.2f}" for nodes, ms in costs.draft_ms]
+    lines += [f"{'first level':>14} {costs.root_ms:6.2f}", f"{'overhead':>14} {costs.overhead_ms:6.2f}"]
+    return "\n".join(lines) + "\n"

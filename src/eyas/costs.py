@@ -1,0 +1,115 @@
+"""What a cycle costs on this machine: milliseconds by number of rows, measured once (`eyas calibrate`).
+
+A table is small and plain, so that a request can be replayed with the table that it was decided by. Between
+measured numbers of rows costs are interpolated; they never fall with more rows, whatever noise was measured.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+from eyas.errors import DataError
+
+MAX_ROWS = 64  # of one verification, root included
+
+Points = tuple[tuple[int, float], ...]  # (rows, milliseconds), rows ascending
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostTable:
+    """Milliseconds of the parts of a cycle.
+
+    Attributes:
+        verify_ms: one target pass over so many rows.
+        draft_ms: one level of a draft tree with so many nodes expanded, its bookkeeping included.
+        root_ms: reading one new pair, the level below the root, and making the tree.
+        overhead_ms: what a cycle takes beside its passes.
+        made: what was measured, for people.
+    """
+
+    verify_ms: Points
+    draft_ms: Points
+    root_ms: float
+    overhead_ms: float
+    made: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("verify_ms", "draft_ms"):
+            points = getattr(self, name)
+            rows = [count for count, _ in points]
+            if not points or rows != sorted(set(rows)) or rows[0] != 1:
+                raise DataError(f"{name} of a cost table wants ascending numbers of rows from 1 on.")
+        numbers = [ms for _, ms in (*self.verify_ms, *self.draft_ms)]
+        if not (min(numbers) > 0 and min(self.root_ms, self.overhead_ms) >= 0):
+            raise DataError("a cost table holds milliseconds above 0.")
+
+    @cached_property
+    def cycle(self) -> tuple[float, ...]:
+        """[n]: a cycle that verifies n draft tokens, without the drafting."""
+        verify = _every_row(self.verify_ms)
+        return tuple(self.overhead_ms + ms for ms in verify)
+
+    @property
+    def plain(self) -> float:
+        """A cycle of plain decoding."""
+        return self.cycle[0]
+
+    def level(self, rows: int) -> float:
+        """Expanding `rows` nodes."""
+        return self._levels[min(rows, MAX_ROWS) - 1]
+
+    @cached_property
+    def _levels(self) -> tuple[float, ...]:
+        return tuple(_every_row(self.draft_ms))
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hexadecimal digits that name the table."""
+        numbers = {key: value for key, value in self.to_dict().items() if key != "made"}
+        return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "verify_ms": [list(point) for point in self.verify_ms],
+            "draft_ms": [list(point) for point in self.draft_ms],
+            "root_ms": self.root_ms,
+            "overhead_ms": self.overhead_ms,
+            "made": dict(self.made),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave.
+
+        Raises:
+            DataError: it is no cost table.
+        """
+        try:
+            return cls(
+                verify_ms=_points(document["verify_ms"]),
+                draft_ms=_points(document["draft_ms"]),
+                root_ms=float(document["root_ms"]),
+                overhead_ms=float(document["overhead_ms"]),
+                made=dict(document.get("made", {})),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"this is no cost table ({error}); run `eyas calibrate` again.") from error
+
+
+def _points(pairs: Any) -> Points:
+    return tuple((int(rows), float(ms)) for rows, ms in pairs)
+
+
+def _every_row(points: Points) -> list[float]:
+    """Costs of 1..MAX_ROWS rows: straight lines between the points, the last one going on, never falling."""
+    costs: list[float] = []
+    for rows in range(1, MAX_ROWS + 1):
+        right = next((i for i, (count, _) in enumerate(points) if count >= rows), len(points) - 1)
+        (a, left_ms), (b, right_ms) = points[max(right - 1, 0)], points[right]
+        ms = right_ms if b == a else left_ms + (right_ms - left_ms) * (rows - a) / (b - a)
+        costs.append(max(ms, costs[-1] if costs else 0.0))
+    return costs

@@ -1,0 +1,73 @@
+"""`eyas calibrate`, and `--tree auto` with its table: measured once, kept, never a different answer."""
+
+import json
+
+import pytest
+
+from eyas import load
+from eyas.costs import CostTable
+from eyas.models import cache_dir
+
+QUICK = ("--runtime", "torch", "--dtype", "float32", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def _little_time(monkeypatch):
+    monkeypatch.setattr("eyas.calibration.SECONDS", 0.0)
+    monkeypatch.setattr("eyas.calibration.ROUNDS", (1, 1))
+    monkeypatch.setattr("eyas.calibration.CONTEXT", 16)
+
+
+def tables():
+    return list((cache_dir() / "costs").glob("*.json"))
+
+
+def test_the_table_is_printed_and_kept(eyas, model):
+    done = eyas("calibrate", "--model", model, *QUICK, "--json")
+    assert done.code == 0
+    [path] = tables()
+    assert str(path) in done.err
+    kept = CostTable.from_dict(json.loads(path.read_text()))
+    assert CostTable.from_dict(done.document) == kept
+    assert done.document["digest"] == kept.digest
+    assert done.document["method"] == "eagle2"
+    assert kept.verify_ms[-1][0] == 64
+    text = eyas("calibrate", "--model", model, *QUICK).out
+    assert "rows verified" in text
+    assert "first level" in text
+
+
+def test_a_method_without_trees_of_its_own_is_refused(eyas, bare_model):
+    assert "drafts no trees" in eyas("calibrate", "--model", bare_model, *QUICK).error
+
+
+def test_auto_measures_once_and_says_by_what_it_decided(eyas, model, monkeypatch):
+    words = ("generate", "Hello", "--model", model, *QUICK, "--max-new-tokens", 12, "--json")
+    plain = eyas(*words, "--method", "autoregressive", "--tree", "auto").document
+    assert (plain["config"]["tree"], plain["config"]["cost_table"]) == ("auto", None)
+    assert not tables()
+    first = eyas(*words, "--tree", "auto").document
+    [path] = tables()
+    assert first["config"]["cost_table"] == CostTable.from_dict(json.loads(path.read_text())).digest
+    monkeypatch.setattr("eyas.api.calibrate", None)  # not called again
+    second = eyas(*words, "--tree", "auto").document
+    assert second["config"] == first["config"]
+    assert first["token_ids"] == second["token_ids"] == plain["token_ids"]
+    assert first["stats"]["cycles"] == second["stats"]["cycles"]
+
+
+def test_a_size_with_auto_is_refused_before_loading(eyas):
+    done = eyas("generate", "Hello", "--model", "/nowhere", "--tree", "auto", "--total-token", "8")
+    assert "tree is 'auto'" in done.err
+    assert done.code == 2
+
+
+def test_a_broken_table_is_measured_again(model):
+    llm = load(model, runtime="torch", dtype="float32", threads=1)
+    llm.costs()
+    [path] = tables()
+    path.write_text("{")
+    again = load(model, runtime="torch", dtype="float32", threads=1)
+    table = again.costs()
+    assert CostTable.from_dict(json.loads(path.read_text())) == table
+    assert again.costs() is table
