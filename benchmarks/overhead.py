@@ -18,7 +18,7 @@ from eyas.engine import Engine, Request
 from eyas.interfaces import DraftFiles
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText
-from fake import FreeRuntime, free_head
+from fake import AUTO, FAST, FreeRuntime, free_head
 
 CYCLES = 2000
 TREES = {
@@ -26,6 +26,7 @@ TREES = {
     "7 draft tokens, 3 levels, top 10": TreeConfig(draft_tokens=7, depth=3, tree_top_k=10),
     "15 draft tokens, 4 levels, top 10": TreeConfig(draft_tokens=15, depth=4, tree_top_k=10),
     "59 draft tokens, 6 levels, top 10": TreeConfig(draft_tokens=59, depth=6, tree_top_k=10),
+    "auto, with a fast target's costs": AUTO,
 }
 
 
@@ -50,6 +51,7 @@ def cycles(tree, temperature):
         sampler=Sampler(sampling, prompt_ids=prompt, vocab_size=runtime.target.vocab_size),
         text=AnswerText(StoppingConfig(max_new_tokens=10**6), Bytes()),
         tree=tree,
+        costs=FAST,
     )
     run, _ = engine.start(request)
     times = []

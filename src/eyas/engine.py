@@ -24,7 +24,7 @@ from eyas.interfaces import (
     TargetCall,
     TargetRows,
 )
-from eyas.metrics import GenerationStats, StatsCounter
+from eyas.metrics import GenerationStats, Laps, StatsCounter
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText
 from eyas.tree import DraftTree, Ints
@@ -117,6 +117,7 @@ class Engine:
     def __init__(self, runtime: Runtime, drafter: Drafter) -> None:
         self.runtime = runtime
         self.drafter = drafter
+        self.laps: Laps | None = None  # set it to see where the time of cycles goes (`eyas profile`)
 
     def start(self, request: Request, earlier: Run | None = None) -> tuple[Run, Piece]:
         """Prefill the prompt and choose the first token.
@@ -148,6 +149,7 @@ class Engine:
             tree=request.tree,
             stop_token_ids=request.text.stop_token_ids,
             costs=request.costs,
+            laps=self.laps,
         )
         run.session.begin(context, keep)
         piece = self._emit(run, [Token(choice, None)])
@@ -159,13 +161,19 @@ class Engine:
 
     def step(self, runs: Sequence[Run]) -> list[Piece]:
         """One cycle for each unfinished run: one target pass serves them all."""
-        began = perf_counter()
+        began, laps = perf_counter(), self.laps
+        if laps is not None:
+            laps.start()
         limit = self.runtime.target.context_limit
         trees = [run.session.propose(run.token_ids, limit - len(run.token_ids) - 1) for run in runs]
+        if laps is not None:
+            laps.mark("tree")
         calls = [
             TargetCall(run.cache, tree.token_ids, tree.parents) for run, tree in zip(runs, trees, strict=True)
         ]
         results = self.runtime.forward(calls)
+        if laps is not None:
+            laps.mark("verify")
         pieces = [self._settle(run, tree, rows) for run, tree, rows in zip(runs, trees, results, strict=True)]
         elapsed = perf_counter() - began
         for run in runs:
@@ -205,6 +213,8 @@ class Engine:
             return choices[-1].token_id
 
         verdict = verify(tree, choose)
+        if self.laps is not None:
+            self.laps.mark("walk")
         run.last_cycle = Cycle(tree, verdict)
         run.counter.target_forwards += 1
         run.counter.add_cycle(verdict.num_accepted, tree.num_draft_tokens, tree.depth)
@@ -213,9 +223,13 @@ class Engine:
         piece = self._emit(run, [Token(choice, depth) for choice, depth in zip(choices, depths, strict=True)])
         emitted = [token.id for token in piece.tokens]
         path = verdict.path[: len(emitted)]  # all but the last emitted token, which is the new root
+        if self.laps is not None:
+            self.laps.mark("other")
         run.cache.commit(path)
         run.session.extend(rows.features[path], emitted)
         request.sampler.forget(len(run.tokens))
+        if self.laps is not None:
+            self.laps.mark("commit")
         return piece
 
     def _emit(self, run: Run, tokens: Sequence[Token]) -> Piece:

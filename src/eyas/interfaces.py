@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from eyas.config import StackConfig, TreeConfig
 from eyas.costs import CostTable
 from eyas.errors import ConfigError
+from eyas.metrics import Laps
 from eyas.sampling import Sampler
 from eyas.tree import DraftTree, Floats, Ints
 
@@ -238,6 +239,7 @@ class DraftContext:
     sampler: Sampler
     tree: TreeConfig
     stop_token_ids: frozenset[int] = frozenset()  # nothing follows these: they are never expanded
+    laps: Laps | None = None  # where to book the time of draft passes, if anybody asks
     costs: CostTable | None = None  # of this machine; there when tree.is_auto and the drafter asked for it
 
 

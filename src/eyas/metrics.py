@@ -7,8 +7,9 @@ token and the prefill out.
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import Any, Literal
 
 LOOP_WINDOW = 32  # tokens at the end of an answer
 LOOP_PERIOD = 16  # longest period that counts as a loop
@@ -47,6 +48,61 @@ class GenerationStats:
             "acceptance_length": self.acceptance_length,
             "tokens_per_second": self.tokens_per_second,
         }
+
+
+Phase = Literal["draft", "tree", "verify", "walk", "commit", "other"]
+PHASES: dict[Phase, str] = {
+    "draft": "draft forwards",
+    "tree": "tree building",
+    "verify": "verify",
+    "walk": "sampling and walk",
+    "commit": "commit",
+    "other": "other",
+}
+PASSES: tuple[Phase, ...] = ("draft", "verify")  # what a cycle is for; the rest is overhead
+
+
+@dataclass
+class Laps:
+    """Where a cycle's time goes: each mark books the time since the one before to a phase."""
+
+    cycles: list[dict[Phase, float]] = field(default_factory=list)  # seconds
+    _last: float = 0.0
+
+    def start(self) -> None:
+        """A cycle begins."""
+        self.cycles.append(dict.fromkeys(PHASES, 0.0))
+        self._last = perf_counter()
+
+    def mark(self, phase: Phase) -> None:
+        """What was done since the last mark belongs to `phase`."""
+        now = perf_counter()
+        self.cycles[-1][phase] += now - self._last
+        self._last = now
+
+    def summary(self) -> dict[str, Any]:
+        """Medians over cycles in milliseconds, and shares of all time; None without a cycle."""
+        total = sum(sum(cycle.values()) for cycle in self.cycles)
+        sums = {phase: sum(cycle[phase] for cycle in self.cycles) for phase in PHASES}
+        beside = [sum(s for phase, s in cycle.items() if phase not in PASSES) for cycle in self.cycles]
+        return {
+            "cycles": len(self.cycles),
+            "cycle_ms": _median_ms(sum(cycle.values()) for cycle in self.cycles),
+            "phases": {
+                phase: {
+                    "median_ms": _median_ms(cycle[phase] for cycle in self.cycles),
+                    "share": sums[phase] / total if total else None,
+                }
+                for phase in PHASES
+            },
+            "beside_passes_ms": _median_ms(beside),
+            "beside_passes_share": sum(beside) / total if total else None,
+        }
+
+
+def _median_ms(seconds: Iterable[float]) -> float | None:
+    middle = median(seconds)
+    return None if middle is None else 1e3 * middle
 
 
 class StatsCounter:

@@ -45,7 +45,7 @@ def test_internal_links_lead_somewhere():
 
 @pytest.mark.parametrize(
     "command",
-    ["generate", "chat", "tree", "pull", "models", "train", "eval", "calibrate", "doctor"],
+    ["generate", "chat", "tree", "pull", "models", "train", "eval", "calibrate", "profile", "doctor"],
 )
 def test_every_command_has_help(command):
     result = subprocess.run([sys.executable, "-m", "eyas", command, "--help"], capture_output=True, text=True)

@@ -134,10 +134,15 @@ class HeadState:
 
     def append(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
         """Run pairs (T,) through the head, as pending rows under `parents`; returns its outputs (T, H)."""
-        head = self._head
+        head, laps = self._head, self._context.laps
         self.num_forwards += 1
+        if laps is not None:
+            laps.mark("tree")
         inputs = head.fc(head.runtime.embed(token_ids), features)
-        return head.stack.forward(self._cache, inputs, parents)
+        outputs = head.stack.forward(self._cache, inputs, parents)
+        if laps is not None:
+            laps.mark("draft")
+        return outputs
 
     @property
     def num_pending(self) -> int:
@@ -150,10 +155,15 @@ class HeadState:
 
     def top_k(self, features: Features, k: int, prefixes: Sequence[Prefix], depth: int) -> TopK:
         """The `k` best children, at `depth`, of nodes with these predicted features (F, H) and prefixes."""
-        coupling = None
+        coupling, laps = None, self._context.laps
         if self._is_coupled:
             coupling = Coupling(self._context.sampler, prefixes, self._head.scale(depth))
-        return self._lm_head.top_k(features, k, coupling)
+        if laps is not None:
+            laps.mark("tree")
+        top = self._lm_head.top_k(features, k, coupling)
+        if laps is not None:
+            laps.mark("draft")
+        return top
 
 
 class Expander:

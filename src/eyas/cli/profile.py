@@ -1,0 +1,62 @@
+"""`eyas profile`: where the milliseconds of a cycle go."""
+
+import argparse
+from typing import Any
+
+from eyas.cli.aliases import add_aliases, resolve_aliases
+from eyas.cli.output import statistics_line, write, write_json
+from eyas.cli.parser import Commands, add_generation_options, add_model_options
+from eyas.cli.session import announce_method, generation_settings, load_llm, read_prompt
+from eyas.metrics import PHASES, Laps
+
+NOT_HERE = ("n",)
+OWN_DEFAULTS = {"max_new_tokens": 128}
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "profile",
+        help="where the milliseconds of a cycle go",
+        description="Answer a prompt twice, the second time with a watch: draft forwards, tree building, "
+        "verification, sampling, commit, other; medians over cycles and shares of the whole.",
+    )
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input")
+    parser.add_argument("--json", action="store_true", help="print one document instead of a table")
+    add_model_options(parser)
+    add_generation_options(parser, NOT_HERE, OWN_DEFAULTS)
+    add_aliases(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer twice, print where the time went."""
+    resolve_aliases(args)
+    settings = generation_settings(args, **OWN_DEFAULTS)
+    prompt = read_prompt(args.prompt)
+    llm = load_llm(args)
+    options = llm.options(settings).with_seed()
+    engine = llm.engine()
+    for engine.laps in (None, Laps()):  # the first answer only warms caches
+        for done, _ in engine.stream(llm.request(prompt, options)):
+            finished = done
+    assert engine.laps is not None, "the second answer had a watch"
+    found, stats, config = engine.laps.summary(), finished.stats(), llm.describe(options)
+    announce_method(args, llm)
+    if args.json:
+        write_json({**found, "stats": stats.to_dict(), "config": config})
+    else:
+        write(table(found) + statistics_line([stats], config) + "\n")
+    return 0
+
+
+def table(found: dict[str, Any]) -> str:
+    """Phases as aligned text."""
+    if not found["cycles"]:
+        return "the answer ended with its first token, so there is no cycle\n"
+    rows = [(PHASES[phase], entry["median_ms"], entry["share"]) for phase, entry in found["phases"].items()]
+    rows += [("cycle", found["cycle_ms"], 1.0)]
+    rows += [("all but draft and verify", found["beside_passes_ms"], found["beside_passes_share"])]
+    width = max(len(name) for name, _, _ in rows)
+    head = f"{'median over ' + str(found['cycles']) + ' cycles':<{width}}       ms  share\n"
+    return head + "".join(f"{name:<{width}}  {ms:7.3f}  {share:5.1%}\n" for name, ms, share in rows)
