@@ -277,11 +277,11 @@ class Conversation:
         """Stream the answer to a user turn. Stopped early, the turn stays with what was said so far."""
         if not text.strip():
             raise ConfigError("the message is empty; say something.")
+        self.last = None
         turns = [*self.messages, {"role": "user", "content": text}]
         options = self._options.with_seed()
         request = self._llm.request(turns, options, method=self._method)
         earlier, self._run = self._run, None
-        self.last = None
         stream = AnswerStream(
             self._llm,
             self._llm.engine(self._method),

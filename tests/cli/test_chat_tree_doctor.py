@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 import pytest
 from tiny_chat import SHORT
 
+from eyas import load
+
 LONG = ("--ignore-eos", *SHORT)
 
 
@@ -32,6 +34,21 @@ def test_a_piped_conversation(eyas, model, typed):
     answer = eyas("generate", "one", "--model", model, "--method", "eagle2", *LONG).out
     assert done.out.startswith(answer)
     assert done.out.endswith(answer)
+
+
+def test_a_stopped_turn_has_no_answer_but_stays_in_the_conversation(model):
+    llm = load(model, runtime="torch", dtype="float32", threads=1)
+    conversation = llm.conversation(max_new_tokens=16, ignore_eos=True)
+    pieces = [piece.text for piece in conversation.say("one")]
+    assert conversation.last.text == "".join(pieces)
+    stopped = conversation.say("two")
+    said = next(stopped).text
+    stopped.close()
+    assert conversation.last is None
+    assert conversation.messages[-1] == {"role": "assistant", "content": said}
+    for _ in conversation.say("three"):
+        assert conversation.last is None
+    assert conversation.last.stats.new_tokens == 16
 
 
 def test_an_error_ends_a_piped_conversation(eyas, model, typed):
