@@ -19,15 +19,12 @@ Nothing else decides, no clock above all: the same table and the same answer giv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
-
-import numpy as np
+from itertools import accumulate
 
 from eyas.config import TreeConfig
 from eyas.costs import MAX_ROWS, CostTable
-from eyas.errors import DataError
 from eyas.expansion import Draft, Expansion, Frontier
-from eyas.tree import DraftTree, Floats, root_only
+from eyas.tree import DraftTree, root_only
 
 # In cycles of plain decoding. On answers of 128 tokens the credit is 2 % of their time.
 FIRST_CREDIT = 1.25
@@ -37,47 +34,6 @@ PURSE_LIMIT = 3.0  # savings beyond are forgotten, so that a good beginning cann
 RANKS = 3  # of siblings, whose worth is remembered by depth
 FIRST_WORTH = (0.6, 0.12, 0.05)  # of a node's children, as shares of its value, before any was seen
 MEMORY = 0.1  # weight of the newest level in the mean
-
-
-@dataclass(frozen=True)
-class AcceptanceMap:
-    """At which rate nodes of a confidence are accepted: straight lines between points, one line per depth.
-
-    Attributes:
-        confidence: ascending from 0 to 1.
-        rate_by_depth: per depth, as many rates, not falling, from 0 on and at most 1; the last serves all
-            deeper levels. Being monotone it leaves siblings in their order, and being at most 1 it keeps a
-            child's value below its parent's (docs/laws.md, L5).
-    """
-
-    confidence: tuple[float, ...]
-    rate_by_depth: tuple[tuple[float, ...], ...]
-
-    def __post_init__(self) -> None:
-        knots = self.confidence
-        if len(knots) < 2 or (knots[0], knots[-1]) != (0.0, 1.0) or not _rises(knots, strictly=True):
-            raise DataError("confidence of an acceptance map wants numbers that ascend from 0 to 1.")
-        if not self.rate_by_depth:
-            raise DataError("rate_by_depth of an acceptance map is empty.")
-        for rates in self.rate_by_depth:
-            if len(rates) != len(knots) or rates[0] != 0 or rates[-1] > 1 or not _rises(rates):
-                raise DataError(
-                    "rate_by_depth of an acceptance map wants one rate for each confidence, from 0 on, not "
-                    "falling and at most 1."
-                )
-
-    def __call__(self, log_confidences: Floats, depth: int) -> Floats:
-        """Log rates of the nodes of a level."""
-        rates = self.rate_by_depth[min(depth, len(self.rate_by_depth)) - 1]
-        mapped = np.interp(np.exp(log_confidences), self.confidence, rates)
-        return np.log(np.maximum(mapped, _NEVER))
-
-
-_NEVER = 1e-300  # a rate that adds nothing, and has a logarithm
-
-
-def _rises(values: Sequence[float], *, strictly: bool = False) -> bool:
-    return all(a < b if strictly else a <= b for a, b in pairwise(values))
 
 
 @dataclass

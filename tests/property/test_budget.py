@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.budget import CREDIT_GROWTH, FIRST_CREDIT, AcceptanceMap, Budget, Purse
+from eyas.budget import CREDIT_GROWTH, FIRST_CREDIT, Budget, Purse
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.errors import DataError
 from eyas.expansion import Expansion
@@ -133,39 +133,6 @@ def test_dear_rows_make_small_trees():
 def test_the_context_bounds_the_depth(depth):
     tree = cycle(Budget(FAST, AUTO), np.random.default_rng(0), sharpness=0.02, max_depth=depth)
     assert tree.depth <= depth
-
-
-maps = st.lists(st.floats(0, 1), min_size=2, max_size=6).map(
-    lambda rates: AcceptanceMap(
-        confidence=tuple(np.linspace(0, 1, 1 + len(rates))), rate_by_depth=((0.0, *sorted(rates)),)
-    )
-)
-
-
-@given(mapped=maps, depth=st.integers(1, 9), p=st.lists(st.floats(0, 1), min_size=2, max_size=8))
-def test_an_acceptance_map_keeps_the_order_of_siblings(mapped, depth, p):
-    with np.errstate(divide="ignore"):
-        logs = np.log(np.array([sorted(p, reverse=True)]))
-    [rates] = np.exp(mapped(logs, depth))
-    assert all(np.diff(rates) <= 0)
-    assert rates.max() <= 1
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        ((0.0, 0.5), ((0.0, 0.5),)),
-        ((0.0, 0.6, 0.5, 1.0), ((0.0, 0.1, 0.2, 0.3),)),
-        ((0.0, 1.0), ()),
-        ((0.0, 1.0), ((0.1, 0.5),)),
-        ((0.0, 1.0), ((0.0, 1.5),)),
-        ((0.0, 0.5, 1.0), ((0.0, 0.5, 0.4),)),
-        ((0.0, 0.5, 1.0), ((0.0, 0.5),)),
-    ],
-)
-def test_impossible_maps_are_refused(broken):
-    with pytest.raises(DataError):
-        AcceptanceMap(*broken)
 
 
 @given(table=tables)

@@ -20,7 +20,7 @@ from typing import Self
 
 import numpy as np
 
-from eyas.budget import AcceptanceMap
+from eyas.acceptance import AcceptanceMap
 from eyas.errors import CheckpointError
 from eyas.expansion import Frontier
 from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime, TopK

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.budget import AcceptanceMap
+from eyas.acceptance import AcceptanceMap
 from eyas.config import StackConfig
 from eyas.errors import CheckpointError, DataError
 from eyas.models.gguf_convert import to_bfloat16
