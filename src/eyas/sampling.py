@@ -70,6 +70,8 @@ class Sampler:
         prompt_ids: seen by the repetition penalty; their number gives the first answer token's position.
         vocab_size: V.
         withheld: ids that cannot be chosen in the first `min_new_tokens` tokens (the stop tokens).
+
+    `prompt_ids` keeps each id once, ascending; `withheld` is ascending too.
     """
 
     def __init__(
@@ -88,9 +90,9 @@ class Sampler:
         self.choice = choice
         self.vocab_size = vocab_size
         self.num_prompt_tokens = len(prompt_ids)
-        self._prompt_ids = np.unique(np.asarray(prompt_ids, dtype=np.int64))
-        self._withheld = np.array(sorted(withheld), dtype=np.int64)
-        self._min_new_tokens = min_new_tokens
+        self.prompt_ids = np.unique(np.asarray(prompt_ids, dtype=np.int64))
+        self.withheld = np.array(sorted(withheld), dtype=np.int64)
+        self.min_new_tokens = min_new_tokens
         self._bias_ids = np.array(list(config.logit_bias), dtype=np.int64)
         self._biases = np.array(list(config.logit_bias.values()), dtype=np.float64)
         if len(self._bias_ids) and self._bias_ids.max() >= vocab_size:
@@ -103,17 +105,18 @@ class Sampler:
     @property
     def is_argmax(self) -> bool:
         """Whether the choice is the argmax of the raw logits: no noise, no processor."""
-        return self.config.is_greedy and not self._edits_logits
+        return self.config.is_greedy and not self.edits_logits
 
     @property
-    def _edits_logits(self) -> bool:
+    def edits_logits(self) -> bool:
+        """Whether the choice depends on more of the answer than its length, or the logits are edited."""
         config = self.config
         return bool(
             len(self._bias_ids)
             or config.repetition_penalty != 1
             or config.presence_penalty
             or config.frequency_penalty
-            or self._min_new_tokens
+            or self.min_new_tokens
         )
 
     def choose(self, logits: Floats, generated: Sequence[int]) -> int:
@@ -156,7 +159,7 @@ class Sampler:
             columns: as in `scores`.
         """
         row = np.array(logits, dtype=np.float64)
-        if self._edits_logits:
+        if self.edits_logits:
             self._edit(row, np.asarray(generated, dtype=np.int64), columns)
         if self.config.is_greedy:
             return row
@@ -171,7 +174,7 @@ class Sampler:
         at, index = _locate(self._bias_ids, columns)
         row[at] += self._biases[index]
         if config.repetition_penalty != 1:
-            at, _ = _locate(np.union1d(self._prompt_ids, generated), columns)
+            at, _ = _locate(np.union1d(self.prompt_ids, generated), columns)
             seen = row[at]
             penalty = config.repetition_penalty
             row[at] = np.where(seen < 0, seen * penalty, seen / penalty)
@@ -179,8 +182,8 @@ class Sampler:
             ids, counts = np.unique(generated, return_counts=True)
             at, index = _locate(ids, columns)
             row[at] -= config.presence_penalty + config.frequency_penalty * counts[index]
-        if len(generated) < self._min_new_tokens:
-            at, _ = _locate(self._withheld, columns)
+        if len(generated) < self.min_new_tokens:
+            at, _ = _locate(self.withheld, columns)
             row[at] = -np.inf
 
 

@@ -26,6 +26,18 @@ class TextDecoder(Protocol):
         ...
 
 
+class NoText:
+    """A decoder for those who want ids alone."""
+
+    def push(self, token_id: int) -> str:  # noqa: ARG002
+        """No text."""
+        return ""
+
+    def flush(self) -> str:
+        """No text."""
+        return ""
+
+
 class AnswerText:
     """Follows one answer token by token.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eyas.training.data import Sample
-from eyas.training.distil import answer_batch
+from eyas.training.distil import Job, answer_all
 from tiny import VOCAB, write_llama
 
 
@@ -18,16 +18,13 @@ def runtime(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def samples(runtime):
-    import torch
-
     rng = np.random.default_rng(0)
-    made = []
-    for temperature in (0.0, 1.0):
-        prompts = [rng.integers(3, VOCAB, int(rng.integers(2, 9))).tolist() for _ in range(24)]
-        generator = torch.Generator().manual_seed(1)
-        for prompt, answer in zip(
-            prompts, answer_batch(runtime, prompts, [2], temperature, 24, generator), strict=True
-        ):
-            name = f"{len(made)}"
-            made.append(Sample(name, tuple(prompt), tuple(answer), temperature))
-    return made
+    jobs = [
+        Job(
+            Sample(str(number), tuple(rng.integers(3, VOCAB, rng.integers(2, 9)).tolist()), (), temperature),
+            number,
+        )
+        for number, temperature in enumerate([0.0] * 24 + [1.0] * 24)
+    ]
+    made = [sample for sample, _ in answer_all(runtime, jobs, [2], 24, 24)]
+    return sorted(made, key=lambda sample: int(sample.id))

@@ -20,8 +20,8 @@ from eyas.stopping import AnswerText
 from eyas.training.config import HeadConfig
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
-from eyas.training.distil import _finish_last_line, answer_batch
-from eyas.training.features import FeatureSource
+from eyas.training.distil import Job, _finish_last_line, answer_all
+from eyas.training.features import FeatureSource, keeper
 from eyas.training.finish import head_config, write_head
 from eyas.training.head import HeadTrainer, draw_chains
 from eyas.training.losses import CHUNK, classification_loss, regression_loss
@@ -273,13 +273,24 @@ def test_a_perfect_draft_is_trusted_most(runtime, head, samples):
     assert fit_coupled_scale(runtime, trained, features, [], None, depth=2) == (1.0, 1.0)
 
 
-def test_batched_answers_are_those_of_one_at_a_time(runtime):
-    prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
-    generator = torch.Generator()
-    together = answer_batch(runtime, prompts, [2], 0.0, 16, generator)
-    for prompt, answer in zip(prompts, together, strict=True):
-        assert answer_batch(runtime, [prompt], [2], 0.0, 16, generator) == [answer]
-        assert answer[-1] == 2 or len(answer) == 16
+def test_an_answer_does_not_depend_on_its_company(runtime):
+    prompts = [(5, 6, 7), (8, 9, 10, 11, 12), (13,), (5, 6)]
+    jobs = [Job(Sample(str(i), prompt, (), i % 2), seed=i) for i, prompt in enumerate(prompts)]
+    together = {sample.id: sample for sample, _ in answer_all(runtime, jobs, [2], 16, batch_size=3)}
+    for job in jobs:
+        [(alone, _)] = answer_all(runtime, [job], [2], 16, batch_size=1)
+        assert alone == together[alone.id]
+        assert alone.response_ids[-1] == 2 or len(alone.response_ids) == 16
+
+
+def test_features_kept_while_distilling_serve_training(runtime, tmp_path):
+    job = Job(Sample("a", (5, 6, 7), (), 0.0), seed=0)
+    [(sample, pieces)] = answer_all(runtime, [job], [], 6, batch_size=1, with_features=True)
+    keeper(tmp_path, str(runtime.target.fingerprint))(sample, pieces)
+    [kept] = FeatureSource(runtime, 64, tmp_path, 10**6).get([sample])
+    [computed] = FeatureSource(runtime, 64).get([sample])
+    assert len(kept) == len(sample) - 1  # the last token's feature teaches nothing
+    torch.testing.assert_close(kept, computed[:-1], atol=0.05, rtol=0.01)  # kept in bfloat16
 
 
 def test_an_answer_file_cut_short_goes_on(tmp_path):

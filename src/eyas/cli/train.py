@@ -32,6 +32,9 @@ def add(commands: Commands) -> None:
     distil.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="JSON lines of answers; appended to"
     )
+    distil.add_argument(
+        "--feature-cache", type=Path, metavar="DIR", help="keep the answers' features there for `train head`"
+    )
     _add_options(distil, DistilConfig, DISTIL_HELPS)
     distil.set_defaults(run=run_distil)
 
@@ -63,11 +66,16 @@ def run_distil(args: argparse.Namespace) -> int:
 
     config = DistilConfig(**given(args, [option.name for option in options_of(DistilConfig)]))
     prompts = read_prompts(args.prompts)
-    runtime, tokenizer = _load(args)
+    runtime, tokenizer = _load(args, "auto")
     from eyas.training.distil import distil
 
+    keep = None
+    if args.feature_cache is not None:
+        from eyas.training.features import keeper
+
+        keep = keeper(args.feature_cache, str(runtime.target.fingerprint))
     with progress_bar() as progress:
-        count = distil(runtime, tokenizer, prompts, args.out, config, progress)
+        count = distil(runtime, tokenizer, prompts, args.out, config, progress, keep)
     note(f"{count} new answers in {args.out}")
     return 0
 
@@ -78,7 +86,7 @@ def run_head(args: argparse.Namespace) -> int:
 
     config = HeadConfig(**given(args, [option.name for option in options_of(HeadConfig)]))
     samples = read_samples(args.answers)
-    runtime, tokenizer = _load(args)
+    runtime, tokenizer = _load(args, "torch")
     largest = max(max(sample.token_ids) for sample in samples)
     if largest >= runtime.target.vocab_size:
         raise DataError(
@@ -113,15 +121,15 @@ def run_head(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The target on torch, and its tokenizer."""
+def _load(args: argparse.Namespace, runtime: str) -> tuple[Any, Any]:
+    """The target on a runtime, and its tokenizer."""
     from eyas.models import Tokenizer, resolve_model
     from eyas.runtimes import load_runtime
 
     settings = given(args, MODEL_OPTIONS)
     with progress_bar() as progress:
         directory = resolve_model(settings.pop("model", None), progress)
-    return load_runtime("torch", directory, name=directory.name, **settings), Tokenizer.load(directory)
+    return load_runtime(runtime, directory, name=directory.name, **settings), Tokenizer.load(directory)
 
 
 def _add_options(parser: argparse.ArgumentParser, kind: type, helps: dict[str, str]) -> None:

@@ -117,7 +117,7 @@ def stream_safetensors(
         header[name] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % 64)  # data on a cache line's border, for readers that map the file
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, (dtype, shape) in shapes.items():

@@ -1,37 +1,47 @@
 """Answers of the target to prompts: what a head learns from.
 
-Prompts are answered in batches of like length with the stock model, each batch at one temperature, so that
-all temperatures get their share of tokens. Each batch is appended to the answer file and flushed before the
-next one starts: an interruption loses one batch, and the next call goes on with the prompts that have no
-answer yet.
+Many prompts are answered at once: one target pass gives each of them its next token, and an answer that ended
+makes room for the next prompt. A prompt's temperature and draws depend on the prompt and the seed alone, so
+its answer does not depend on its company. Finished answers are appended to the file at once: an interruption
+loses those under way, and the next call goes on with the prompts that have no answer yet.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from eyas.config import SamplingConfig, StoppingConfig
+from eyas.engine import Engine, Request, Run
 from eyas.errors import DataError
+from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime
 from eyas.models import Progress, Tokenizer, silent
-from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.sampling import Sampler
+from eyas.stopping import AnswerText, NoText
 from eyas.training.config import DistilConfig
 from eyas.training.data import Prompt, Sample, read_samples
+from eyas.tree import DraftTree, root_only
+
+Keep = Callable[[Sample, list[Features]], None]
 
 
 def distil(
-    runtime: TorchRuntime,
+    runtime: Runtime,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     out: Path,
     config: DistilConfig,
     progress: Progress = silent,
+    keep: Keep | None = None,
 ) -> int:
     """Answer `prompts` into the JSON lines file `out`; returns the number of new answers.
+
+    `keep` gets each answer with the target's features of its rows but the last token's, in pieces (T_i, H).
 
     Raises:
         DataError: `out` holds lines that are no answers.
@@ -42,106 +52,148 @@ def distil(
         waiting = waiting[: max(0, config.limit - len(done))]
     count, total = 0, len(waiting)
     out.parent.mkdir(parents=True, exist_ok=True)
+    jobs = (job for prompt in waiting if (job := _job(prompt, tokenizer, config)) is not None)
     with out.open("a", encoding="utf-8") as file:
-        for number, batch in enumerate(_batches(waiting, tokenizer, config)):
-            progress("distilling", count, total)
-            rng = np.random.default_rng([config.seed, len(done), number])
-            shares = np.array(config.shares) / sum(config.shares)
-            temperature = float(rng.choice(config.temperatures, p=shares))
-            generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-            ids = [prompt_ids for _, prompt_ids in batch]
-            answers = answer_batch(
-                runtime, ids, tokenizer.stop_token_ids, temperature, config.max_new_tokens, generator
-            )
-            for (prompt, prompt_ids), answer in zip(batch, answers, strict=True):
-                file.write(_line(prompt, prompt_ids, answer, temperature))
+        for sample, features in answer_all(
+            runtime,
+            jobs,
+            tokenizer.stop_token_ids,
+            config.max_new_tokens,
+            config.batch_size,
+            keep is not None,
+        ):
+            if keep is not None:
+                keep(sample, features)
+            file.write(_line(sample))
             file.flush()
-            os.fsync(file.fileno())
-            count += len(batch)
+            count += 1
+            if count % config.batch_size == 0:
+                os.fsync(file.fileno())
+            progress("distilling", count, total)
     progress("distilling", total, total)
     return count
 
 
-@torch.inference_mode()
-def answer_batch(
-    runtime: TorchRuntime,
-    prompts: Sequence[Sequence[int]],
+@dataclass(frozen=True)
+class Job:
+    """A prompt to answer. `sample` has no answer yet."""
+
+    sample: Sample
+    seed: int
+
+
+def answer_all(
+    runtime: Runtime,
+    jobs: Iterable[Job],
     stop_token_ids: Sequence[int],
-    temperature: float,
     max_new_tokens: int,
-    generator: torch.Generator,
-) -> list[list[int]]:
-    """An answer to each prompt, at most `max_new_tokens` long, its stop token included.
-
-    Sampling here only has to follow the distribution; the draws need no law of their own.
-    """
-    model, device = runtime.model, runtime.device
-    longest = max(map(len, prompts))
-    ids = torch.zeros((len(prompts), longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):  # padded in front: all answers start in one column
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    live = torch.arange(len(prompts))
-    answers: list[list[int]] = [[] for _ in prompts]
-    stops = torch.tensor(list(stop_token_ids))
-    cache: Any = None
-    inputs, positions = ids, (mask.cumsum(1) - 1).clamp(min=0)
-    for _ in range(max_new_tokens):
-        output = model(
-            input_ids=inputs.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = output.past_key_values
-        chosen = _draw(output.logits[:, -1].float().cpu(), temperature, generator)
-        for row, token in zip(live.tolist(), chosen.tolist(), strict=True):
-            answers[row].append(token)
-        going = ~torch.isin(chosen, stops)
-        if not going.any():
-            break
-        keep = going.nonzero()[:, 0]
-        if len(keep) < len(live):  # answers that ended leave the batch
-            cache.batch_select_indices(keep.to(device))
-        live, mask, chosen = live[keep], mask[keep], chosen[keep]
-        positions = positions[keep, -1:] + 1
-        inputs, mask = chosen[:, None], torch.cat((mask, torch.ones((len(keep), 1), dtype=mask.dtype)), dim=1)
-    return answers
+    batch_size: int,
+    with_features: bool = False,
+) -> Iterator[tuple[Sample, list[Features]]]:
+    """Answers as they end, each with the features of its rows, if asked for; `batch_size` at a time."""
+    engine = Engine(runtime, Listening(with_features))
+    waiting, live = iter(jobs), list[tuple[Job, Run]]()
+    while True:
+        while len(live) < batch_size and (job := next(waiting, None)) is not None:
+            live.append((job, engine.start(_request(runtime, job, stop_token_ids, max_new_tokens))[0]))
+        if not live:
+            return
+        going = [run for _, run in live if not run.is_finished]
+        if going:
+            engine.step(going)
+        for job, run in live:
+            if run.is_finished:
+                yield _finished(job, run), _heard(run)
+        live = [(job, run) for job, run in live if not run.is_finished]
 
 
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probs = (logits / temperature).softmax(dim=-1)
-    return torch.multinomial(probs, 1, generator=generator)[:, 0]
+class Listening:
+    """Plain decoding that remembers the features which the engine tells a drafter."""
+
+    lossless: ClassVar[Lossless] = "ids"
+
+    def __init__(self, listens: bool) -> None:
+        self._listens = listens
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> "Listening":  # noqa: ARG003 - it needs neither
+        """Listens."""
+        return cls(True)
+
+    def open(self) -> "ListeningSession":
+        """A session that has heard nothing."""
+        return ListeningSession(self._listens)
 
 
-def _batches(
-    prompts: Sequence[Prompt], tokenizer: Tokenizer, config: DistilConfig
-) -> Iterator[list[tuple[Prompt, list[int]]]]:
-    """Batches of like length, found within windows so that the order of prompts stays roughly theirs."""
-    window = 16 * config.batch_size
-    for start in range(0, len(prompts), window):
-        rows = []
-        for prompt in prompts[start : start + window]:
-            ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}])
-            if len(ids) <= config.max_prompt_tokens:
-                rows.append((prompt, ids))
-        rows.sort(key=lambda row: len(row[1]))
-        for at in range(0, len(rows), config.batch_size):
-            yield rows[at : at + config.batch_size]
+class ListeningSession:
+    """Proposes the root alone; keeps what it is told."""
+
+    num_forwards = 0
+
+    def __init__(self, listens: bool) -> None:
+        self._listens = listens
+        self._features: list[Features] = []
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Nothing to prepare."""
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002
+        """Remember the features."""
+        if self._listens:
+            self._features.append(features)
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:  # noqa: ARG002
+        """The root alone."""
+        return root_only(token_ids[-1])
+
+    def heard(self) -> list[Features]:
+        """The features so far, in pieces (T_i, H)."""
+        return self._features
 
 
-def _line(prompt: Prompt, prompt_ids: list[int], answer: list[int], temperature: float) -> str:
+def _job(prompt: Prompt, tokenizer: Tokenizer, config: DistilConfig) -> Job | None:
+    """None for a prompt that is too long."""
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}])
+    if len(ids) > config.max_prompt_tokens:
+        return None
+    rng = np.random.default_rng([config.seed, int(sha256(prompt.id.encode()).hexdigest()[:8], 16)])
+    temperature = float(rng.choice(config.temperatures, p=np.array(config.shares) / sum(config.shares)))
+    sample = Sample(prompt.id, tuple(ids), (), temperature, prompt.category)
+    return Job(sample, int(rng.integers(2**31)))
+
+
+def _request(runtime: Runtime, job: Job, stop_token_ids: Sequence[int], max_new_tokens: int) -> Request:
+    sample = job.sample
+    return Request(
+        prompt_ids=sample.prompt_ids,
+        sampler=Sampler(
+            SamplingConfig(temperature=sample.temperature),
+            prompt_ids=sample.prompt_ids,
+            vocab_size=runtime.target.vocab_size,
+            seed=job.seed,
+        ),
+        text=AnswerText(StoppingConfig(max_new_tokens=max_new_tokens), NoText(), stop_token_ids),
+    )
+
+
+def _finished(job: Job, run: Run) -> Sample:
+    sample = job.sample
+    return Sample(sample.id, sample.prompt_ids, tuple(run.generated), sample.temperature, sample.category)
+
+
+def _heard(run: Run) -> list[Features]:
+    session = run.session
+    assert isinstance(session, ListeningSession), "a session of answer_all"
+    return session.heard()
+
+
+def _line(sample: Sample) -> str:
     row = {
-        "id": prompt.id,
-        "category": prompt.category,
-        "temperature": temperature,
-        "prompt_ids": prompt_ids,
-        "response_ids": answer,
+        "id": sample.id,
+        "category": sample.category,
+        "temperature": sample.temperature,
+        "prompt_ids": sample.prompt_ids,
+        "response_ids": sample.response_ids,
     }
     return json.dumps(row) + "\n"
 

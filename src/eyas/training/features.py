@@ -5,8 +5,9 @@ at hidden size 576) until the limit is reached and computed again beyond it; lat
 alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ class FeatureSource:
     Args:
         runtime: the target on torch.
         max_length: rows of a sample beyond this are left out.
-        folder: where features are kept; None keeps none. It belongs to one target and set of samples: names
-            are those of the samples, under the target's fingerprint.
+        folder: where features are kept; None keeps none. Names are those of the samples, under the target's
+            fingerprint.
         limit_bytes: of the folder.
     """
 
@@ -37,7 +38,7 @@ class FeatureSource:
         if folder is not None:
             if limit_bytes <= 0:
                 raise ConfigError(f"feature_cache_gb is {limit_bytes / 1e9:g}, but a cache needs room.")
-            self._folder = folder / f"{runtime.target.fingerprint}-{max_length}"
+            self._folder = folder / str(runtime.target.fingerprint)
             self._folder.mkdir(parents=True, exist_ok=True)
             self._left -= sum(file.stat().st_size for file in self._folder.iterdir())
 
@@ -72,14 +73,33 @@ class FeatureSource:
         if path is None or not path.is_file():
             return None
         rows: Tensor = torch.load(path, weights_only=True)
-        return rows.to(self._runtime.dtype)
+        if len(rows) < min(len(sample) - 1, self._max_length):  # the last token's feature teaches nothing
+            return None
+        return rows[: self._max_length].to(self._runtime.dtype)
 
     def _keep(self, sample: Sample, rows: Tensor) -> None:
         path = self._path(sample)
         size = 2 * rows.numel() + 2048
         if path is None or size > self._left:
             return
-        temporary = path.with_suffix(".tmp")
-        torch.save(rows.to(torch.bfloat16), temporary)
-        temporary.replace(path)
+        save_features(path, rows)
         self._left -= size
+
+
+def save_features(path: Path, rows: Tensor) -> None:
+    """Write (T, H) features in bfloat16, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(rows.to(torch.bfloat16), temporary)
+    temporary.replace(path)
+
+
+def keeper(folder: Path, fingerprint: str) -> Callable[[Sample, Sequence[Any]], None]:
+    """What files an answer's features, given in pieces (T_i, H), for a `FeatureSource` on `folder`."""
+    place = folder / fingerprint
+    place.mkdir(parents=True, exist_ok=True)
+
+    def keep(sample: Sample, pieces: Sequence[Any]) -> None:
+        rows = torch.cat([torch.as_tensor(piece) for piece in pieces])
+        save_features(place / f"{sample.digest}.pt", rows)
+
+    return keep

@@ -18,6 +18,7 @@ def load_torch_runtime(
     model_dir: Path,
     *,
     dtype: str = "auto",
+    draft_dtype: str = "auto",
     threads: int | None = None,
     device: str = "cpu",
     name: str | None = None,
@@ -28,6 +29,7 @@ def load_torch_runtime(
         model_dir: a Hugging Face directory with config.json and safetensors.
         dtype: float32, bfloat16, float16 or float64; "auto" is bfloat16 where the processor computes in it
             (AVX512-BF16, AMX, CUDA) and float32 elsewhere. `runtime.target.dtype` says which it is.
+        draft_dtype: "auto"; draft networks run in the target's precision here.
         threads: torch's threads; None leaves them as they are. They belong to the process.
         device: where torch puts the model, such as "cpu" or "cuda:0".
         name: how messages call the model; None is the directory's name.
@@ -36,6 +38,11 @@ def load_torch_runtime(
         ConfigError: an unknown dtype or device, or torch and transformers are not installed.
         ModelError: the directory is broken, or the model's family cannot see a tree.
     """
+    if draft_dtype not in ("auto", dtype):
+        raise ConfigError(
+            f"draft_dtype is {draft_dtype!r}, but on torch draft networks run in the target's precision; "
+            "leave it at auto, or use --runtime native."
+        )
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401

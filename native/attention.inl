@@ -1,0 +1,186 @@
+// Attention of a few query rows over one kv head, along each row's own path (docs/laws.md, L6).
+//
+// A row's scores are brought into position order first. Then its softmax runs in 16 lanes counted from its first
+// position, and its values are added one position after the other: scattered slots of a tree give the same sums as
+// contiguous ones.
+
+inline void put_key_value(F x, float* p) { store(p, x); }
+inline void put_key_value(F x, std::uint16_t* p) { store_bf16(p, x); }
+
+void put(const LayerStore& store_, int kv_head, int slot, const float* key, const float* value) {
+  const int dim = store_.head_dim, width = store_.width();
+  std::uint8_t* keys = store_.keys + std::size_t(kv_head) * store_.key_head_bytes() +
+                       std::size_t(slot / kKeyBlock) * std::size_t(dim) * kKeyBlock * std::size_t(store_.item());
+  std::uint8_t* values = store_.values + std::size_t(kv_head) * store_.value_head_bytes() +
+                         std::size_t(slot) * std::size_t(width) * std::size_t(store_.item());
+  alignas(64) float padded[kMaxHeadDim] = {};
+  __builtin_memcpy(padded, key, sizeof(float) * std::size_t(dim));
+  const int lane = slot % kKeyBlock;
+  if (store_.kind == Kind::F32) {
+    float* out = reinterpret_cast<float*>(keys);
+    for (int d = 0; d < dim; ++d) out[d * kKeyBlock + lane] = padded[d];
+  } else {
+    std::uint16_t rounded[kMaxHeadDim], *out = reinterpret_cast<std::uint16_t*>(keys);
+    for (int d = 0; d < width; d += kLanes) store_bf16(rounded + d, load(padded + d));
+    for (int d = 0; d < dim; d += 2) __builtin_memcpy(out + d * kKeyBlock + 2 * lane, rounded + d, 4);
+  }
+  for (int d = 0; d < dim; ++d) padded[d] = value[d];
+  for (int d = 0; d < width; d += kLanes) {
+    if (store_.kind == Kind::F32) {
+      store(reinterpret_cast<float*>(values) + d, load(padded + d));
+    } else {
+      store_bf16(reinterpret_cast<std::uint16_t*>(values) + d, load(padded + d));
+    }
+  }
+}
+
+void put_query(Kind kind, const float* query, int dim, std::uint8_t* out) {
+  alignas(64) float padded[kMaxHeadDim] = {};
+  __builtin_memcpy(padded, query, sizeof(float) * std::size_t(dim));
+  Operand row;
+  row.kind = kind;
+  row.data = out;
+  for (int d = 0; d < dim; d += kLanes) put_operand(row, 0, d, load(padded + d));
+}
+
+template <class P, int R, int V>
+void score_blocks(const AttendItem& item, const std::uint8_t* keys, int block, int first_row) {
+  const LayerStore& s = *item.store;
+  const std::size_t bytes = std::size_t(s.head_dim) * kKeyBlock * std::size_t(s.item());
+  const std::uint8_t* vectors[V];
+  for (int v = 0; v < V; ++v) vectors[v] = keys + std::size_t(block + v) * bytes;
+  typename P::Sum sums[R][V];
+  tile<P, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries + first_row, sums);
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v)
+      store(item.scores + std::size_t(first_row + r) * item.score_stride + (block + v) * kKeyBlock, sums[r][v]);
+}
+
+template <class P, int R = kMaxRows>
+void score_rows(const AttendItem& item, int count, int begin, int end) {
+  if constexpr (R > 0) {
+    if (count != R) return score_rows<P, R - 1>(item, count, begin, end);
+    const LayerStore& s = *item.store;
+    const std::uint8_t* keys = s.keys + std::size_t(item.kv_head) * s.key_head_bytes();
+    int block = begin;
+    if constexpr (wide(R)) {
+      for (; block + 4 <= end; block += 4) score_blocks<P, R, 4>(item, keys, block, 0);
+    }
+    for (; block < end; ++block) score_blocks<P, R, 1>(item, keys, block, 0);
+  }
+}
+
+// Scores to unnormalised probabilities in position order; returns one over their sum.
+float soften(const AttendItem& item, int row) {
+  const View& view = *item.views[row];
+  float* scores = item.scores + std::size_t(row) * item.score_stride;
+  for (int i = 0; i < view.num_rest; ++i) scores[view.contiguous + i] = scores[view.rest[i]];
+  const int end = view.contiguous + view.num_rest;
+  store(scores + end, set(-3.0e38f));  // the last vector's tail; rows have room for it
+  F best = set(-3.0e38f);
+  for (int i = view.first; i < end; i += kLanes) best = max(best, load(scores + i));
+  const F top = set(-item.scale * max_of(best)), scale = set(item.scale);
+  F sum = zero();
+  for (int i = view.first; i < end; i += kLanes) {
+    F p = exponential(fma(load(scores + i), scale, top));
+    if (i + kLanes > end) {  // the tail counts nothing
+      alignas(64) float lanes[kLanes];
+      store(lanes, p);
+      for (int lane = end - i; lane < kLanes; ++lane) lanes[lane] = 0;
+      p = load(lanes);
+    }
+    store(scores + i, p);
+    sum = add(sum, p);
+  }
+  return 1.0f / sum_of(sum);
+}
+
+template <class T>
+inline F value_vector(const T* p);
+template <>
+inline F value_vector(const float* p) { return load(p); }
+template <>
+inline F value_vector(const std::uint16_t* p) { return load_bf16(p); }
+
+// Adds positions begin..end, in slots of the same numbers, to R rows' V vectors.
+template <class T, int R, int V>
+inline void add_values(const T* values, int width, const float* const* probs, int begin, int end, F (&sums)[R][V]) {
+  for (int j = begin; j < end; ++j) {
+    F value[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) value[v] = value_vector(values + std::size_t(j) * std::size_t(width) + v * kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      const F p = set(probs[r][j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sums[r][v] = fma(p, value[v], sums[r][v]);
+    }
+  }
+}
+
+template <class T, int R, int V>
+void mix(const AttendItem& item, int row, int column, const float* inverse) {
+  const int width = item.store->width();
+  const T* values = reinterpret_cast<const T*>(item.store->values + std::size_t(item.kv_head) * item.store->value_head_bytes()) + column;
+  const float* probs[R];
+  int low = 0, high = 1 << 30;
+  for (int r = 0; r < R; ++r) {
+    const View& view = *item.views[row + r];
+    probs[r] = item.scores + std::size_t(row + r) * item.score_stride;
+    low = view.first > low ? view.first : low;
+    high = view.contiguous < high ? view.contiguous : high;
+  }
+  if (high < low) high = low;
+  F sums[R][V];
+  for (int r = 0; r < R; ++r) {
+    const View& view = *item.views[row + r];
+    F own[1][V];
+    for (int v = 0; v < V; ++v) own[0][v] = zero();
+    add_values<T, 1, V>(values, width, probs + r, view.first, low < view.contiguous ? low : view.contiguous, own);
+    for (int v = 0; v < V; ++v) sums[r][v] = own[0][v];
+  }
+  add_values<T, R, V>(values, width, probs, low, high, sums);
+  for (int r = 0; r < R; ++r) {
+    const View& view = *item.views[row + r];
+    F own[1][V];
+    for (int v = 0; v < V; ++v) own[0][v] = sums[r][v];
+    add_values<T, 1, V>(values, width, probs + r, high, view.contiguous, own);
+    for (int i = 0; i < view.num_rest; ++i) {
+      const F p = set(probs[r][view.contiguous + i]);
+      const T* value = values + std::size_t(view.rest[i]) * std::size_t(width);
+      for (int v = 0; v < V; ++v) own[0][v] = fma(p, value_vector(value + v * kLanes), own[0][v]);
+    }
+    for (int v = 0; v < V; ++v) store(item.outputs[row + r] + column + v * kLanes, mul(own[0][v], set(inverse[r])));
+  }
+}
+
+template <class T, int V, int R = kValueRows>
+void mix_rows(const AttendItem& item, int row, int count, int column, const float* inverse) {
+  if constexpr (R > 0) {
+    if (count == R) return mix<T, R, V>(item, row, column, inverse);
+    mix_rows<T, V, R - 1>(item, row, count, column, inverse);
+  }
+}
+
+template <class T>
+void mix_all(const AttendItem& item, const float* inverse) {
+  const int width = item.store->width();
+  for (int row = 0; row < item.count; row += kValueRows) {
+    const int count = item.count - row < kValueRows ? item.count - row : kValueRows;
+    int column = 0;
+    for (; column + kValueVectors * kLanes <= width; column += kValueVectors * kLanes)
+      mix_rows<T, kValueVectors>(item, row, count, column, inverse + row);
+    for (; column < width; column += kLanes) mix_rows<T, 1>(item, row, count, column, inverse + row);
+  }
+}
+
+void attend(const AttendItem& item) {
+  int first = item.slots;
+  for (int r = 0; r < item.count; ++r) first = item.views[r]->first < first ? item.views[r]->first : first;
+  const int begin = first / kKeyBlock, end = (item.slots + kKeyBlock - 1) / kKeyBlock;
+  const bool exact = item.store->kind == Kind::F32;
+  exact ? score_rows<F32Product>(item, item.count, begin, end) : score_rows<Bf16Product>(item, item.count, begin, end);
+  float inverse[kMaxRows];
+  for (int r = 0; r < item.count; ++r) inverse[r] = soften(item, r);
+  exact ? mix_all<float>(item, inverse) : mix_all<std::uint16_t>(item, inverse);
+}

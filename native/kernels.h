@@ -1,0 +1,59 @@
+// The kernels of one instruction set. Every set is the same source (kernels.inl) over its own vector primitives.
+//
+// Batch invariance (docs/laws.md, L8): a row's result is a function of that row alone. Sums over k run in one fixed
+// order from the first input to the last, whichever rows share a call; softmax sums run over positions in fixed
+// lanes. Nothing here depends on the number of rows or threads.
+#pragma once
+
+#include "types.h"
+
+namespace eyas {
+
+struct Kernels {
+  const char* name;
+  int max_query_rows;  // of an AttendItem
+
+  // Bytes of one value of a row that multiplies matrices of `kind`.
+  int (*operand_bytes)(Kind kind);
+  // y (padded to 32, zeros behind n) = x / rms(x) * weight
+  void (*norm)(const float* x, const float* weight, float eps, int n, float* y);
+  // Row t of `out` from floats x, of which `padded` are readable.
+  void (*prepare)(const float* x, int padded, const Operand& out, int t);
+  // Blocks begin..end of W times rows 0..rows of x.
+  void (*multiply)(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target);
+  // Rotate the halves of a head in place: (x1 cos - x2 sin, x2 cos + x1 sin); cos and sin hold dim / 2 each.
+  void (*rotate)(float* head, int dim, const float* cos, const float* sin);
+  // Round a key and a value to the store's type and put them into a slot.
+  void (*put)(const LayerStore& store, int kv_head, int slot, const float* key, const float* value);
+  // A query as `attend` reads it.
+  void (*put_query)(Kind kind, const float* query, int dim, std::uint8_t* out);
+  void (*attend)(const AttendItem& item);
+  // log(sum(exp(x)))
+  float (*log_sum_exp)(const float* x, int n);
+  // Lowest index of the largest entry; -1 if any is NaN.
+  int (*argmax)(const float* x, int n);
+  // Indices of the k largest entries, best first, ties to the lower index; k <= n. Needs a scratch of n ints.
+  void (*top_k)(const float* x, int n, int k, int* indices);
+  // About g(position, id) of docs/laws.md, L2, for ids 0..n-1 (n a multiple of 16); absolute error below 1e-4.
+  void (*gumbel)(std::uint32_t seed, std::uint32_t choice, std::uint32_t position, int n, float* out);
+  // out = logits * factor + noise, its largest entry, and the sum of the logits (for finding NaN).
+  void (*add_noise)(const float* logits, float factor, const float* noise, int n, float* out, float* top, float* total);
+  // First index >= begin whose entry is at least `edge`; n if there is none.
+  int (*next_at_least)(const float* x, int begin, int n, float edge);
+  // Sum of exp((x - top) * factor); n is a multiple of 16.
+  float (*sum_exp)(const float* x, int n, float top, float factor);
+  // Sum of 64-byte lines, for measuring what memory can deliver.
+  std::uint64_t (*read)(const std::uint8_t* data, std::size_t bytes);
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+extern const Kernels kAvx512Bf16;
+#endif
+
+// The kernels of the best instruction set that this machine has, or of the one called `name`; null if it has none.
+const Kernels* find_kernels(const char* name);
+
+}  // namespace eyas

@@ -1,0 +1,408 @@
+// Kernels over the vector primitives of one instruction set; included into its namespace.
+
+// ---- elementary functions: vector body only, so that no element meets other code at a row's end ----
+
+// Relative error below 2e-7 on [-87, 88]; beyond, the argument is cut.
+inline F exponential(F x) {
+  x = min(max(x, set(-87.0f)), set(88.0f));
+  const I n = to_int(mul(x, set(1.44269504f)));
+  const F k = to_float(n);
+  F r = fma(k, set(-0.693359375f), x);
+  r = fma(k, set(2.12194440e-4f), r);
+  F p = set(1.9875691500e-4f);
+  p = fma(p, r, set(1.3981999507e-3f));
+  p = fma(p, r, set(8.3334519073e-3f));
+  p = fma(p, r, set(4.1665795894e-2f));
+  p = fma(p, r, set(1.6666665459e-1f));
+  p = fma(p, r, set(5.0000001201e-1f));
+  return mul(add(fma(p, mul(r, r), r), set(1.0f)), pow2(n));
+}
+
+inline F silu(F x) { return div(x, add(set(1.0f), exponential(sub(zero(), x)))); }
+
+inline float sum_of(F x) {
+  float v[16];
+  store(v, x);
+  for (int width = 8; width; width /= 2)
+    for (int i = 0; i < width; ++i) v[i] += v[i + width];
+  return v[0];
+}
+
+inline float max_of(F x) {
+  float v[16];
+  store(v, x);
+  float best = v[0];
+  for (int i = 1; i < 16; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// ---- products ----
+
+// What a kind of matrix multiplies: sums of one vector of outputs, one group of inputs at a time.
+struct F32Product {
+  using Weights = F;
+  using Sum = F;
+  static constexpr int kItem = 4;  // bytes of a row's group
+  static Sum none() { return zero(); }
+  static Weights get(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
+  static Sum dot(Sum sum, const Weights& w, const std::uint8_t* x) {
+    return fma(w, set(*reinterpret_cast<const float*>(x)), sum);
+  }
+};
+
+struct Bf16Product {
+  using Weights = Pairs;
+  using Sum = F;
+  static constexpr int kItem = 2 * kBf16Item;
+  static Sum none() { return zero(); }
+  static Weights get(const std::uint8_t* p) { return load_pairs(p); }
+  static Sum dot(Sum sum, const Weights& w, const std::uint8_t* x) { return dot_pairs(sum, w, x); }
+};
+
+struct Int8Product {
+  using Weights = decltype(load_bytes(nullptr));
+  using Sum = I;
+  static constexpr int kItem = 4;
+  static Sum none() { return zero_int(); }
+  static Weights get(const std::uint8_t* p) { return load_bytes(p); }
+  static Sum dot(Sum sum, const Weights& w, const std::uint8_t* x) { return dot_bytes(sum, w, x); }
+};
+
+constexpr int kGroupBytes = kBlock * 4;  // of a block's group, in every kind
+constexpr int kAhead = 64;               // groups that are fetched ahead
+
+// Sums of R rows times V vectors of outputs: vector v starts at w[v] and has a group every `step` bytes.
+template <class P, int R, int V>
+inline void tile(const std::uint8_t* const* w, int step, int groups, const std::uint8_t* const* x,
+                 typename P::Sum (&sums)[R][V]) {
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sums[r][v] = P::none();
+  for (int g = 0; g < groups; ++g) {
+    typename P::Weights weights[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const std::uint8_t* at = w[v] + std::size_t(g) * std::size_t(step);
+      __builtin_prefetch(at + kAhead * step);
+      weights[v] = P::get(at);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[r][v] = P::dot(sums[r][v], weights[v], x[r] + g * P::kItem);
+    }
+  }
+}
+
+template <class P>
+inline F finished(const typename P::Sum& sum, const Packed&, const Operand&, int, int) {
+  return sum;
+}
+template <>
+inline F finished<Int8Product>(const I& sum, const Packed& w, const Operand& x, int t, int column) {
+  const I exact = sub_int(sum, set_int(128 * x.sum[t]));
+  return mul(mul(to_float(exact), load(w.scale + column)), set(x.scale[t]));
+}
+
+inline void put_operand(const Operand& out, int t, int column, F x) {
+  if (out.kind == Kind::F32) {
+    store(reinterpret_cast<float*>(out.row(t)) + column, x);
+  } else if (kBf16Item == 2) {
+    store_bf16(reinterpret_cast<std::uint16_t*>(out.row(t)) + column, x);
+  } else {
+    store(reinterpret_cast<float*>(out.row(t)) + column, round_bf16(x));
+  }
+}
+
+// One vector of 16 results, at `column` of the matrix; `gate` is the vector before it, if the finish wants pairs.
+inline void finish_vector(const Packed& w, const Target& target, int t, int column, F y) {
+  if (w.bias) y = add(y, load(w.bias + column));
+  float* out = target.y + std::size_t(t) * target.stride + column;
+  store(out, target.finish == Finish::Add ? add(load(out), y) : y);
+}
+
+inline void finish_gated(const Packed& w, const Target& target, int t, int column, F gate, F up) {
+  if (w.bias) {
+    gate = add(gate, load(w.bias + column));
+    up = add(up, load(w.bias + column + kLanes));
+  }
+  const F y = mul(silu(gate), up);
+  if (target.finish == Finish::Gated) {
+    store(target.y + std::size_t(t) * target.stride + column / 2, y);
+  } else {
+    put_operand(target.operand, t, column / 2, y);
+  }
+}
+
+// R rows from `t` on, `B` blocks from `block` on.
+template <class P, int R, int B>
+void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, const Target& target) {
+  constexpr int kPasses = 2 / kPerPass;
+  const int groups = w.padded_k() / w.group();
+  const std::uint8_t* rows[R];
+  for (int r = 0; r < R; ++r) rows[r] = x.row(t + r);
+  const bool gated = target.finish == Finish::Gated || target.finish == Finish::GatedOperand;
+  F gates[R];
+  for (int r = 0; r < R; ++r) gates[r] = zero();
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const std::uint8_t* vectors[B * kPerPass];
+    for (int v = 0; v < B * kPerPass; ++v)
+      vectors[v] = w.data + std::size_t(block + v / kPerPass) * w.block_bytes() + (pass * kPerPass + v % kPerPass) * 64;
+    typename P::Sum sums[R][B * kPerPass];
+    tile<P, R, B * kPerPass>(vectors, kGroupBytes, groups, rows, sums);
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < B * kPerPass; ++v) {
+        const int half = pass * kPerPass + v % kPerPass;
+        const int column = (block + v / kPerPass) * kBlock + half * kLanes;
+        const F y = finished<P>(sums[r][v], w, x, t + r, column);
+        if (!gated) {
+          finish_vector(w, target, t + r, column, y);
+        } else if (half == 0) {
+          gates[r] = y;
+        } else {
+          finish_gated(w, target, t + r, column - kLanes, gates[r], y);
+        }
+      }
+    }
+  }
+}
+
+// Two blocks at a time for few rows: more sums in flight hide the latency of each.
+constexpr bool wide(int rows) { return rows <= kMaxRows / 4; }
+
+template <class P, int R>
+void few_rows(const Packed& w, int begin, int end, const Operand& x, int t, const Target& target) {
+  int block = begin;
+  if constexpr (wide(R) && kPerPass == 2) {
+    for (; block + 2 <= end; block += 2) rows_times_blocks<P, R, 2>(w, block, x, t, target);
+  }
+  for (; block < end; ++block) rows_times_blocks<P, R, 1>(w, block, x, t, target);
+}
+
+template <class P, int R = kMaxRows>
+void dispatch_rows(int rows, const Packed& w, int begin, int end, const Operand& x, int t, const Target& target) {
+  if constexpr (R > 0) {
+    if (rows == R) return few_rows<P, R>(w, begin, end, x, t, target);
+    dispatch_rows<P, R - 1>(rows, w, begin, end, x, t, target);
+  }
+}
+
+// Rows are cut into nearly equal parts: 13 rows are 7 + 6, not 12 + 1.
+template <class P>
+void multiply_kind(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target) {
+  const int parts = (rows + kMaxRows - 1) / kMaxRows;
+  if (parts == 1) return dispatch_rows<P>(rows, w, begin, end, x, 0, target);
+  for (int block = begin; block < end; ++block) {  // a block stays in the nearest cache for all rows
+    for (int part = 0, t = 0; part < parts; ++part) {
+      const int count = (rows - t) / (parts - part) + ((rows - t) % (parts - part) != 0);
+      dispatch_rows<P>(count, w, block, block + 1, x, t, target);
+      t += count;
+    }
+  }
+}
+
+void multiply(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target) {
+  switch (w.kind) {
+    case Kind::F32: return multiply_kind<F32Product>(w, begin, end, x, rows, target);
+    case Kind::BF16: return multiply_kind<Bf16Product>(w, begin, end, x, rows, target);
+    case Kind::I8: return multiply_kind<Int8Product>(w, begin, end, x, rows, target);
+  }
+}
+
+// ---- rows ----
+
+int operand_bytes(Kind kind) { return kind == Kind::F32 ? 4 : kind == Kind::BF16 ? kBf16Item : 1; }
+
+void norm(const float* x, const float* weight, float eps, int n, float* y) {
+  const int padded = round_up(n, kBlock);
+  F squares = zero();
+  for (int i = 0; i < padded; i += kLanes) squares = fma(load(x + i), load(x + i), squares);
+  const F factor = set(1.0f / std::sqrt(sum_of(squares) / float(n) + eps));
+  for (int i = 0; i < padded; i += kLanes) store(y + i, mul(mul(load(x + i), factor), load(weight + i)));
+}
+
+void prepare(const float* x, int padded, const Operand& out, int t) {
+  if (out.kind != Kind::I8) {
+    for (int i = 0; i < padded; i += kLanes) put_operand(out, t, i, load(x + i));
+    return;
+  }
+  F largest = zero();
+  for (int i = 0; i < padded; i += kLanes) largest = max(largest, abs(load(x + i)));
+  const float top = max_of(largest);
+  const F inverse = set(top > 0 ? 127.0f / top : 0.0f);
+  std::int8_t* row = reinterpret_cast<std::int8_t*>(out.row(t));
+  F total = zero();
+  for (int i = 0; i < padded; i += kLanes) {
+    const I rounded = to_int(mul(load(x + i), inverse));
+    store_int8(row + i, rounded);
+    total = add(total, to_float(rounded));  // exact: below 2^24 for any row that is allowed
+  }
+  out.scale[t] = top / 127.0f;
+  out.sum[t] = std::int32_t(sum_of(total));
+}
+
+void rotate(float* head, int dim, const float* cos, const float* sin) {
+  const int half = dim / 2;
+  for (int i = 0; i < half; ++i) {
+    const float a = head[i], b = head[i + half];
+    head[i] = a * cos[i] - b * sin[i];
+    head[i + half] = b * cos[i] + a * sin[i];
+  }
+}
+
+// ---- the rest of the LM head ----
+
+float log_sum_exp(const float* x, int n) {
+  alignas(64) float last[kLanes];
+  const int whole = n / kLanes * kLanes;
+  for (int i = 0; i < kLanes; ++i) last[i] = whole + i < n ? x[whole + i] : -3.0e38f;
+  F best = load(last);
+  for (int i = 0; i < whole; i += kLanes) best = max(best, load(x + i));
+  const float top = max_of(best);
+  F sum = zero();
+  for (int i = 0; i < whole; i += kLanes) sum = add(sum, exponential(sub(load(x + i), set(top))));
+  if (whole < n) {
+    alignas(64) float rest[kLanes];
+    store(rest, exponential(sub(load(last), set(top))));
+    for (int i = n - whole; i < kLanes; ++i) rest[i] = 0;
+    sum = add(sum, load(rest));
+  }
+  return top + std::log(sum_of(sum));
+}
+
+int argmax(const float* x, int n) {
+  const int whole = n / kLanes * kLanes;
+  F best = set(-3.0e38f), sum = zero();
+  for (int i = 0; i < whole; i += kLanes) {
+    best = max(best, load(x + i));
+    sum = add(sum, load(x + i));
+  }
+  float top = max_of(best), total = sum_of(sum);
+  for (int i = whole; i < n; ++i) {
+    top = x[i] > top ? x[i] : top;
+    total += x[i];
+  }
+  if (total != total) return -1;
+  for (int i = 0; i < n; ++i)
+    if (x[i] == top) return i;
+  return -1;
+}
+
+// A sorted list of the best so far; most vectors hold nothing better than its last.
+void top_k(const float* x, int n, int k, int* indices) {
+  int count = 0;
+  float values[kBlock * 2];
+  const int limit = k < kBlock * 2 ? k : kBlock * 2;
+  const auto offer = [&](int i) {
+    if (count == limit && !(x[i] > values[count - 1])) return;
+    int at = count < limit ? count++ : count - 1;
+    for (; at > 0 && x[i] > values[at - 1]; --at) {
+      values[at] = values[at - 1];
+      indices[at] = indices[at - 1];
+    }
+    values[at] = x[i];
+    indices[at] = i;
+  };
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    if (count == limit && !any_greater(load(x + i), set(values[count - 1]))) continue;
+    for (int lane = 0; lane < kLanes; ++lane) offer(i + lane);
+  }
+  for (; i < n; ++i) offer(i);
+}
+
+// ---- sampling ----
+
+// Natural logarithm of positive normal numbers; relative error below 1e-6 away from 1, absolute near it.
+inline float logarithm(float x) {
+  std::int32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  const std::int32_t exponent = (bits - 0x3f3504f3) >> 23;  // so that the mantissa lies in [sqrt(1/2), sqrt(2))
+  bits -= exponent * (1 << 23);
+  float m;
+  __builtin_memcpy(&m, &bits, 4);
+  const float s = (m - 1) / (m + 1), z = s * s;
+  const float series = 2 * s * (1 + z * (0.333333333f + z * (0.2f + z * (0.142857143f + z * 0.111111111f))));
+  return float(exponent) * 0.693147181f + series;
+}
+
+// Philox4x32-10 in vectors; the logarithms element by element, for the compiler to vectorise.
+void gumbel(std::uint32_t seed, std::uint32_t choice, std::uint32_t position, int n, float* out) {
+  for (int start = 0; start < n; start += kLanes) {
+    I c0 = set_int(std::int32_t(position)), c1 = iota(start), c2 = zero_int(), c3 = zero_int();
+    std::uint32_t k0 = seed, k1 = choice;
+    for (int round = 0; round < 10; ++round) {
+      I upper0, lower0, upper1, lower1;
+      wide_product(c0, 0xD2511F53u, upper0, lower0);
+      wide_product(c2, 0xCD9E8D57u, upper1, lower1);
+      c0 = exclusive_or(exclusive_or(upper1, c1), set_int(std::int32_t(k0)));
+      c1 = lower1;
+      c2 = exclusive_or(exclusive_or(upper0, c3), set_int(std::int32_t(k1)));
+      c3 = lower0;
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    alignas(64) std::int32_t words[kLanes];
+    store_int(words, c0);
+    for (int i = 0; i < kLanes; ++i) {
+      // -log(u): near u = 1 from 1 - u, which a float of u could not hold.
+      const float low = (float(words[i] & 0x7fffffff) + 0.5f) * 2.3283064e-10f;    // u below 1/2
+      const float rest = (float(~words[i] & 0x7fffffff) + 0.5f) * 2.3283064e-10f;  // 1 - u above
+      const float w = 1 - rest;
+      const float above = w == 1 ? rest : logarithm(w) * rest / (w - 1);  // -log(1 - rest)
+      const float below = -logarithm(low);
+      out[start + i] = -logarithm(words[i] < 0 ? above : below);
+    }
+  }
+}
+
+void add_noise(const float* logits, float factor, const float* noise, int n, float* out, float* top, float* total) {
+  const int whole = n / kLanes * kLanes;
+  F best = set(-3.0e38f), sum = zero();
+  for (int i = 0; i < whole; i += kLanes) {
+    const F score = fma(load(logits + i), set(factor), load(noise + i));
+    store(out + i, score);
+    best = max(best, score);
+    sum = add(sum, load(logits + i));
+  }
+  *top = max_of(best);
+  *total = sum_of(sum);
+  for (int i = whole; i < n; ++i) {
+    out[i] = logits[i] * factor + noise[i];
+    *top = out[i] > *top ? out[i] : *top;
+    *total += logits[i];
+  }
+}
+
+int next_at_least(const float* x, int begin, int n, float edge) {
+  const F below = set(edge - 1e-5f * (edge < 0 ? -edge : edge) - 1e-30f);
+  int i = begin;
+  for (; i < n && i % kLanes; ++i)
+    if (x[i] >= edge) return i;
+  for (; i + kLanes <= n; i += kLanes) {
+    if (!any_greater(load(x + i), below)) continue;
+    for (int lane = 0; lane < kLanes; ++lane)
+      if (x[i + lane] >= edge) return i + lane;
+  }
+  for (; i < n; ++i)
+    if (x[i] >= edge) return i;
+  return n;
+}
+
+float sum_exp(const float* x, int n, float top, float factor) {
+  F sum = zero();
+  for (int i = 0; i < n; i += kLanes) sum = add(sum, exponential(mul(sub(load(x + i), set(top)), set(factor))));
+  return sum_of(sum);
+}
+
+std::uint64_t read(const std::uint8_t* data, std::size_t bytes) {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i + 64 <= bytes; i += 64) sum += read_line(data + i);
+  return sum;
+}
+
+#include "attention.inl"
+
+constexpr Kernels make(const char* name) {
+  return {name,    kMaxRows, operand_bytes, norm,        prepare, multiply, rotate, put,
+          put_query, attend,   log_sum_exp,   argmax,      top_k,   gumbel,  add_noise, next_at_least, sum_exp, read};
+}

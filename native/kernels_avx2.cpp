@@ -1,0 +1,15 @@
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace eyas::avx2 {
+#include "simd_avx2.h"
+#include "kernels.inl"
+}  // namespace eyas::avx2
+
+namespace eyas {
+const Kernels kAvx2 = avx2::make("avx2");
+}

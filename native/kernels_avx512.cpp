@@ -1,0 +1,17 @@
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels.h"
+
+#define EYAS_BF16 0
+
+namespace eyas::avx512 {
+#include "simd_avx512.h"
+#include "kernels.inl"
+}  // namespace eyas::avx512
+
+namespace eyas {
+const Kernels kAvx512 = avx512::make("avx512");
+}

@@ -1,0 +1,13 @@
+#include <cmath>
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace eyas::portable {
+#include "simd_portable.h"
+#include "kernels.inl"
+}  // namespace eyas::portable
+
+namespace eyas {
+const Kernels kPortable = portable::make("portable");
+}

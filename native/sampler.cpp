@@ -1,0 +1,220 @@
+#include "sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace eyas {
+
+namespace {
+constexpr double kReach = 26.01;      // g lies in [-3.13, 22.88]: nothing further below the best can win
+constexpr double kNoiseError = 1e-3;  // of float noise and scores, generously
+constexpr double kNone = -std::numeric_limits<double>::infinity();
+
+// One word of Philox4x32-10 (Salmon et al., SC 2011).
+std::uint32_t philox(std::uint32_t position, std::uint32_t id, std::uint32_t seed, std::uint32_t choice) {
+  std::uint32_t c0 = position, c1 = id, c2 = 0, c3 = 0, k0 = seed, k1 = choice;
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t p0 = std::uint64_t(c0) * 0xD2511F53u, p1 = std::uint64_t(c2) * 0xCD9E8D57u;
+    c0 = std::uint32_t(p1 >> 32) ^ c1 ^ k0;
+    c1 = std::uint32_t(p1);
+    c2 = std::uint32_t(p0 >> 32) ^ c3 ^ k1;
+    c3 = std::uint32_t(p0);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return c0;
+}
+}  // namespace
+
+double Sampler::draw(int position, int id) const {
+  const double u = (double(philox(std::uint32_t(position), std::uint32_t(id), config_.seed, config_.choice)) + 0.5) / 4294967296.0;
+  return -std::log(-std::log(u));
+}
+
+const float* Sampler::noise(int position) {
+  std::vector<float>& row = noise_[position];
+  if (row.empty()) {
+    row.resize(std::size_t(round_up(config_.vocab_size, kLanes)));
+    kernels_.gumbel(config_.seed, config_.choice, std::uint32_t(position), int(row.size()), row.data());
+  }
+  return row.data();
+}
+
+// A walk never goes back.
+void Sampler::forget(int position) {
+  for (auto it = noise_.begin(); it != noise_.end();) it = it->first < position ? noise_.erase(it) : std::next(it);
+}
+
+bool Sampler::edits() const {
+  return !config_.bias.empty() || config_.repetition_penalty != 1 || config_.presence_penalty != 0 || config_.frequency_penalty != 0 ||
+         config_.min_new_tokens > 0;
+}
+
+int Sampler::choose(const float* logits, const Answer& answer) {
+  const int position = config_.num_prompt_tokens + answer.length;
+  forget(position);
+  if (config_.temperature > 0 && !edits() && !filters()) return choose_plain(logits, position);
+  Columns all;
+  all.count = config_.vocab_size;
+  if (!process(logits, all, answer)) return -1;
+  double top = kNone;
+  for (const double x : row_) top = std::max(top, x);
+  int best = -1;
+  double best_score = kNone;
+  for (int id = 0; id < config_.vocab_size; ++id) {
+    const double x = row_[std::size_t(id)];
+    if (!(x >= top - kReach)) continue;
+    const double score = config_.temperature > 0 ? x + draw(position, id) : x;
+    if (best < 0 || score > best_score) {
+      best = id;
+      best_score = score;
+    }
+  }
+  return best;
+}
+
+// Without processors: scores in float find the few tokens that may win, and these are drawn exactly.
+int Sampler::choose_plain(const float* logits, int position) {
+  const int n = config_.vocab_size;
+  const double temperature = config_.temperature;
+  scores_.resize(std::size_t(n));
+  const float* drawn = noise(position);
+  const float inverse = float(1.0 / temperature);
+  float top = 0, total = 0;
+  kernels_.add_noise(logits, inverse, drawn, n, scores_.data(), &top, &total);
+  if (total != total) return -1;
+  const float edge = float(double(top) - kNoiseError * (1 + std::fabs(double(top)) * 1e-3));
+  int best = -1;
+  double best_score = kNone;
+  for (int id = 0; (id = kernels_.next_at_least(scores_.data(), id, n, edge)) < n; ++id) {
+    const double score = double(logits[id]) / temperature + draw(position, id);
+    if (best < 0 || score > best_score) {
+      best = id;
+      best_score = score;
+    }
+  }
+  return best;
+}
+
+bool Sampler::couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k, int* best,
+                     double* log_probs) {
+  if (!process(logits, columns, answer)) return false;
+  const float* drawn = noise(config_.num_prompt_tokens + answer.length);
+  double top = kNone, best_score = kNone;
+  for (const double x : row_) top = std::max(top, x);
+  scores_.assign(std::size_t(round_up(columns.count, kLanes)), -std::numeric_limits<float>::infinity());
+  for (int c = 0; c < columns.count; ++c) {
+    if (!(row_[std::size_t(c)] >= top - kReach)) continue;
+    const double score = row_[std::size_t(c)] + double(drawn[columns.id(c)]);
+    scores_[std::size_t(c)] = float(score);
+    best_score = std::max(best_score, score);
+  }
+  float sum = 0;
+  if (best_score > kNone) sum = kernels_.sum_exp(scores_.data(), int(scores_.size()), float(best_score), float(1.0 / scale));
+  kernels_.top_k(scores_.data(), columns.count, k, best);
+  for (int i = 0; i < k; ++i) {
+    const double score = double(scores_[std::size_t(best[i])]);
+    log_probs[i] = score > kNone ? std::min(0.0, (score - best_score) / scale - std::log(double(sum))) : kNone;
+  }
+  return true;
+}
+
+bool Sampler::process(const float* logits, const Columns& columns, const Answer& answer) {
+  row_.resize(std::size_t(columns.count));
+  double total = 0;
+  for (int c = 0; c < columns.count; ++c) {
+    row_[std::size_t(c)] = double(logits[c]);
+    total += double(logits[c]);
+  }
+  if (total != total) return false;
+  if (edits()) edit(columns, answer);
+  if (config_.temperature == 0) return true;
+  for (double& x : row_) x /= config_.temperature;
+  if (config_.top_k > 0) keep_top_k();
+  if (config_.top_p < 1) keep_top_p();
+  if (config_.min_p > 0) keep_min_p();
+  return true;
+}
+
+void Sampler::edit(const Columns& columns, const Answer& answer) {
+  const auto at = [&](int id) -> double* {
+    const int column = columns.column(id);
+    return column < 0 ? nullptr : &row_[std::size_t(column)];
+  };
+  for (const auto& [id, bias] : config_.bias)
+    if (double* x = at(id)) *x += bias;
+  std::unordered_map<int, int> counts;
+  for (const int id : answer.ids) ++counts[id];
+  if (config_.repetition_penalty != 1) {
+    const auto penalise = [&](int id) {
+      if (double* x = at(id)) *x = *x < 0 ? *x * config_.repetition_penalty : *x / config_.repetition_penalty;
+    };
+    for (const int id : config_.prompt_ids) {
+      penalise(id);
+      counts.emplace(id, 0);
+    }
+    for (const auto& [id, count] : counts)
+      if (count && !std::binary_search(config_.prompt_ids.begin(), config_.prompt_ids.end(), id)) penalise(id);
+  }
+  for (const auto& [id, count] : counts)
+    if (double* x = count ? at(id) : nullptr) *x -= config_.presence_penalty + config_.frequency_penalty * count;
+  if (answer.length < config_.min_new_tokens)
+    for (const int id : config_.withheld)
+      if (double* x = at(id)) *x = kNone;
+}
+
+void Sampler::keep_top_k() {
+  const std::size_t k = std::size_t(config_.top_k);
+  if (k >= row_.size()) return;
+  std::vector<double> sorted = row_;
+  std::nth_element(sorted.begin(), sorted.begin() + std::ptrdiff_t(k) - 1, sorted.end(), std::greater<double>());
+  const double edge = sorted[k - 1];
+  std::size_t room = k - std::size_t(std::count_if(row_.begin(), row_.end(), [&](double x) { return x > edge; }));
+  for (double& x : row_) {
+    if (x > edge) continue;
+    if (x == edge && room > 0) {
+      --room;
+    } else {
+      x = kNone;
+    }
+  }
+}
+
+// The smallest set of best tokens whose mass reaches p, summed from the worst token upwards as transformers does.
+void Sampler::keep_top_p() {
+  const double top = *std::max_element(row_.begin(), row_.end());
+  double total = 0, tail = 0;
+  std::vector<int> order;
+  for (std::size_t c = 0; c < row_.size(); ++c) {
+    if (row_[c] == kNone) continue;
+    const double mass = std::exp(row_[c] - top);
+    total += mass;
+    if (row_[c] < top - 40) {  // below anything that 1 - p can tell from zero
+      tail += mass;
+    } else {
+      order.push_back(int(c));
+    }
+  }
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row_[std::size_t(a)] > row_[std::size_t(b)]; });
+  std::size_t keep = order.size();
+  for (; keep > 1; --keep) {
+    tail += std::exp(row_[std::size_t(order[keep - 1])] - top);
+    if (tail / total > 1 - config_.top_p) break;
+  }
+  std::vector<double> kept(row_.size(), kNone);
+  for (std::size_t i = 0; i < keep; ++i) kept[std::size_t(order[i])] = row_[std::size_t(order[i])];
+  row_.swap(kept);
+}
+
+void Sampler::keep_min_p() {
+  const double top = *std::max_element(row_.begin(), row_.end());
+  double total = 0;
+  for (const double x : row_) total += std::exp(x - top);
+  const double largest = std::exp(-std::log(total));
+  for (double& x : row_)
+    if (!(std::exp(x - top - std::log(total)) >= config_.min_p * largest)) x = kNone;
+}
+
+}  // namespace eyas

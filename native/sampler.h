@@ -1,0 +1,75 @@
+// Seeded sampling as docs/laws.md, L2 and L3, say it: the token is the argmax of (processed logit + g(t, v)).
+// The reference is eyas/sampling.py; this gives its ids.
+#pragma once
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "kernels.h"
+
+namespace eyas {
+
+struct SamplerConfig {
+  double temperature = 0;
+  int top_k = 0;
+  double top_p = 1, min_p = 0, repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+  std::vector<std::pair<int, double>> bias;
+  std::uint32_t seed = 0, choice = 0;
+  std::vector<int> prompt_ids;  // each once
+  int num_prompt_tokens = 0;
+  int vocab_size = 0;
+  std::vector<int> withheld;  // ids that cannot be among the first `min_new_tokens`
+  int min_new_tokens = 0;
+};
+
+// The answer up to and including a row's token.
+struct Answer {
+  int length = 0;
+  std::vector<int> ids;  // may be left out if the sampler does not edit logits
+};
+
+// What the columns of a row of logits stand for.
+struct Columns {
+  int count = 0;
+  const std::int64_t* ids = nullptr;  // (count,), null: column is id
+  const int* index = nullptr;         // (vocab,) column of an id or -1, null: id is column
+
+  int id(int column) const { return ids ? int(ids[column]) : column; }
+  int column(int id) const { return index ? index[id] : id; }
+};
+
+class Sampler {
+ public:
+  Sampler(const Kernels& kernels, SamplerConfig config) : kernels_(kernels), config_(std::move(config)) {}
+
+  const SamplerConfig& config() const { return config_; }
+  // The token after prompt and answer, from the (vocab,) logits; -1 if one of them is no number.
+  int choose(const float* logits, const Answer& answer);
+  // For drafting with the same draws: the k best columns by score, and their log-probabilities of winning,
+  // log-softmax(score / scale). Columns that cannot win come last, with -infinity. False if a logit is no number.
+  bool couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k, int* best,
+              double* log_probs);
+  // Whether an answer's ids matter, and not its length alone.
+  bool edits() const;
+
+ private:
+  bool filters() const { return config_.top_k > 0 || config_.top_p < 1 || config_.min_p > 0; }
+  bool process(const float* logits, const Columns& columns, const Answer& answer);
+  void edit(const Columns& columns, const Answer& answer);
+  void keep_top_k();
+  void keep_top_p();
+  void keep_min_p();
+  int choose_plain(const float* logits, int position);
+  double draw(int position, int id) const;
+  const float* noise(int position);
+  void forget(int position);
+
+  const Kernels& kernels_;
+  SamplerConfig config_;
+  std::vector<double> row_;  // processed logits
+  std::vector<float> scores_;
+  std::unordered_map<int, std::vector<float>> noise_;  // about g(t, .), within kNoiseError
+};
+
+}  // namespace eyas

@@ -1,0 +1,134 @@
+// Vector primitives for AVX2 with FMA: a vector of 16 is a pair of 8.
+
+constexpr int kMaxRows = 4;
+constexpr int kPerPass = 1;
+constexpr int kValueRows = 2;
+constexpr int kValueVectors = 2;
+
+struct F {
+  __m256 a, b;
+};
+struct I {
+  __m256i a, b;
+};
+
+inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline F set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
+inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline F abs(F x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+inline bool any_greater(F x, F y) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ)) | _mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ));
+}
+inline bool any_nan(F x) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q)) | _mm256_movemask_ps(_mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q));
+}
+inline I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline __m256 pow2_half(__m256i n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+inline F pow2(I n) { return {pow2_half(n.a), pow2_half(n.b)}; }
+
+inline I zero_int() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline I set_int(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline I sub_int(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+inline void store_int8(std::int8_t* p, I x) {
+  alignas(32) std::int32_t all[16];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(all), x.a);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(all + 8), x.b);
+  for (int i = 0; i < 16; ++i) p[i] = std::int8_t(all[i]);
+}
+
+inline I iota(std::int32_t start) {
+  const __m256i s = _mm256_set1_epi32(start);
+  return {_mm256_add_epi32(s, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)), _mm256_add_epi32(s, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
+}
+inline I exclusive_or(I x, I y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+inline void wide_half(__m256i a, __m256i factor, __m256i& upper, __m256i& lower) {
+  const __m256i even = _mm256_mul_epu32(a, factor), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), factor);
+  upper = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+  lower = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+}
+// The 64-bit products of unsigned 32-bit lanes with m: upper and lower words.
+inline void wide_product(I x, std::uint32_t m, I& upper, I& lower) {
+  const __m256i factor = _mm256_set1_epi32(std::int32_t(m));
+  wide_half(x.a, factor, upper.a, lower.a);
+  wide_half(x.b, factor, upper.b, lower.b);
+}
+inline void store_int(std::int32_t* p, I x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
+
+inline __m256 widen(const std::uint16_t* p) {
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+}
+inline F load_bf16(const std::uint16_t* p) { return {widen(p), widen(p + 8)}; }
+inline __m256i rounded_half(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+}
+inline void store_bf16(std::uint16_t* p, F x) {
+  const __m256i packed = _mm256_packus_epi32(rounded_half(x.a), rounded_half(x.b));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+inline F round_bf16(F x) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(rounded_half(x.a), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(rounded_half(x.b), 16))};
+}
+
+inline std::uint64_t read_line(const std::uint8_t* p) {
+  const __m256i lower = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m256i upper = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32));
+  return std::uint64_t(_mm_cvtsi128_si64(_mm256_castsi256_si128(_mm256_xor_si256(lower, upper))));
+}
+
+constexpr int kBf16Item = 4;
+struct Pairs {
+  F first, second;
+};
+inline Pairs load_pairs(const std::uint8_t* p) {
+  const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32));
+  const __m256i upper = _mm256_set1_epi32(std::int32_t(0xffff0000));
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(a, upper)), _mm256_castsi256_ps(_mm256_and_si256(b, upper))}};
+}
+inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) {
+  const float* pair = reinterpret_cast<const float*>(x);
+  return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
+}
+
+inline I load_bytes(const std::uint8_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+// Even and odd bytes as 16-bit numbers: no saturation, unlike the 8-bit multiply-add.
+inline __m256i dot_half(__m256i sum, __m256i w, __m256i even_x, __m256i odd_x) {
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi32(0x00ff00ff)), even_x);
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd_x);
+  return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+}
+inline I dot_bytes(I sum, const I& w, const std::uint8_t* x) {
+  std::int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  const __m256i xs = _mm256_set1_epi32(four);
+  const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(xs, 8), 8);
+  const __m256i odd = _mm256_srai_epi16(xs, 8);
+  return {dot_half(sum.a, w.a, even, odd), dot_half(sum.b, w.b, even, odd)};
+}

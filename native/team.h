@@ -1,0 +1,85 @@
+// Threads that walk through the phases of one computation together.
+//
+//     team.run([&](Phase& phase) {           // on every thread
+//       phase.each(blocks, 1, [&](int begin, int end) { ... });   // items are handed out as threads get free
+//       phase.each(rows, 4, ...);                                  // begins when all of the first are done
+//     });
+//
+// Who computes an item never changes its result, so it does not matter that this is not deterministic.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace eyas {
+
+class Team;
+
+class Phase {
+ public:
+  Phase(Team& team, int thread) : thread(thread), team_(team) {}
+
+  // Calls function(begin, end) for parts of 0..count of at most `chunk` items, then waits for all threads.
+  template <class Function>
+  void each(int count, int chunk, const Function& function);
+
+  const int thread;  // 0..threads-1
+
+ private:
+  Team& team_;
+  int index_ = 0;
+};
+
+class Team {
+ public:
+  explicit Team(int threads);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int threads() const { return threads_; }
+  // Runs `work` on all threads; calls of several callers queue. In a forked child the threads are started anew.
+  void run(const std::function<void(Phase&)>& work);
+
+ private:
+  friend class Phase;
+  static constexpr int kCounters = 2;  // one in use, one being reset
+
+  void start();
+  void stop();
+  void forget();
+  void serve(int thread, std::uint64_t seen);
+  void wait_for_all();
+  static void relax(int& spins);
+
+  const int threads_;
+  std::vector<std::thread> workers_;
+  long owner_ = 0;  // process that started them
+  std::mutex queue_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<std::uint64_t> job_{0};
+  std::atomic<bool> closing_{false};
+  const std::function<void(Phase&)>* work_ = nullptr;
+  alignas(64) std::atomic<int> next_[kCounters] = {};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<std::uint64_t> round_{0};
+};
+
+template <class Function>
+void Phase::each(int count, int chunk, const Function& function) {
+  std::atomic<int>& next = team_.next_[index_ % Team::kCounters];
+  for (int begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < count;)
+    function(begin, begin + chunk < count ? begin + chunk : count);
+  // Nobody is in the next phase yet, so its counter may be reset, by all of them.
+  team_.next_[(index_ + 1) % Team::kCounters].store(0, std::memory_order_relaxed);
+  ++index_;
+  team_.wait_for_all();
+}
+
+}  // namespace eyas

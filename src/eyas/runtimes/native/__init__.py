@@ -1,0 +1,63 @@
+"""The native runtime: the Llama family on a CPU, in C++ and without torch.
+
+A token's logits are bit for bit the same alone, in a tree and in a batch, with any number of threads
+(docs/laws.md, L8), so every method gives plain decoding's ids in every precision. The sources are in
+`native/`; the module is built when eyas is installed.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eyas.errors import ConfigError
+from eyas.runtimes.native.families import unsupported
+
+if TYPE_CHECKING:
+    from eyas.runtimes.native.runtime import NativeRuntime
+
+
+def precisions() -> tuple[str, ...]:
+    """What `dtype` may be here."""
+    return ("auto", "float32", "bfloat16", "int8")
+
+
+def is_built() -> bool:
+    """Whether this installation has the compiled module."""
+    return importlib.util.find_spec("eyas._native") is not None
+
+
+def load_native_runtime(
+    model_dir: Path,
+    *,
+    dtype: str = "auto",
+    draft_dtype: str = "auto",
+    threads: int | None = None,
+    name: str | None = None,
+) -> "NativeRuntime":
+    """Load a model of the Llama family.
+
+    Args:
+        model_dir: a Hugging Face directory with config.json and safetensors.
+        dtype: float32, bfloat16, or int8 (weights and activations quantised at loading: that is then the
+            target); "auto" is bfloat16 where the processor multiplies it and float32 elsewhere.
+        draft_dtype: of draft networks, which never change the ids; "auto" is the fastest.
+        threads: None is one per physical core. Results do not depend on it.
+        name: how messages call the model; None is the directory's name.
+
+    Raises:
+        ConfigError: an unknown dtype, a bad number of threads, or an installation without the module.
+        ModelError: the directory is broken, or the model is not of a family that is known here.
+    """
+    if not is_built():
+        raise ConfigError(
+            "this installation has no native runtime; install a C++ compiler (Debian: g++) and run "
+            "`pip install --force-reinstall eyas`, or use --runtime torch."
+        )
+    from eyas.runtimes.native.load import load
+
+    return load(
+        model_dir, dtype=dtype, draft_dtype=draft_dtype, threads=threads, name=name or Path(model_dir).name
+    )
+
+
+__all__ = ["is_built", "load_native_runtime", "precisions", "unsupported"]

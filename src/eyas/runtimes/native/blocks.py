@@ -1,0 +1,88 @@
+"""What draft networks are made of: the target's LM head, linear layers, decoder layers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas import _native
+from eyas.errors import ModelError
+from eyas.interfaces import Coupling, Features, PathCache, TopK
+from eyas.runtimes.native.samplers import NativeSamplers, answer
+from eyas.tree import Ints
+
+_ALL: Ints = np.zeros(0, dtype=np.int64)  # stands for the whole vocabulary
+
+
+def as_rows(features: Features) -> NDArray[np.float32]:
+    """Features of this runtime are NumPy arrays."""
+    assert isinstance(features, np.ndarray), "features of this runtime"
+    return np.ascontiguousarray(features)
+
+
+class NativeLinear:
+    """y = W [x1; x2; ...] + b."""
+
+    def __init__(self, engine: _native.Engine, matrix: _native.Matrix) -> None:
+        self._linear = _native.Linear(engine, matrix)
+
+    def __call__(self, *inputs: Features) -> NDArray[np.float32]:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        return self._linear.forward([as_rows(rows) for rows in inputs])
+
+
+class NativeLMHead:
+    """The target's LM head, or some of its rows.
+
+    Args:
+        head: the compiled head.
+        token_ids: (M,) target ids of its columns; None if they are 0..M-1.
+    """
+
+    def __init__(self, head: _native.Head, token_ids: Ints | None, samplers: NativeSamplers) -> None:
+        self._head = head
+        self._token_ids = _ALL if token_ids is None else token_ids
+        self._samplers = samplers
+
+    def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
+        """The best k continuations of each row, or all M if k is larger."""
+        if coupling is None:
+            best = self._head.top_k(as_rows(hidden), k)
+        else:
+            sampler = coupling.sampler
+            best = self._head.coupled(
+                as_rows(hidden),
+                k,
+                self._samplers.twin(sampler),
+                self._token_ids,
+                [answer(sampler, generated) for generated in coupling.generated],
+                coupling.scale,
+            )
+        if best is None:
+            raise ModelError(
+                "the draft network gave logits that are not numbers (NaN); check the head's weights."
+            )
+        columns, log_probs = best
+        return TopK(columns if self._token_ids is _ALL else self._token_ids[columns], log_probs)
+
+
+class NativeDraftStack:
+    """Runs rows through draft layers; their keys and values go to a cache of this stack."""
+
+    def __init__(self, stack: _native.Stack, limit: int) -> None:
+        self._stack = stack
+        self._limit = limit
+
+    def new_cache(self) -> PathCache:
+        """An empty cache, grown as needed."""
+        return self._stack.new_cache(self._limit)
+
+    def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> NDArray[np.float32]:
+        """Append (T, H) rows under `parents` (None: a chain); returns their outputs (T, H)."""
+        assert isinstance(cache, _native.Cache), "a cache of this stack"
+        return self._stack.forward(cache, as_rows(inputs), parents)
+
+
+def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """A weight as the module takes it."""
+    return np.ascontiguousarray(array, dtype=np.float32)

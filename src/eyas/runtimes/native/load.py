@@ -1,0 +1,132 @@
+"""From a Hugging Face directory to a native runtime, or to one line that says why not."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas import _native
+from eyas.errors import ConfigError
+from eyas.interfaces import TargetInfo
+from eyas.models import Progress, silent, target_fingerprint
+from eyas.runtimes.native.families import Family, read_family
+from eyas.runtimes.native.layers import layer_matrix, stack_layers, widen
+from eyas.runtimes.native.packing import HEAD, PackedWeights
+from eyas.runtimes.native.runtime import NativeRuntime
+from eyas.runtimes.native.weights import ModelWeights
+
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+def load(
+    model_dir: Path,
+    *,
+    dtype: str,
+    draft_dtype: str,
+    threads: int | None,
+    name: str,
+    progress: Progress = silent,
+) -> NativeRuntime:
+    """See `eyas.runtimes.native.load_native_runtime`."""
+    engine = _native.Engine(_threads(threads), _isa())
+    kind = _dtype("dtype", dtype, "bfloat16" if engine.isa == "avx512bf16" else "float32")
+    draft_kind = _dtype("draft_dtype", draft_dtype, "int8" if kind == "int8" else "bfloat16")
+    family = read_family(model_dir)
+    weights = ModelWeights(model_dir, family)
+    fingerprint = target_fingerprint(model_dir)
+    packed = PackedWeights(weights, family, kind, fingerprint, progress)
+    stack = _stack(engine, family, weights, packed)
+    head = _native.Head(engine, [packed.matrix(HEAD)])
+    network = _native.Target(stack, head, weights.raw("model.embed_tokens.weight"), kind != "float32")
+    return NativeRuntime(
+        engine,
+        network=network,
+        head=head,
+        stack=stack,
+        packed=packed,
+        draft_dtype=draft_kind,
+        info=TargetInfo(
+            name=name,
+            family=family.name,
+            runtime="native",
+            dtype=kind,
+            hidden_size=family.hidden_size,
+            vocab_size=family.vocab_size,
+            context_limit=family.context_limit,
+            threads=engine.threads,
+            fingerprint=fingerprint,
+        ),
+    )
+
+
+def _stack(
+    engine: _native.Engine, family: Family, weights: ModelWeights, packed: PackedWeights
+) -> _native.Stack:
+    biased = {"qkv": family.qkv_bias, "output": family.output_bias}
+    biased |= {"gate_up": family.mlp_bias, "down": family.mlp_bias}
+
+    def matrix(layer: int, name: str) -> _native.Matrix:
+        bias: NDArray[np.float32] | None = None
+        if biased[name]:
+            bias = widen(layer_matrix(weights.floats, f"model.layers.{layer}.", name, "bias"))
+        return packed.matrix(f"layers.{layer}.{name}", bias)
+
+    return _native.Stack(
+        engine,
+        family.hidden_size,
+        family.intermediate_size,
+        family.num_heads,
+        family.num_kv_heads,
+        family.head_dim,
+        family.rms_norm_eps,
+        np.ascontiguousarray(family.inverse_frequencies, dtype=np.float32),
+        family.rope_factor,
+        stack_layers(
+            weights.floats,
+            matrix,
+            family.windows,
+            prefix="model.layers.{}.",
+            head_norms=family.head_norms,
+        ),
+        weights.floats("model.norm.weight"),
+    )
+
+
+def _dtype(option: str, dtype: str, best: str) -> str:
+    if dtype == "auto":
+        return best
+    if dtype not in DTYPES:
+        raise ConfigError(f"{option} is {dtype!r}; on the native runtime it is auto, {', '.join(DTYPES)}.")
+    return dtype
+
+
+def _isa() -> str | None:
+    """The instruction set that `EYAS_ISA` forces, or None."""
+    isa = os.environ.get("EYAS_ISA")
+    if not isa:
+        return None
+    known = ("avx512bf16", "avx512", "avx2", "portable")
+    present = [name for name in known if _native.has_isa(name)]
+    if isa not in present:
+        raise ConfigError(f"EYAS_ISA is {isa!r}; this machine has {', '.join(present)}.")
+    return isa
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return physical_cores()
+    if not 1 <= threads <= 256:
+        raise ConfigError(f"threads is {threads}, but it must lie in 1..256.")
+    return threads
+
+
+def physical_cores() -> int:
+    """Cores that this process may use; siblings of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
+    return len(cores)

@@ -1,0 +1,88 @@
+"""What a target forward answers: features, choices, logits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas import _native
+from eyas.errors import ModelError
+from eyas.interfaces import Choice
+from eyas.runtimes.native.samplers import NativeSamplers, answer
+from eyas.sampling import Sampler, log_softmax
+from eyas.tree import Floats
+
+
+class NativeRows:
+    """Results of one call. Its logits stay in the engine until the next forward.
+
+    Args:
+        features: (T, H) outputs after the final norm.
+        head: the LM head, which holds the logits.
+        start: the head's row of this call's first row that has logits.
+        count: rows that have logits, the last ones of T.
+        samplers: the engine's twins.
+        origin: model and precision, for messages.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        head: _native.Head,
+        start: int,
+        count: int,
+        samplers: NativeSamplers,
+        origin: str,
+    ) -> None:
+        self._features = features
+        self._head = head
+        self._start = start
+        self._skipped = len(features) - count
+        self._samplers = samplers
+        self._origin = origin
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """(T, H) outputs after the target's final norm."""
+        return self._features
+
+    def choose(
+        self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
+    ) -> Choice:
+        """The token after `row`, see `eyas.interfaces.TargetRows.choose`.
+
+        Raises:
+            ModelError: the row has a logit that is not a number.
+        """
+        place = self._place(row)
+        if sampler.is_argmax:
+            token_id = self._head.argmax(place)
+        else:
+            twin = self._samplers.twin(sampler)
+            [token_id] = self._head.choose([place], [twin], [answer(sampler, generated)])
+        if token_id < 0:
+            raise self._broken()
+        if num_log_probs is None:
+            return Choice(token_id)
+        logits = self.logits(row)
+        log_probs = log_softmax(logits)
+        best = np.argsort(-log_probs, kind="stable")[:num_log_probs]
+        top = tuple((int(v), float(log_probs[v])) for v in best)
+        return Choice(token_id, float(log_probs[token_id]), top)
+
+    def logits(self, row: int) -> Floats:
+        """(V,) unprocessed logits of a row, in float64."""
+        logits: Floats = self._head.logits(self._place(row)).astype(np.float64)
+        if np.isnan(logits).any():
+            raise self._broken()
+        return logits
+
+    def _place(self, row: int) -> int:
+        assert row >= self._skipped, f"the call kept no logits of row {row}"
+        return self._start + row - self._skipped
+
+    def _broken(self) -> ModelError:
+        return ModelError(
+            f"{self._origin} gave logits that are not numbers (NaN); "
+            "try another dtype, such as float32, or check the weights."
+        )

@@ -1,0 +1,146 @@
+"""One target on the native engine, and everything that draft networks need."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas import _native
+from eyas.config import StackConfig
+from eyas.interfaces import PathCache, TargetCall, TargetInfo, Weights
+from eyas.models.gguf_convert import to_bfloat16
+from eyas.runtimes.native.blocks import NativeDraftStack, NativeLinear, NativeLMHead, to_float32
+from eyas.runtimes.native.layers import layer_matrix, make_matrix, stack_layers, widen
+from eyas.runtimes.native.packing import HEAD, PackedWeights
+from eyas.runtimes.native.rows import NativeRows
+from eyas.runtimes.native.samplers import NativeSamplers
+from eyas.tree import Floats, Ints
+
+
+class NativeRuntime:
+    """Made by `load_native_runtime`.
+
+    Args:
+        engine: instruction set and threads.
+        network: the target's stack, head and embedding.
+        head: its LM head.
+        stack: its layers.
+        packed: its matrices.
+        info: names and sizes.
+        draft_dtype: precision of draft networks.
+    """
+
+    def __init__(
+        self,
+        engine: _native.Engine,
+        *,
+        network: _native.Target,
+        head: _native.Head,
+        stack: _native.Stack,
+        packed: PackedWeights,
+        info: TargetInfo,
+        draft_dtype: str,
+    ) -> None:
+        self.engine = engine
+        self.draft_dtype = draft_dtype
+        self.packed = packed
+        self._network = network
+        self._head = head
+        self._stack = stack
+        self._target = info
+        self._samplers = NativeSamplers(engine)
+        self._draft_vocabularies: dict[bytes, _native.Matrix] = {}
+
+    @property
+    def target(self) -> TargetInfo:
+        """Names and sizes."""
+        return self._target
+
+    def new_cache(self) -> PathCache:
+        """An empty cache of the target, grown as needed."""
+        return self._stack.new_cache(self._target.context_limit)
+
+    def forward(self, calls: Sequence[TargetCall]) -> list[NativeRows]:
+        """One pass over the rows of all calls; they become pending rows of their caches."""
+        features = self._network.forward(
+            [(call.cache, call.token_ids, call.parents, call.last_only) for call in calls]
+        )
+        origin = f"{self._target.name} in {self._target.dtype}"
+        results, first, start = [], 0, 0
+        for call in calls:
+            end = first + len(call.token_ids)
+            count = 1 if call.last_only else len(call.token_ids)
+            results.append(NativeRows(features[first:end], self._head, start, count, self._samplers, origin))
+            first, start = end, start + count
+        return results
+
+    def embed(self, token_ids: Ints) -> NDArray[np.float32]:
+        """(T, H) rows of the input embedding's table."""
+        return self._network.embed(token_ids)
+
+    def lm_head(self, token_ids: Ints | None = None, also: Ints | None = None) -> NativeLMHead:
+        """The LM head, or its rows for `token_ids` (M,); `also` adds a few for one answer."""
+        if token_ids is None:
+            return NativeLMHead(_native.Head(self.engine, [self.packed.matrix(HEAD)]), None, self._samplers)
+        key = token_ids.tobytes()
+        if key not in self._draft_vocabularies:
+            self._draft_vocabularies[key] = self._head_rows(token_ids)
+        parts, columns = [self._draft_vocabularies[key]], token_ids
+        extra = np.setdiff1d(also, token_ids) if also is not None else token_ids[:0]
+        if len(extra):
+            parts.append(self._head_rows(extra))
+            columns = np.concatenate((token_ids, extra))
+        return NativeLMHead(_native.Head(self.engine, parts), columns, self._samplers)
+
+    def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLinear:
+        """A linear layer of weight (outputs, inputs) and bias (outputs,), in the draft's precision."""
+        own = None if bias is None else to_float32(bias)
+        return NativeLinear(self.engine, make_matrix(to_float32(weight), self.draft_dtype, "a layer", own))
+
+    def decoder_stack(self, config: StackConfig, weights: Weights) -> NativeDraftStack:
+        """Decoder layers in the draft's precision, from weights by their names in checkpoints."""
+        prefix = "layers.{}."
+
+        def get(name: str) -> NDArray[Any]:
+            return to_float32(weights[name])
+
+        def matrix(layer: int, name: str) -> _native.Matrix:
+            start = prefix.format(layer)
+            bias = layer_matrix(get, start, name, "bias") if name == "qkv" and config.qkv_bias else None
+            return make_matrix(
+                layer_matrix(get, start, name), self.draft_dtype, f"{start}{name}", _floats(bias)
+            )
+
+        frequencies = 1.0 / config.rope_theta ** (np.arange(0, config.head_dim, 2) / config.head_dim)
+        stack = _native.Stack(
+            self.engine,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            config.rms_norm_eps,
+            to_float32(frequencies),
+            1.0,
+            stack_layers(
+                get, matrix, [0] * config.num_layers, prefix=prefix, first_input_norm=config.first_input_norm
+            ),
+            get("norm.weight") if config.final_norm else None,
+        )
+        return NativeDraftStack(stack, self._target.context_limit)
+
+    def round_score(self, values: Floats) -> Floats:
+        """`values` rounded to the target's precision (int8 computes its scores in float32)."""
+        if self._target.dtype != "bfloat16":
+            return values.astype(np.float32).astype(np.float64)
+        rounded: Floats = widen(to_bfloat16(values.astype(np.float32))).astype(np.float64)
+        return rounded
+
+    def _head_rows(self, token_ids: Ints) -> _native.Matrix:
+        rows = np.ascontiguousarray(self.packed.rows(HEAD)[token_ids])
+        return make_matrix(rows, self.draft_dtype, "the LM head")
+
+
+def _floats(bias: NDArray[Any] | None) -> NDArray[np.float32] | None:
+    return None if bias is None else to_float32(bias)
