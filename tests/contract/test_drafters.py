@@ -256,3 +256,13 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(engines, sampling):
         # propose read the waiting pairs; put the next cycle on the same footing
         state._waiting = [(rows.features[-1:], np.array(run.token_ids[-1:]))]
         state._cache.truncate(len(run.token_ids) - 2)
+
+
+def test_joined_features_are_their_rows_in_order(runtime):
+    """What gathered over several cycles is read in one pass; a runtime has to put it together."""
+    [rows] = runtime.forward([TargetCall(runtime.new_cache(), np.array([5, 6, 7, 8]))])
+    parts = [rows.features[:1], rows.features[1:3], rows.features[[3]]]
+    head = runtime.lm_head()
+    joined, whole = head.top_k(runtime.join(parts), 3), head.top_k(rows.features, 3)
+    assert joined.token_ids.tolist() == whole.token_ids.tolist()
+    np.testing.assert_allclose(joined.log_probs, whole.log_probs, atol=1e-12)
