@@ -1,5 +1,6 @@
 """Losses, alignment, resuming, simulation and distilling, on a tiny target."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -17,10 +18,10 @@ from eyas.interfaces import DraftFiles
 from eyas.models import read_eagle_checkpoint, write_eagle_checkpoint
 from eyas.sampling import Sampler, log_softmax
 from eyas.stopping import AnswerText
-from eyas.training.config import HeadConfig
+from eyas.training.config import DistilConfig, HeadConfig
 from eyas.training.coupling import fit_coupled_scale
-from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
-from eyas.training.distil import Job, _finish_last_line, answer_all
+from eyas.training.data import Prompt, Sample, plan_batches, read_prompts, read_samples, split_held_out
+from eyas.training.distil import Job, _finish_last_line, answer_all, distil
 from eyas.training.features import FeatureSource, keeper
 from eyas.training.finish import head_config, write_head
 from eyas.training.head import HeadTrainer, draw_chains
@@ -422,6 +423,40 @@ def test_a_disk_that_is_really_full_is_one_line_and_leaves_no_half_file(runtime,
         trainer(runtime, samples, epochs=1).run(small_disk)
     assert "\n" not in str(error.value)
     assert list(small_disk.iterdir()) == []
+
+
+class Words:
+    """A tokenizer whose words are ids."""
+
+    stop_token_ids = (2,)
+
+    def apply_chat_template(self, messages):
+        return [int(word) for word in messages[0]["content"].split()]
+
+
+def test_answers_on_a_full_disk_stay_whole_and_go_on(runtime, small_disk):
+    prompts = [Prompt(f"{n}", "5 6 7") for n in range(6)]
+    out, recipe = small_disk / "answers.jsonl", DistilConfig(max_new_tokens=8, batch_size=2)
+    assert distil(runtime, Words(), prompts[:2], out, recipe) == 2
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(64))
+    out.write_bytes(out.read_bytes().ljust(4096 - 40, b"\n"))  # room for a part of a line
+    with pytest.raises(DataError, match=r"answers\.jsonl cannot be written .*free some space"):
+        distil(runtime, Words(), prompts, out, recipe)
+    filler.unlink()
+    assert distil(runtime, Words(), prompts, out, recipe) == 4
+    assert [sample.id for sample in read_samples([out])] == [prompt.id for prompt in prompts]
+
+
+def test_features_on_a_full_disk_are_kept_no_longer(runtime, samples, small_disk, caplog):
+    source = FeatureSource(runtime, 64, small_disk, 10**9)
+    for sample in samples:
+        [rows] = source.get([sample])
+        assert len(rows) == len(sample)
+    assert "no more features are kept" in caplog.text
+    assert not list(small_disk.rglob("*.tmp"))
 
 
 def test_ctrl_c_waits_for_the_end_of_a_step():

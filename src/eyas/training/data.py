@@ -127,6 +127,12 @@ def plan_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def why_unwritten(error: OSError | RuntimeError) -> str:
+    """The first line of an error of the file system, which torch may have wrapped in many."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return (reason or next(iter(str(error).strip().splitlines()), type(error).__name__))[:120]
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:

@@ -9,10 +9,11 @@ loses those under way, and the next call goes on with the prompts that have no a
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TextIO
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from eyas.models import Progress, Tokenizer, silent
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText, NoText
 from eyas.training.config import DistilConfig
-from eyas.training.data import Prompt, Sample, read_samples
+from eyas.training.data import Prompt, Sample, read_samples, why_unwritten
 from eyas.tree import DraftTree, root_only
 
 Keep = Callable[[Sample, list[Features]], None]
@@ -44,7 +45,7 @@ def distil(
     `keep` gets each answer with the target's features of its rows but the last token's, in pieces (T_i, H).
 
     Raises:
-        DataError: `out` holds lines that are no answers.
+        DataError: `out` holds lines that are no answers, or cannot be written.
     """
     done = _finish_last_line(out)
     waiting = [prompt for prompt in prompts if prompt.id not in done]
@@ -53,7 +54,7 @@ def distil(
     count, total = 0, len(waiting)
     out.parent.mkdir(parents=True, exist_ok=True)
     jobs = (job for prompt in waiting if (job := _job(prompt, tokenizer, config)) is not None)
-    with out.open("a", encoding="utf-8") as file:
+    with _appending(out) as file:
         for sample, features in answer_all(
             runtime,
             jobs,
@@ -72,6 +73,18 @@ def distil(
             progress("distilling", count, total)
     progress("distilling", total, total)
     return count
+
+
+@contextmanager
+def _appending(out: Path) -> Iterator[TextIO]:
+    try:
+        with out.open("a", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise DataError(
+            f"{out} cannot be written ({why_unwritten(error)}); free some space and run the same command "
+            "again: it goes on from the answers that are there."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ at hidden size 576) until the limit is reached and computed again beyond it; lat
 alone.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyas.errors import ConfigError
+from eyas.errors import ConfigError, DataError
 from eyas.runtimes.torch.runtime import TorchRuntime
-from eyas.training.data import Sample
+from eyas.training.data import Sample, why_unwritten
+
+logger = logging.getLogger(__name__)
 
 
 class FeatureSource:
@@ -82,15 +85,29 @@ class FeatureSource:
         size = 2 * rows.numel() + 2048
         if path is None or size > self._left:
             return
-        save_features(path, rows)
-        self._left -= size
+        try:
+            save_features(path, rows)
+            self._left -= size
+        except DataError as error:
+            logger.warning("no more features are kept: %s", error)
+            self._left = 0
 
 
 def save_features(path: Path, rows: Tensor) -> None:
-    """Write (T, H) features in bfloat16, whole or not at all."""
+    """Write (T, H) features in bfloat16, whole or not at all.
+
+    Raises:
+        DataError: the disk is full, or refuses.
+    """
     temporary = path.with_suffix(".tmp")
-    torch.save(rows.to(torch.bfloat16), temporary)
-    temporary.replace(path)
+    try:
+        torch.save(rows.to(torch.bfloat16), temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"{path} cannot be written ({why_unwritten(error)}); free some space, or give features less."
+        ) from error
 
 
 def keeper(folder: Path, fingerprint: str) -> Callable[[Sample, Sequence[Any]], None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from eyas.errors import CheckpointError, DataError
+from eyas.training.data import why_unwritten
 
 if TYPE_CHECKING:
     from eyas.training.head import HeadTrainer
@@ -59,10 +60,9 @@ def save_state(folder: Path, trainer: "HeadTrainer") -> None:
         temporary.replace(folder / FILE)
     except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
         temporary.unlink(missing_ok=True)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{folder / FILE} cannot be written ({reason[:120]}); free some space and run the same command "
-            "again: it goes on from the state saved before."
+            f"{folder / FILE} cannot be written ({why_unwritten(error)}); free some space and run the same "
+            "command again: it goes on from the state saved before."
         ) from error
 
 
