@@ -79,10 +79,10 @@ float soften(const AttendItem& item, int row) {
   store(scores + end, set(-3.0e38f));  // the last vector's tail; rows have room for it
   F best = set(-3.0e38f);
   for (int i = view.first; i < end; i += kLanes) best = max(best, load(scores + i));
-  const F top = set(-item.scale * max_of(best)), scale = set(item.scale);
+  const F top = set(max_of(best)), scale = set(item.scale);
   F sum = zero();
   for (int i = view.first; i < end; i += kLanes) {
-    F p = exponential(fma(load(scores + i), scale, top));
+    F p = exponential(mul(sub(load(scores + i), top), scale));  // at most 1, however large the scores
     if (i + kLanes > end) {  // the tail counts nothing
       alignas(64) float lanes[kLanes];
       store(lanes, p);

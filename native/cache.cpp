@@ -24,9 +24,13 @@ Cache::Cache(const CacheShape& shape) : shape_(shape), memory_(nullptr, std::fre
 
 const char* Cache::admit(int count, const int* parents) {
   const int start = num_pending();
-  if (num_slots() + count > round_up(shape_.limit, kKeyBlock) + 128) return "more rows than the cache may hold";
-  for (int i = 0; i < count && parents; ++i)
-    if (parents[i] < -1 || parents[i] >= start + i) return "a parent that does not stand before its child";
+  std::vector<int> depths = depths_;
+  for (int i = 0; i < count; ++i) {
+    const int parent = parents ? parents[i] : start + i - 1;
+    if (parent < -1 || parent >= start + i) return "a parent that does not stand before its child";
+    depths.push_back(parent < 0 ? 0 : depths[std::size_t(parent)] + 1);
+    if (length_ + depths.back() >= shape_.limit) return "a row beyond the last position of the context";
+  }
   reserve(num_slots() + count);
   return "";
 }

@@ -28,11 +28,11 @@ struct Kernels {
   // A query as `attend` reads it.
   void (*put_query)(Kind kind, const float* query, int dim, std::uint8_t* out);
   void (*attend)(const AttendItem& item);
-  // log(sum(exp(x)))
+  // log(sum(exp(x))); NaN if an entry is not finite
   float (*log_sum_exp)(const float* x, int n);
   // Lowest index of the largest entry; -1 if any is NaN.
   int (*argmax)(const float* x, int n);
-  // Indices of the k largest entries, best first, ties to the lower index; k <= n. Needs a scratch of n ints.
+  // Indices of the k largest entries, best first, ties to the lower index; k <= n and at most kMostBest.
   void (*top_k)(const float* x, int n, int k, int* indices);
   // About g(position, id) of docs/laws.md, L2, for ids 0..n-1 (n a multiple of 16); absolute error below 1e-4.
   void (*gumbel)(std::uint32_t seed, std::uint32_t choice, std::uint32_t position, int n, float* out);
@@ -52,6 +52,9 @@ extern const Kernels kAvx2;
 extern const Kernels kAvx512;
 extern const Kernels kAvx512Bf16;
 #endif
+
+// As Kernels::top_k, for any k <= n.
+void best_indices(const Kernels& kernels, const float* x, int n, int k, int* indices);
 
 // The kernels of the best instruction set that this machine has, or of the one called `name`; null if it has none.
 const Kernels* find_kernels(const char* name);

@@ -82,7 +82,7 @@ inline void tile(const std::uint8_t* const* w, int step, int groups, const std::
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const std::uint8_t* at = w[v] + std::size_t(g) * std::size_t(step);
-      __builtin_prefetch(at + kAhead * step);
+      __builtin_prefetch(at + kAhead * step, 0, 2);  // into the second cache: the first has no room for it
       weights[v] = P::get(at);
     }
 #pragma GCC unroll 16
@@ -225,18 +225,22 @@ void prepare(const float* x, int padded, const Operand& out, int t) {
     for (int i = 0; i < padded; i += kLanes) put_operand(out, t, i, load(x + i));
     return;
   }
-  F largest = zero();
-  for (int i = 0; i < padded; i += kLanes) largest = max(largest, abs(load(x + i)));
-  const float top = max_of(largest);
-  const F inverse = set(top > 0 ? 127.0f / top : 0.0f);
+  F largest = zero(), sound = zero();
+  for (int i = 0; i < padded; i += kLanes) {
+    largest = max(largest, abs(load(x + i)));
+    sound = fma(load(x + i), zero(), sound);
+  }
+  const float faulty = sum_of(sound);  // 0, or NaN where an entry is not finite: that must not get lost
+  const float top = faulty == 0 ? max_of(largest) : 0;
+  const F inverse = set(top > kLeastScaled ? 127.0f / top : 0.0f);
   std::int8_t* row = reinterpret_cast<std::int8_t*>(out.row(t));
   F total = zero();
   for (int i = 0; i < padded; i += kLanes) {
-    const I rounded = to_int(mul(load(x + i), inverse));
+    const I rounded = faulty == 0 ? to_int(mul(load(x + i), inverse)) : zero_int();
     store_int8(row + i, rounded);
     total = add(total, to_float(rounded));  // exact: below 2^24 for any row that is allowed
   }
-  out.scale[t] = top / 127.0f;
+  out.scale[t] = top / 127.0f + faulty;
   out.sum[t] = std::int32_t(sum_of(total));
 }
 
@@ -255,8 +259,12 @@ float log_sum_exp(const float* x, int n) {
   alignas(64) float last[kLanes];
   const int whole = n / kLanes * kLanes;
   for (int i = 0; i < kLanes; ++i) last[i] = whole + i < n ? x[whole + i] : -3.0e38f;
-  F best = load(last);
-  for (int i = 0; i < whole; i += kLanes) best = max(best, load(x + i));
+  F best = load(last), sound = zero();
+  for (int i = 0; i < whole; i += kLanes) {
+    best = max(best, load(x + i));
+    sound = fma(load(x + i), zero(), sound);  // NaN where an entry is not finite
+  }
+  for (int i = whole; i < n; ++i) sound = fma(set(x[i]), zero(), sound);
   const float top = max_of(best);
   F sum = zero();
   for (int i = 0; i < whole; i += kLanes) sum = add(sum, exponential(sub(load(x + i), set(top))));
@@ -266,7 +274,7 @@ float log_sum_exp(const float* x, int n) {
     for (int i = n - whole; i < kLanes; ++i) rest[i] = 0;
     sum = add(sum, load(rest));
   }
-  return top + std::log(sum_of(sum));
+  return top + std::log(sum_of(sum)) + sum_of(sound);
 }
 
 int argmax(const float* x, int n) {
@@ -290,8 +298,8 @@ int argmax(const float* x, int n) {
 // A sorted list of the best so far; most vectors hold nothing better than its last.
 void top_k(const float* x, int n, int k, int* indices) {
   int count = 0;
-  float values[kBlock * 2];
-  const int limit = k < kBlock * 2 ? k : kBlock * 2;
+  float values[kMostBest];
+  const int limit = k < kMostBest ? k : kMostBest;
   const auto offer = [&](int i) {
     if (count == limit && !(x[i] > values[count - 1])) return;
     int at = count < limit ? count++ : count - 1;

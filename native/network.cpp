@@ -21,6 +21,15 @@ std::uint16_t to_bf16(float x) {
 }
 }  // namespace
 
+void best_indices(const Kernels& kernels, const float* x, int n, int k, int* indices) {
+  if (k <= kMostBest) return kernels.top_k(x, n, k, indices);
+  std::vector<int> order(static_cast<std::size_t>(n));
+  for (int i = 0; i < n; ++i) order[std::size_t(i)] = i;
+  std::partial_sort(order.begin(), order.begin() + k, order.end(),
+                    [&](int a, int b) { return x[a] > x[b] || (x[a] == x[b] && a < b); });
+  std::copy(order.begin(), order.begin() + k, indices);
+}
+
 void Engine::multiply(const Packed& w, const float* x, std::size_t width, int rows, float* y, std::size_t stride) {
   const Operand& operand = operand_.reserve(kernels, w.kind, rows, w.k);
   Target target;
@@ -79,7 +88,7 @@ double Head::best_of_row(int t, int k, int* columns, double* log_probs) const {
     const float* values = row(part, t);
     const double sum = double(engine_.kernels.log_sum_exp(values, n));
     total = part ? std::max(total, sum) + std::log1p(std::exp(-std::fabs(total - sum))) : sum;
-    engine_.kernels.top_k(values, n, count, own.data());
+    best_indices(engine_.kernels, values, n, count, own.data());
     for (int i = 0; i < count; ++i) {
       found.push_back(starts_[part] + own[std::size_t(i)]);
       logits.push_back(double(values[own[std::size_t(i)]]));
@@ -226,7 +235,7 @@ std::size_t pack(const void* rows, bool bf16, Kind kind, int n, int k, std::uint
       top = std::max(top, std::fabs(row[std::size_t(i)]));
     }
     if (kind == Kind::I8) scale[o] = top / 127.0f;
-    const float inverse = top > 0 ? 127.0f / top : 0.0f;
+    const float inverse = top > kLeastScaled && std::isfinite(top) ? 127.0f / top : 0.0f;
     std::uint8_t* block = out + std::size_t(o / kBlock) * w.block_bytes();
     for (int i = 0; i < padded; ++i) {
       const std::size_t at = (std::size_t(i / group) * kBlock + std::size_t(o % kBlock)) * std::size_t(group) + std::size_t(i % group);
@@ -237,7 +246,7 @@ std::size_t pack(const void* rows, bool bf16, Kind kind, int n, int k, std::uint
         const std::uint16_t bits = to_bf16(x);
         std::memcpy(block + at * 2, &bits, 2);
       } else {
-        block[at] = std::uint8_t(std::nearbyint(x * inverse) + 128);
+        block[at] = std::isfinite(x) ? std::uint8_t(std::nearbyint(x * inverse) + 128) : 128;
       }
     }
   }

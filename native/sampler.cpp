@@ -113,7 +113,7 @@ bool Sampler::couple(const float* logits, const Columns& columns, const Answer& 
   }
   float sum = 0;
   if (best_score > kNone) sum = kernels_.sum_exp(scores_.data(), int(scores_.size()), float(best_score), float(1.0 / scale));
-  kernels_.top_k(scores_.data(), columns.count, k, best);
+  best_indices(kernels_, scores_.data(), columns.count, k, best);
   for (int i = 0; i < k; ++i) {
     const double score = double(scores_[std::size_t(best[i])]);
     log_probs[i] = score > kNone ? std::min(0.0, (score - best_score) / scale - std::log(double(sum))) : kNone;

@@ -15,6 +15,8 @@ constexpr int kBlock = 32;     // outputs of a packed block: two vectors of 16
 constexpr int kLanes = 16;     // floats of a vector, on every instruction set
 constexpr int kKeyBlock = 16;  // keys of a block in the cache: one vector
 constexpr int kMaxHeadDim = 256;
+constexpr int kMostBest = 64;  // entries that a kernel finds in a row
+constexpr float kLeastScaled = 1e-30f;  // int8 rows of nothing larger are rows of zeros: 127 over it stays finite
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 

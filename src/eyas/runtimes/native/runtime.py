@@ -8,9 +8,15 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.config import StackConfig
-from eyas.interfaces import PathCache, TargetCall, TargetInfo, Weights
+from eyas.interfaces import Features, PathCache, TargetCall, TargetInfo, Weights
 from eyas.models.gguf_convert import to_bfloat16
-from eyas.runtimes.native.blocks import NativeDraftStack, NativeLinear, NativeLMHead, to_float32
+from eyas.runtimes.native.blocks import (
+    NativeDraftStack,
+    NativeLinear,
+    NativeLMHead,
+    as_rows,
+    to_float32,
+)
 from eyas.runtimes.native.layers import layer_matrix, make_matrix, stack_layers, widen
 from eyas.runtimes.native.packing import HEAD, PackedWeights
 from eyas.runtimes.native.rows import NativeRows
@@ -92,6 +98,10 @@ class NativeRuntime:
             parts.append(self._head_rows(extra))
             columns = np.concatenate((token_ids, extra))
         return NativeLMHead(_native.Head(self.engine, parts), columns, self._samplers)
+
+    def join(self, parts: Sequence[Features]) -> NDArray[np.float32]:
+        """Features below each other."""
+        return np.concatenate([as_rows(rows) for rows in parts])
 
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLinear:
         """A linear layer of weight (outputs, inputs) and bias (outputs,), in the draft's precision."""
