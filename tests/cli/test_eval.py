@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from eyas.costs import CostTable
+
 QUESTIONS = [{"question_id": n, "category": "c", "turns": [f"question {n}", "more"]} for n in range(6)]
 OPTIONS = ("--max-new-tokens", "24", "--dtype", "float64", "--threads", "1", "--draft-tokens", "15")
 
@@ -41,6 +43,16 @@ def test_ids_are_equal_and_numbers_are_there(eyas, argv, tmp_path):
     for key in ("versions", "cpu", "threads", "git_commit", "sources", "head_sha256", "started", "ended"):
         assert origin[key] or key == "git_commit"
     assert len(rows(tmp_path)) == 12
+
+
+def test_trees_of_measured_size_are_stored_with_their_costs(eyas, model, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr("eyas.calibration.SECONDS", 0.0)
+    words = ("--out", tmp_path / "out", "--tree", "auto", "--limit", "1", "--json", "--max-new-tokens", "12")
+    done = eyas("eval", "--questions", questions, "--model", model, "--dtype", "float64", *words)
+    assert done.code == 0, done.err
+    summary = done.document
+    assert summary["config"]["tree"] == "auto"
+    assert CostTable.from_dict(summary["provenance"]["costs"]).digest == summary["config"]["cost_table"]
 
 
 def test_the_table_is_the_answer(eyas, argv):
