@@ -1,4 +1,4 @@
-"""Every runtime on every family. A new runtime joins by a line in RUNTIMES."""
+"""Every runtime on every family that it serves. A new runtime joins by a line in RUNTIMES."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,17 @@ import pytest
 import torch
 from tiny_models import FAMILIES, Stock, save_model
 
+from eyas.runtimes.native import is_built, load_native_runtime
 from eyas.runtimes.torch import load_torch_runtime
 
 torch.set_num_threads(1)  # tiny models are slower on several, above all on a busy machine
 
-RUNTIMES = {"torch": load_torch_runtime}
-SERVED = [(runtime, family) for runtime in RUNTIMES for family in FAMILIES]
+# Name -> its loader, its most precise dtype, the families it serves.
+RUNTIMES = {"torch": (load_torch_runtime, "float64", list(FAMILIES))}
+if is_built():
+    own = [family for family in FAMILIES if family.startswith(("llama", "qwen", "mistral"))]
+    RUNTIMES["native"] = (load_native_runtime, "float32", own)
+SERVED = [(runtime, family) for runtime, (*_, families) in RUNTIMES.items() for family in families]
 
 
 @pytest.fixture(scope="session")
@@ -27,15 +32,36 @@ def model_dirs(tmp_path_factory) -> Callable[[str], Path]:
     return find
 
 
+def load(runtime: str, directory: Path):
+    loader, dtype, _ = RUNTIMES[runtime]
+    precise = {"draft_dtype": dtype} if runtime == "native" else {}  # torch drafts in the target's own
+    return loader(directory, dtype=dtype, **precise)
+
+
 @pytest.fixture(scope="session", params=SERVED, ids="-".join)
 def served(request, model_dirs):
-    """(runtime in float64, oracle) of one family."""
-    runtime, family = request.param
-    directory = model_dirs(family)
-    return RUNTIMES[runtime](directory, dtype="float64"), Stock(directory)
+    """(runtime in its most precise dtype, oracle in float64) of one family."""
+    name, family = request.param
+    runtime, stock = load(name, model_dirs(family)), Stock(model_dirs(family))
+    if runtime.target.dtype == "float32":
+        stock.atol = 1e-4  # logits of about 10, sums of 32 to 48 products, three layers
+    return runtime, stock
 
 
 @pytest.fixture(scope="session", params=list(RUNTIMES))
 def llama(request, model_dirs):
-    """One runtime in float64."""
-    return RUNTIMES[request.param](model_dirs("llama"), dtype="float64")
+    """One runtime in its most precise dtype."""
+    return load(request.param, model_dirs("llama"))
+
+
+@pytest.fixture
+def coarse(llama, model_dirs):
+    """The same runtime in bfloat16."""
+    loader, *_ = RUNTIMES[llama.target.runtime]
+    return loader(model_dirs("llama"), dtype="bfloat16")
+
+
+@pytest.fixture(scope="session")
+def torch_llama(model_dirs):
+    """The torch runtime in float64, for what it has alone."""
+    return load("torch", model_dirs("llama"))

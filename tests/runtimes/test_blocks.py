@@ -7,7 +7,6 @@ import torch
 from eyas.config import SamplingConfig
 from eyas.errors import ModelError
 from eyas.interfaces import Coupling, TargetCall
-from eyas.runtimes.torch import load_torch_runtime
 from eyas.runtimes.torch.blocks import TorchLMHead
 from eyas.runtimes.torch.rows import TorchRows
 from eyas.runtimes.torch.topk import best_of_row, best_of_rows
@@ -24,6 +23,11 @@ def sampler(**options):
 def forward(runtime, token_ids=PROMPT):
     [rows] = runtime.forward([TargetCall(runtime.new_cache(), np.array(token_ids))])
     return rows
+
+
+def allowed(runtime, in_float64, in_float32=1e-4):
+    """What rounding may do, in the runtime's own precision."""
+    return in_float64 if runtime.target.dtype == "float64" else in_float32
 
 
 def reference_top_k(values, k):
@@ -107,7 +111,7 @@ def test_lm_head_continues_like_the_target(served):
     for row, logits in enumerate(stock(PROMPT)[0]):
         ids, wanted = reference_top_k(log_softmax(logits), 5)
         np.testing.assert_array_equal(top.token_ids[row], ids)
-        np.testing.assert_allclose(top.log_probs[row], wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(top.log_probs[row], wanted, rtol=0, atol=max(1e-5, stock.atol))
 
 
 def test_a_draft_vocabulary_keeps_target_ids(llama):
@@ -142,7 +146,10 @@ def test_coupled_children_are_the_best_of_the_samplers_scores(llama, draft_ids):
         np.testing.assert_array_equal(top.token_ids[row][able], columns[order][able])
         finite = scores[np.isfinite(scores)] / 0.8
         wanted = best[able] / 0.8 - np.logaddexp.reduce(finite)
-        np.testing.assert_allclose(top.log_probs[row][able], wanted, atol=1e-9)
+        # Compiled draws have an error of up to 1e-3: they choose drafts, never tokens.
+        np.testing.assert_allclose(
+            top.log_probs[row][able], wanted, rtol=1e-7, atol=allowed(llama, 1e-9, 2e-3)
+        )
 
 
 def test_coupled_rows_with_few_able_tokens_are_filled_with_impossible_ones(llama):
@@ -155,17 +162,19 @@ def test_coupled_rows_with_few_able_tokens_are_filled_with_impossible_ones(llama
 
 
 def test_a_draft_logit_that_is_no_number_is_an_error(llama):
-    features = forward(llama).features.clone()
-    features[1] = torch.nan
+    features = forward(llama).features[:2] * 1
+    features[1] = np.nan
     for coupling in (None, Coupling(sampler(temperature=1.0), [[1], [1]], 1.0)):
         with pytest.raises(ModelError, match="NaN"):
-            llama.lm_head().top_k(features[:2], 3, coupling)
+            llama.lm_head().top_k(features, 3, coupling)
 
 
 def test_embed_gives_rows_of_the_table(served):
     runtime, stock = served
     table = stock.model.get_input_embeddings().weight
-    np.testing.assert_array_equal(np.asarray(runtime.embed(np.array([5, 0, 5]))), table[[5, 0, 5]].detach())
+    wanted = table[[5, 0, 5]].detach().numpy()
+    got = np.asarray(runtime.embed(np.array([5, 0, 5])))
+    np.testing.assert_array_equal(got, wanted.astype(got.dtype))
 
 
 def test_linear_reads_its_inputs_side_by_side(llama):
@@ -174,15 +183,16 @@ def test_linear_reads_its_inputs_side_by_side(llama):
     rows, features = llama.embed(np.array([1, 2])), forward(llama).features[:2]
     joined = np.concatenate([np.asarray(rows), np.asarray(features)], axis=1)
     got = llama.linear(weight, bias)(rows, features)
-    np.testing.assert_allclose(np.asarray(got), joined @ weight.T + bias, atol=1e-12)
+    atol = allowed(llama, 1e-12)
+    np.testing.assert_allclose(np.asarray(got), joined @ weight.T + bias, rtol=0, atol=atol)
     bare = llama.linear(weight, None)(rows, features)
-    np.testing.assert_allclose(np.asarray(bare), joined @ weight.T, atol=1e-12)
+    np.testing.assert_allclose(np.asarray(bare), joined @ weight.T, rtol=0, atol=atol)
 
 
-def test_scores_round_to_the_targets_precision(llama, model_dirs):
+def test_scores_round_to_the_targets_precision(llama, coarse):
     values = np.array([[0.1, -1 / 3]])
-    np.testing.assert_array_equal(llama.round_score(values), values)
-    coarse = load_torch_runtime(model_dirs("llama"), dtype="bfloat16")
+    own = np.dtype(llama.target.dtype)
+    np.testing.assert_array_equal(llama.round_score(values), values.astype(own).astype(np.float64))
     np.testing.assert_array_equal(coarse.round_score(values), [[0.10009765625, -0.333984375]])
 
 

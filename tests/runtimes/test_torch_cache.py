@@ -13,41 +13,41 @@ def forward(runtime, cache, token_ids, parents=None):
     return rows
 
 
-def test_buffers_grow_and_keep_their_rows(llama, monkeypatch):
-    wanted = forward(llama, llama.new_cache(), np.arange(40)).logits(39)
+def test_buffers_grow_and_keep_their_rows(torch_llama, monkeypatch):
+    wanted = forward(torch_llama, torch_llama.new_cache(), np.arange(40)).logits(39)
     monkeypatch.setattr(cache_module, "FIRST_CAPACITY", 3)
-    cache = llama.new_cache()
+    cache = torch_llama.new_cache()
     for token in range(40):
-        rows = forward(llama, cache, [token])
+        rows = forward(torch_llama, cache, [token])
         cache.commit([0])
     np.testing.assert_allclose(rows.logits(0), wanted, rtol=0, atol=1e-10)
     assert cache.buffers()[0].keys.shape[2] == 48  # 3, 6, 12, 24, 48
 
 
-def test_the_prefix_is_not_copied_per_call(llama):
-    cache = llama.new_cache()
+def test_the_prefix_is_not_copied_per_call(torch_llama):
+    cache = torch_llama.new_cache()
     addresses = set()
     for token in range(5):
-        forward(llama, cache, [token, token], np.array([-1, -1]))
+        forward(torch_llama, cache, [token, token], np.array([-1, -1]))
         cache.commit([1])
         addresses.add(tuple(buffer.keys.data_ptr() for buffer in cache.buffers()))
     assert len(addresses) == 1
 
 
-def test_an_interrupted_forward_leaves_the_cache_as_it_was(llama, monkeypatch):
-    cache = llama.new_cache()
-    forward(llama, cache, [1, 2, 3])
+def test_an_interrupted_forward_leaves_the_cache_as_it_was(torch_llama, monkeypatch):
+    cache = torch_llama.new_cache()
+    forward(torch_llama, cache, [1, 2, 3])
     cache.commit([0, 1, 2])
-    wanted = forward(llama, cache, [4, 5], np.array([-1, 0])).logits(1)
+    wanted = forward(torch_llama, cache, [4, 5], np.array([-1, 0])).logits(1)
     cache.commit([])
 
-    last_layer = llama.model.model.layers[-1]
+    last_layer = torch_llama.model.model.layers[-1]
     with monkeypatch.context() as patch:
         patch.setattr(last_layer, "forward", _interrupt)
         with pytest.raises(KeyboardInterrupt):
-            forward(llama, cache, [8, 9])
+            forward(torch_llama, cache, [8, 9])
     assert (cache.length, cache.num_pending) == (3, 0)
-    np.testing.assert_array_equal(forward(llama, cache, [4, 5], np.array([-1, 0])).logits(1), wanted)
+    np.testing.assert_array_equal(forward(torch_llama, cache, [4, 5], np.array([-1, 0])).logits(1), wanted)
 
 
 def _interrupt(*_args, **_kwargs):
