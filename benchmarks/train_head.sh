@@ -9,8 +9,9 @@
 # ANSWERS    answer files, separated by spaces; more tokens are worth more than anything below
 # PROMPTS    JSON lines of prompts; their answers join ANSWERS. Long ones belong here too: answers to prompts of 300 to
 #            1000 tokens teach the head what summaries and quoted passages are like.
-# EPOCHS     passes over the answers in stage 1; more than 4 passes remember instead of learn
+# EPOCHS     passes over the answers in stage 1; a million answer tokens passed three times are learned by heart
 # EPOCHS_2   passes in stage 2, each about twice as dear
+# LAYERS     2; 1 is cheaper to train and to draft with
 # CACHE_GB   room for features in bfloat16: 1.2 kB a token for the default target
 # OUT        where the head goes; without it into the user's cache
 set -euo pipefail
@@ -29,7 +30,7 @@ fi
 [ ${#answers[@]} -gt 0 ] || { echo "set ANSWERS or PROMPTS" >&2; exit 2; }
 
 # What both stages share. Rows of a batch are padded ones; rows of prompts count for little and cost little.
-recipe=(--answers "${answers[@]}" --dtype bfloat16 --layers 2 --draft-vocab 16384 --loss-vocab 8192
+recipe=(--answers "${answers[@]}" --dtype bfloat16 --layers "${LAYERS:-2}" --draft-vocab 8192
   --max-length 1280 --batch-rows "${BATCH_ROWS:-2400}" --weight-decay 0.02 --clip-norm 1 --ce-weight 1
   --scaled-regression --noise 0 --first-pair
   --feature-cache "$WORK/features" --feature-cache-gb "${CACHE_GB:-16}")
