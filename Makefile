@@ -24,6 +24,9 @@ test-fast: ## the suite without slow and network tests
 
 check: lint types test ## what CI runs
 
+wheel: ## build a wheel into dist/
+	rm -rf dist && $(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 head: ## train the head that ships (hours; see docs/training.md)
 	bash benchmarks/train_head.sh
 
@@ -33,4 +36,7 @@ acceptance: ## measure the acceptance tables on EYAS_EVAL_DATA (about an hour on
 equality: ## compare ids with plain decoding on EYAS_EVAL_DATA (about an hour on 2 cores)
 	bash benchmarks/equality.sh
 
-.PHONY: help setup fmt lint types test test-fast check head acceptance equality
+peers: ## measure eyas beside transformers and llama.cpp (about half an hour on 2 cores)
+	bash benchmarks/peers.sh
+
+.PHONY: help wheel peers setup fmt lint types test test-fast check head acceptance equality
