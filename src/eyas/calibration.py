@@ -79,12 +79,12 @@ class _Bench:
 
     def __init__(self, runtime: Runtime, drafter: Drafter) -> None:
         limit = runtime.target.context_limit
-        self.context = min(CONTEXT, limit - 2 * MAX_ROWS)
-        if self.context < 1:
+        self.context = max(1, min(CONTEXT, limit - MAX_ROWS - DEEP))
+        self.verified = tuple(rows for rows in VERIFIED_ROWS if self.context + rows <= limit)
+        if limit < self.context + 1 + DEEP:
             raise ConfigError(
                 f"{runtime.target.name} holds {limit} tokens, too few to measure costs in; use tree='fixed'."
             )
-        self.verified = VERIFIED_ROWS
         self._runtime = runtime
         self._ids: list[int] = [
             (7919 * at + 13) % runtime.target.vocab_size for at in range(self.context + 1)

@@ -117,11 +117,10 @@ class HeadState:
 
     def _joined(self) -> list[tuple[Features, Ints]]:
         """The waiting pairs; what gathered over several cycles is read in one pass."""
-        join = getattr(self._head.runtime, "join", None)
-        if len(self._waiting) < 2 or join is None:
+        if len(self._waiting) < 2:
             return self._waiting
         features, tokens = zip(*self._waiting, strict=True)
-        return [(join(features), np.concatenate(tokens))]
+        return [(self._head.runtime.join(features), np.concatenate(tokens))]
 
     @property
     def acceptance(self) -> AcceptanceMap | None:
