@@ -165,6 +165,7 @@ struct PyStack {
       layer.down = matrix(dict, "down");
       layer.window = nb::cast<int>(dict["window"]);
       require(layer.post_norm != nullptr, "a layer needs its second norm");
+      for (const Layer& other : made) require(!other.window || !layer.window || other.window == layer.window, "windows of one size");
       require(layer.qkv.n == (heads + 2 * kv_heads) * head_dim && layer.qkv.k == hidden && layer.output.n == hidden &&
                   layer.output.k == heads * head_dim && layer.gate_up.n == 2 * round_up(intermediate, kLanes) &&
                   layer.gate_up.k == hidden && layer.down.n == hidden && layer.down.k == intermediate,
