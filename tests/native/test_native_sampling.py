@@ -10,7 +10,7 @@ from eyas import _native
 from eyas.config import SamplingConfig
 from eyas.runtimes.native.layers import make_matrix
 from eyas.runtimes.native.samplers import NativeSamplers, answer
-from eyas.sampling import Sampler, keep_min_p, keep_top_k, keep_top_p, log_softmax
+from eyas.sampling import Sampler, keep_top_k, keep_top_p, log_softmax
 
 quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 every_isa = pytest.mark.parametrize("isa", ISAS)

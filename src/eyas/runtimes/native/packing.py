@@ -13,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.errors import FetchError
+from eyas.errors import FetchError, ModelError
 from eyas.models import Progress, cache_dir, locked, read_header
 from eyas.models.weights import stream_safetensors
 from eyas.runtimes.native.families import Family
-from eyas.runtimes.native.layers import MATRICES, layer_matrix, pack_matrix
+from eyas.runtimes.native.layers import MATRICES, Get, layer_matrix, pack_matrix
 from eyas.runtimes.native.weights import ModelWeights, Raw
 
 LAYOUT = "1"
 SMALL = 32 << 20  # bytes of weights below which packing costs less than a file
 HEAD = "lm_head"
+EMBEDDING = "model.embed_tokens.weight"
 
 
 class PackedWeights:
@@ -54,9 +55,9 @@ class PackedWeights:
                 self._arrays[name], self._arrays[f"{name}.scale"] = self._pack(name)
             return
         path = packed_path(weights, fingerprint, kind)
-        if not path.is_file():
+        if not self._is_whole(path):
             with locked(path):
-                if not path.is_file():
+                if not self._is_whole(path):  # nobody else has made it meanwhile
                     self._write(path, progress)
         self._map(path)
 
@@ -67,10 +68,13 @@ class PackedWeights:
 
     def rows(self, name: str) -> Raw:
         """(n, k) weights of a matrix before packing."""
+        return self._read(name, self._weights.raw)
+
+    def _read(self, name: str, get: Get) -> Raw:
         if name == HEAD:
-            return self._weights.raw("model.embed_tokens.weight" if self._family.tied else "lm_head.weight")
+            return get(EMBEDDING if self._family.tied else "lm_head.weight")
         prefix, matrix = name.rsplit(".", 1)
-        return layer_matrix(self._weights.raw, f"model.{prefix}.", matrix)
+        return layer_matrix(get, f"model.{prefix}.", matrix)
 
     @property
     def num_bytes(self) -> int:
@@ -78,15 +82,40 @@ class PackedWeights:
         return sum(array.nbytes for array in self._arrays.values())
 
     def _pack(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        return pack_matrix(self.rows(name), self._kind, f"{self._weights.model_dir}: {name}")
+        if name == HEAD and not self._family.tied:
+            self._weights.check_finite(EMBEDDING)  # it is never packed
+        try:
+            return pack_matrix(self.rows(name), self._kind, f"{self._weights.model_dir}: {name}")
+        except ModelError:
+            self._read(name, self._checked)  # names the tensor
+            raise
 
-    def _write(self, path: Path, progress: Progress) -> None:
+    def _checked(self, name: str) -> Raw:
+        self._weights.check_finite(name)
+        return self._weights.raw(name)
+
+    def _layout(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """What the file holds."""
         shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
         for name, (rows, columns) in self._shapes.items():
             data, scale = _native.packed_sizes(self._kind, rows, columns)
             shapes[name] = (np.dtype("u1"), (data,))
             if scale:
                 shapes[f"{name}.scale"] = (np.dtype("<f4"), (scale,))
+        return shapes
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether the file is there as it was written; a broken one is made anew."""
+        try:
+            header = read_header(path)
+        except ModelError:
+            return False
+        return {name: tuple(entry["shape"]) for name, entry in header.items()} == {
+            name: shape for name, (_, shape) in self._layout().items()
+        }
+
+    def _write(self, path: Path, progress: Progress) -> None:
+        shapes = self._layout()
         scales: dict[str, NDArray[np.float32]] = {}
 
         def make(name: str) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from eyas.runtimes.native.families import Family
 
 # float32, or uint16 that holds bfloat16 bits; maps of the model's files where their type allows it.
 Raw = NDArray[Any]
+_ROWS = 4096  # that are checked at a time
 _IGNORED = ("rotary_emb.inv_freq",)  # old checkpoints store what the config says
 
 
@@ -48,9 +49,26 @@ class ModelWeights:
         return read_tensor(path, entry).astype(np.float32)
 
     def floats(self, name: str) -> NDArray[np.float32]:
-        """A tensor in float32; for the small ones."""
+        """A tensor in float32, all of it finite; for the small ones."""
         path, entry = self.places[name]
-        return np.ascontiguousarray(read_tensor(path, entry), dtype=np.float32)
+        floats: NDArray[np.float32] = np.ascontiguousarray(read_tensor(path, entry), dtype=np.float32)
+        if not np.isfinite(floats).all():
+            raise self._broken(name)
+        return floats
+
+    def check_finite(self, name: str) -> None:
+        """Refuse a matrix that holds NaN or an infinity."""
+        rows = self.raw(name)
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            fine = part & 0x7F80 != 0x7F80 if part.dtype == np.uint16 else np.isfinite(part)
+            if not fine.all():
+                raise self._broken(name)
+
+    def _broken(self, name: str) -> ModelError:
+        return ModelError(
+            f"{self.model_dir}: {name} holds weights that are not finite numbers; fetch the model again."
+        )
 
     def _foreign(self, fault: str) -> ModelError:
         return ModelError(f"{self.model_dir} {fault}; its weights and its config.json are not of one model.")
