@@ -1,9 +1,11 @@
-"""A finished answer: text, ids, counts, and the document that `--json` prints."""
+"""An answer as it comes, and finished: text, ids, counts, and the document that `--json` prints."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, Self
 
-from eyas.engine import Run
+from eyas.engine import Engine, Piece, Request, Run
 from eyas.metrics import GenerationStats
 from eyas.stopping import FinishReason
 
@@ -22,12 +24,12 @@ class Answer:
     choices: tuple["Answer", ...] = ()
 
     @classmethod
-    def of(cls, run: Run, text: str, config: dict[str, Any]) -> Self:
+    def of(cls, run: Run, config: dict[str, Any]) -> Self:
         """The answer of a run that has ended."""
         request = run.request
         assert request.text.finish_reason is not None, "the answer has ended"
         return cls(
-            text=text,
+            text=run.text,
             prompt_token_ids=tuple(request.prompt_ids),
             token_ids=tuple(run.generated),
             finish_reason=request.text.finish_reason,
@@ -58,6 +60,50 @@ class Answer:
         if self.logprobs is not None:
             document["logprobs"] = list(self.logprobs)
         return document
+
+
+class AnswerStream(Iterator[Piece]):
+    """Pieces of one answer as they come; `answer` when they have all come."""
+
+    def __init__(
+        self,
+        lock: Lock,
+        engine: Engine,
+        request: Request,
+        config: dict[str, Any],
+        earlier: Run | None = None,
+    ) -> None:
+        self._lock = lock
+        self._engine = engine
+        self._request = request
+        self.config = config
+        self._earlier = earlier
+        self._closed = False
+        self.run: Run | None = None
+
+    def __next__(self) -> Piece:
+        if self._closed or (self.run is not None and self.run.is_finished):
+            raise StopIteration
+        with self._lock:
+            try:
+                if self.run is None:
+                    self.run, piece = self._engine.start(self._request, self._earlier)
+                else:
+                    [piece] = self._engine.step([self.run])
+            except BaseException:
+                self._closed = True  # interrupted in mid-cycle: this answer cannot go on
+                raise
+        return piece
+
+    def close(self) -> None:
+        """Stop early; the model stays usable."""
+        self._closed = True
+
+    @property
+    def answer(self) -> Answer:
+        """The answer, once it has ended."""
+        assert self.run is not None, "the stream has ended"
+        return Answer.of(self.run, self.config)
 
 
 def _logprobs(run: Run) -> tuple[dict[str, Any], ...]:

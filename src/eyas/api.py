@@ -10,17 +10,17 @@ A prompt is a string (one user turn), a list of chat messages, or a list of toke
 `eyas.config` under their own names.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from eyas.answer import Answer
+from eyas.answer import Answer, AnswerStream
 from eyas.calibration import calibrate, store_table, stored_table, table_path
 from eyas.config import AUTO_TREE_RUNTIMES, StoppingConfig, TreeMode
 from eyas.costs import CostTable
-from eyas.engine import Engine, Piece, Request, Run, check_answer_fits
+from eyas.engine import Engine, Piece, Request, Run, check_answer_fits, check_room
 from eyas.errors import ConfigError, FetchError
 from eyas.heads import HeadChoice, find_head
 from eyas.interfaces import DraftFiles, Runtime, find_drafter
@@ -80,10 +80,30 @@ class LLM:
         return answers[0] if settings.n == 1 else answers[0].with_choices(tuple(answers))
 
     def generate_many(
-        self, prompts: Sequence[Prompt], *, method: str | None = None, **options: Any
+        self, prompts: Sequence[Prompt], *, method: str | None = None, batch_size: int = 8, **options: Any
     ) -> list[Answer]:
-        """Answer several prompts, in order."""
-        return [self.generate(prompt, method=method, **options) for prompt in prompts]
+        """Answer several prompts, `batch_size` at a time in one pass; returns the answers in order.
+
+        Ids are those of `generate`; the seconds in `stats` are those of the whole batch.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, but it must be at least 1.")
+        settings = self.options(options).with_seed()
+        config = self.describe(settings, method)
+        requests = [
+            self.request(prompt, settings, choice, method)
+            for prompt in prompts
+            for choice in range(settings.n)
+        ]
+        for request in requests:  # all are checked before the first is answered
+            check_room(request.prompt_ids, self.runtime)
+        with self._lock:
+            runs = {id(run.request): run for run in self.engine(method).together(requests, batch_size)}
+        answers = [Answer.of(runs[id(request)], config) for request in requests]
+        if settings.n == 1:
+            return answers
+        groups = [tuple(answers[at : at + settings.n]) for at in range(0, len(answers), settings.n)]
+        return [group[0].with_choices(group) for group in groups]
 
     def stream(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> "AnswerStream":
         """Answer a prompt piece by piece. Close the iterator, or drop it, to stop early."""
@@ -200,7 +220,7 @@ class LLM:
         self, prompt: Prompt, method: str | None, options: GenerationOptions, choice: int
     ) -> "AnswerStream":
         request = self.request(prompt, options, choice, method)
-        return AnswerStream(self, self.engine(method), request, self.describe(options, method))
+        return AnswerStream(self._lock, self.engine(method), request, self.describe(options, method))
 
     def options(self, options: Mapping[str, Any]) -> GenerationOptions:
         """Options by name, with this model's defaults: an answer no longer than the context, and the tree."""
@@ -212,52 +232,6 @@ class LLM:
         if method != "auto":
             return method
         return "eagle2" if self.head.path is not None else "autoregressive"
-
-
-class AnswerStream(Iterator[Piece]):
-    """Pieces of one answer as they come; `answer` when they have all come."""
-
-    def __init__(
-        self,
-        llm: LLM,
-        engine: Engine,
-        request: Request,
-        config: dict[str, Any],
-        earlier: Run | None = None,
-    ) -> None:
-        self._lock = llm._lock
-        self._engine = engine
-        self._request = request
-        self.config = config
-        self._earlier = earlier
-        self._pieces: list[str] = []
-        self._closed = False
-        self.run: Run | None = None
-
-    def __next__(self) -> Piece:
-        if self._closed or (self.run is not None and self.run.is_finished):
-            raise StopIteration
-        with self._lock:
-            try:
-                if self.run is None:
-                    self.run, piece = self._engine.start(self._request, self._earlier)
-                else:
-                    [piece] = self._engine.step([self.run])
-            except BaseException:
-                self._closed = True  # interrupted in mid-cycle: this answer cannot go on
-                raise
-        self._pieces.append(piece.text)
-        return piece
-
-    def close(self) -> None:
-        """Stop early; the model stays usable."""
-        self._closed = True
-
-    @property
-    def answer(self) -> Answer:
-        """The answer, once it has ended."""
-        assert self.run is not None, "the stream has ended"
-        return Answer.of(self.run, "".join(self._pieces), self.config)
 
 
 class Conversation:
@@ -283,7 +257,7 @@ class Conversation:
         request = self._llm.request(turns, options, method=self._method)
         earlier, self._run = self._run, None
         stream = AnswerStream(
-            self._llm,
+            self._llm._lock,
             self._llm.engine(self._method),
             request,
             self._llm.describe(options, self._method),

@@ -4,8 +4,9 @@ One sequence is a set of one. The engine holds no weights and no caches of its o
 between a drafter, a runtime and the walk, and applies the stopping rule (docs/laws.md, L1, L4, L7).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
@@ -90,6 +91,12 @@ class Run:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     last_cycle: Cycle | None = None
+    pieces: list[str] = field(default_factory=list)  # the answer's text so far
+
+    @property
+    def text(self) -> str:
+        """The answer's text so far."""
+        return "".join(self.pieces)
 
     @property
     def generated(self) -> list[int]:
@@ -188,9 +195,28 @@ class Engine:
             [piece] = self.step([run])
             yield run, piece
 
+    def together(self, requests: Iterable[Request], size: int) -> Iterator[Run]:
+        """Finished runs of many requests, `size` of them under way at a time, in the order in which they end.
+
+        A request's answer does not depend on its company (docs/laws.md, L8), but its seconds do: each target
+        pass serves all runs, and counts in full for each of them.
+
+        Raises:
+            CapacityError: as in `start`.
+        """
+        waiting, live = iter(requests), list[Run]()
+        while True:
+            live.extend(self.start(request)[0] for request in islice(waiting, size - len(live)))
+            if not live:
+                return
+            yield from (run for run in live if run.is_finished)
+            live = [run for run in live if not run.is_finished]
+            if live:
+                self.step(live)
+
     def _open(self, request: Request, earlier: Run | None) -> tuple[Run, int]:
         """A run with fresh or reused caches, and how many prompt tokens these hold already."""
-        _check_room(request.prompt_ids, self.runtime)
+        check_room(request.prompt_ids, self.runtime)
         prompt = list(request.prompt_ids)
         if earlier is None:
             return Run(request, self.runtime.new_cache(), self.drafter.open(), prompt), 0
@@ -245,6 +271,7 @@ class Engine:
         run.token_ids.extend(token.id for token in emitted)
         if not answer.finish_reason and len(run.token_ids) >= self.runtime.target.context_limit:
             text += answer.finish("length")
+        run.pieces.append(text)
         return Piece(text, tuple(emitted))
 
 
@@ -261,7 +288,8 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
-def _check_room(prompt_ids: Sequence[int], runtime: Runtime) -> None:
+def check_room(prompt_ids: Sequence[int], runtime: Runtime) -> None:
+    """Refuse a prompt that is empty, fills the context, or holds ids that the model does not have."""
     target = runtime.target
     if not prompt_ids:
         raise CapacityError("the prompt is empty; give it at least one token.")

@@ -45,6 +45,19 @@ def test_ids_are_equal_and_numbers_are_there(eyas, argv, tmp_path):
     assert len(rows(tmp_path)) == 12
 
 
+def test_answers_made_together_are_those_made_alone(eyas, argv, tmp_path):
+    settings = ("--temperature", "0,1", "--limit", "5", "--json")
+    assert eyas(*argv, *settings).code == 0
+    alone = {row["key"]: row["token_ids"] for row in rows(tmp_path)}
+    (tmp_path / "out" / "answers.jsonl").unlink()
+    done = eyas(*argv, *settings, "--batch", "3")
+    assert done.code == 0, done.err
+    assert done.document["equality"] == {"equal": 10, "excused": 0, "failed": 0}
+    assert {row["key"]: row["token_ids"] for row in rows(tmp_path)} == alone
+    assert done.document["conditions"][0]["mean"]["tokens_per_second"] is None
+    assert "batch is 0" in eyas(*argv, "--batch", "0").error
+
+
 def test_trees_of_measured_size_are_stored_with_their_costs(eyas, model, questions, tmp_path, monkeypatch):
     monkeypatch.setattr("eyas.calibration.SECONDS", 0.0)
     words = ("--out", tmp_path / "out", "--tree", "auto", "--limit", "1", "--json", "--max-new-tokens", "12")

@@ -167,3 +167,18 @@ def test_version_and_help(eyas, capsys):
     done = eyas("--help")
     assert done.code == 0
     assert "generate" in done.out
+
+
+def test_many_prompts_are_answered_as_each_alone(model):
+    import eyas as package
+
+    llm = package.load(model=str(model), dtype="float64", threads=1)
+    options = {"temperature": 1.0, "seed": 3, "n": 2, "max_new_tokens": 12, "stop": ["x"]}
+    prompts = ["hello", "tides and the moon", "a"]
+    for prompt, answer in zip(prompts, llm.generate_many(prompts, batch_size=2, **options), strict=True):
+        alone = llm.generate(prompt, **options)
+        assert [(c.text, c.token_ids) for c in answer.choices] == [
+            (c.text, c.token_ids) for c in alone.choices
+        ]
+    with pytest.raises(package.EyasError, match="batch_size is 0"):
+        llm.generate_many(prompts, batch_size=0)

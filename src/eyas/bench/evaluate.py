@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from eyas.answer import Answer
 from eyas.api import LLM
 from eyas.bench.answers import AnswerFile, Row
 from eyas.bench.equality import compare
 from eyas.bench.provenance import head_hash, sources_hash
 from eyas.bench.questions import Question, QuestionSet
 from eyas.config import TREE_SIZES, TreeConfig
+from eyas.engine import check_room
 from eyas.errors import ConfigError
 from eyas.interfaces import find_drafter
 from eyas.metrics import is_looping
@@ -35,6 +37,7 @@ class EvalConfig:
     seeds: tuple[int, ...] = (0,)  # used at temperatures above 0
     limit: int | None = None  # first questions of each file; None is all
     equal_check: bool = True  # compare with plain decoding; off measures acceptance alone
+    batch: int = 1  # answers under way at a time; seconds are told apart for 1 alone
 
     def __post_init__(self) -> None:
         for name in ("methods", "temperatures", "seeds"):
@@ -45,6 +48,8 @@ class EvalConfig:
                 raise ConfigError(f"{name} has a value twice: {', '.join(str(v) for v in values)}.")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit is {self.limit}, but at least 1 question of each file must be asked.")
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}, but it must be at least 1.")
         for method in self.methods:
             find_drafter(method)
 
@@ -95,15 +100,21 @@ class Evaluation:
 
     def run(self, answers: AnswerFile, progress: Progress = no_progress) -> list[Row]:
         """Make the answers that are missing; returns the rows of the plan, in its order."""
-        for done, job in enumerate(self.jobs):
-            progress(done, len(self.jobs), f"{job.questions.name} {job.question.question_id}")
-            before = row = answers.rows.get(job.key)
-            if row is None or row["error"] is not None:
-                row = self._answer(job)
-            if self._wants_check(job) and row["error"] is None and row["check"] is None:
-                row = self._check(job, row, answers.rows[self._plain_key(job)])
-            if row is not before:
-                answers.append(row)
+        window = self.config.batch * len(self.config.methods) * 4 if self.config.batch > 1 else 1
+        for start in range(0, len(self.jobs), window):
+            jobs = self.jobs[start : start + window]
+            first = jobs[0]
+            progress(start, len(self.jobs), f"{first.questions.name} {first.question.question_id}")
+            missing = {
+                job.key: job for job in jobs if answers.rows.get(job.key, _NOTHING)["error"] is not None
+            }
+            for row in self._answers(list(missing.values())):  # plain decoding's come first
+                answers.append(self._checked(missing[row["key"]], row, answers))
+            for job in jobs:
+                row = answers.rows[job.key]
+                checked = self._checked(job, row, answers)
+                if checked is not row:
+                    answers.append(checked)
         progress(len(self.jobs), len(self.jobs), "")
         return [answers.rows[job.key] for job in self.jobs]
 
@@ -154,12 +165,37 @@ class Evaluation:
     def _plain_key(self, job: Job) -> str:
         return self._key(job.questions, job.question, PLAIN, job.options)
 
-    def _wants_check(self, job: Job) -> bool:
-        return self.config.equal_check and job.method != PLAIN
+    def _answers(self, jobs: Sequence[Job]) -> Iterator[Row]:
+        """A row for each job, in the order in which the answers end."""
+        if self.config.batch == 1:
+            yield from map(self._answer, jobs)
+            return
+        for method in dict.fromkeys(job.method for job in jobs):
+            asked: dict[int, Job] = {}
+            requests = []
+            for job in jobs:
+                if job.method == method:
+                    try:
+                        request = self.llm.request(job.question.turns[0], job.options, method=method)
+                        check_room(request.prompt_ids, self.llm.runtime)
+                    except Exception as error:
+                        yield self._row(job) | {"error": _described(error)}
+                    else:
+                        asked[id(request)] = job
+                        requests.append(request)
+            for run in self.llm.engine(method).together(requests, self.config.batch):
+                yield self._row(asked[id(run.request)]) | _told(Answer.of(run, {}))
 
     def _answer(self, job: Job) -> Row:
+        try:
+            answer = self.llm.generate(job.question.turns[0], method=job.method, **_names(job.options))
+        except Exception as error:
+            return self._row(job) | {"error": _described(error)}
+        return self._row(job) | _told(answer)
+
+    def _row(self, job: Job) -> Row:
         sampling = job.options.sampling
-        row: Row = {
+        return {
             "key": job.key,
             "set": job.questions.name,
             "question_id": job.question.question_id,
@@ -168,23 +204,16 @@ class Evaluation:
             "temperature": sampling.temperature,
             "seed": sampling.seed,
             "sources": self._sources,
+            "batch": self.config.batch,
             "check": None,
             "error": None,
         }
-        try:
-            answer = self.llm.generate(job.question.turns[0], method=job.method, **_names(job.options))
-        except Exception as error:
-            return row | {"error": _described(error)}
-        return row | {
-            "prompt_tokens": len(answer.prompt_token_ids),
-            "token_ids": list(answer.token_ids),
-            "finish_reason": answer.finish_reason,
-            "loops": is_looping(answer.token_ids),
-            "stats": answer.stats.to_dict(),
-        }
 
-    def _check(self, job: Job, row: Row, plain: Row) -> Row:
-        """The row with its comparison; unchanged where plain decoding has no answer."""
+    def _checked(self, job: Job, row: Row, answers: AnswerFile) -> Row:
+        """The row with its comparison; unchanged where none is wanted, or plain decoding has no answer."""
+        if not self.config.equal_check or job.method == PLAIN or row["error"] or row["check"]:
+            return row
+        plain = answers.rows[self._plain_key(job)]
         if plain["error"] is not None:
             return row
         try:
@@ -193,6 +222,19 @@ class Evaluation:
         except Exception as error:
             return row | {"error": f"comparing: {_described(error)}"}
         return row | {"check": asdict(found)}
+
+
+_NOTHING = {"error": "not answered yet"}
+
+
+def _told(answer: Answer) -> Row:
+    return {
+        "prompt_tokens": len(answer.prompt_token_ids),
+        "token_ids": list(answer.token_ids),
+        "finish_reason": answer.finish_reason,
+        "loops": is_looping(answer.token_ids),
+        "stats": answer.stats.to_dict(),
+    }
 
 
 def _names(options: GenerationOptions) -> dict[str, Any]:

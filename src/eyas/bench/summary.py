@@ -49,6 +49,7 @@ def _numbers(rows: Sequence[Row]) -> dict[str, Any]:
     answered = [row for row in rows if row["error"] is None]
     stats = [read_stats(row["stats"]) for row in answered]
     loops = [row["loops"] for row in answered]
+    alone = all(row.get("batch", 1) == 1 for row in answered)  # in company, seconds belong to nobody
     seconds = sum(row.decode_seconds for row in stats if row.cycles)
     tokens = sum(row.new_tokens - 1 for row in stats if row.cycles)
     return {
@@ -61,7 +62,7 @@ def _numbers(rows: Sequence[Row]) -> dict[str, Any]:
         ),
         "looping_share": sum(loops) / len(loops) if loops else None,
         "acceptance_rate_by_depth": _rates(stats),
-        "tokens_per_second": tokens / seconds if seconds > 0 else None,
+        "tokens_per_second": tokens / seconds if seconds > 0 and alone else None,
         **_equality(rows),
     }
 

@@ -66,6 +66,13 @@ def add(commands: Commands) -> None:
         "--no-equal-check", action="store_true", help="leave plain decoding out: acceptance lengths only"
     )
     group.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="answers under way at a time: the same ids sooner, but no speeds (default: 1)",
+    )
+    group.add_argument(
         "--out",
         type=Path,
         default=Path("eyas-eval"),
@@ -95,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         seeds=seeds,
         limit=args.limit,
         equal_check=not args.no_equal_check,
+        batch=args.batch,
     )
     sets = [read_questions(path) for path in find_question_files(args.questions, os.environ.get(FOLDER))]
     origin = provenance(args.command_line)

@@ -105,19 +105,16 @@ def answer_all(
 ) -> Iterator[tuple[Sample, list[Features]]]:
     """Answers as they end, each with the features of its rows, if asked for; `batch_size` at a time."""
     engine = Engine(runtime, Listening(with_features))
-    waiting, live = iter(jobs), list[tuple[Job, Run]]()
-    while True:
-        while len(live) < batch_size and (job := next(waiting, None)) is not None:
-            live.append((job, engine.start(_request(runtime, job, stop_token_ids, max_new_tokens))[0]))
-        if not live:
-            return
-        going = [run for _, run in live if not run.is_finished]
-        if going:
-            engine.step(going)
-        for job, run in live:
-            if run.is_finished:
-                yield _finished(job, run), _heard(run)
-        live = [(job, run) for job, run in live if not run.is_finished]
+    asked: dict[int, Job] = {}
+
+    def requests() -> Iterator[Request]:
+        for job in jobs:
+            request = _request(runtime, job, stop_token_ids, max_new_tokens)
+            asked[id(request)] = job
+            yield request
+
+    for run in engine.together(requests(), batch_size):
+        yield _finished(asked.pop(id(run.request)), run), _heard(run)
 
 
 class Listening:
