@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -10,6 +11,7 @@ namespace eyas {
 namespace {
 constexpr double kReach = 26.01;      // g lies in [-3.13, 22.88]: nothing further below the best can win
 constexpr double kNoiseError = 1e-3;  // of float noise and scores, generously
+constexpr double kLeastPlain = 1e-6;  // a lower temperature's scores may leave float's range
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
 // One word of Philox4x32-10 (Salmon et al., SC 2011).
@@ -25,6 +27,21 @@ std::uint32_t philox(std::uint32_t position, std::uint32_t id, std::uint32_t see
     k1 += 0xBB67AE85u;
   }
   return c0;
+}
+
+// exp(x) for x <= 0 within 1e-15, 0 below -700; plain arithmetic, so that the compiler makes vectors of it.
+double exponential(double x) {
+  const double cut = x > -700 ? x : -700;
+  const double n = std::floor(cut * 1.4426950408889634 + 0.5);
+  const double r = (cut - n * 0.693145751953125) - n * 1.42860682030941723212e-6;
+  double p = 1.0 / 6227020800.0;
+  for (const double c : {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+                         1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
+    p = p * r + c;
+  const std::uint64_t bits = std::uint64_t(std::int64_t(n) + 1023) << 52;
+  double power;
+  std::memcpy(&power, &bits, 8);
+  return x > -700 ? p * power : 0;
 }
 }  // namespace
 
@@ -55,7 +72,8 @@ bool Sampler::edits() const {
 int Sampler::choose(const float* logits, const Answer& answer) {
   const int position = config_.num_prompt_tokens + answer.length;
   forget(position);
-  if (config_.temperature > 0 && !edits() && !filters()) return choose_plain(logits, position);
+  const bool plain = config_.temperature > kLeastPlain && !edits() && !filters();
+  if (plain) return choose_plain(logits, position);
   Columns all;
   all.count = config_.vocab_size;
   if (!process(logits, all, answer)) return -1;
@@ -107,7 +125,7 @@ bool Sampler::couple(const float* logits, const Columns& columns, const Answer& 
   scores_.assign(std::size_t(round_up(columns.count, kLanes)), -std::numeric_limits<float>::infinity());
   for (int c = 0; c < columns.count; ++c) {
     if (!(row_[std::size_t(c)] >= top - kReach)) continue;
-    const double score = row_[std::size_t(c)] + double(drawn[columns.id(c)]);
+    const double score = row_[std::size_t(c)] - top + double(drawn[columns.id(c)]);  // small, whatever the logits are
     scores_[std::size_t(c)] = float(score);
     best_score = std::max(best_score, score);
   }
@@ -182,26 +200,38 @@ void Sampler::keep_top_k() {
   }
 }
 
+// exp(x - top) of each logit, and their sum.
+double Sampler::weigh(double top) {
+  masses_.resize(row_.size());
+  double total = 0;
+  for (std::size_t c = 0; c < row_.size(); ++c) masses_[c] = exponential(row_[c] - top);
+  for (const double mass : masses_) total += mass;
+  return total;
+}
+
 // The smallest set of best tokens whose mass reaches p, summed from the worst token upwards as transformers does.
 void Sampler::keep_top_p() {
   const double top = *std::max_element(row_.begin(), row_.end());
-  double total = 0, tail = 0;
-  std::vector<int> order;
-  for (std::size_t c = 0; c < row_.size(); ++c) {
-    if (row_[c] == kNone) continue;
-    const double mass = std::exp(row_[c] - top);
-    total += mass;
-    if (row_[c] < top - 40) {  // below anything that 1 - p can tell from zero
-      tail += mass;
-    } else {
-      order.push_back(int(c));
+  const double total = weigh(top), spare = 1 - config_.top_p;
+  // What lies below some edge goes as a whole if it holds no more than 1 - p; only the rest has to be sorted.
+  double edge = kNone, tail = 0;
+  for (const double depth : {3.0, 6.0, 12.0, 24.0}) {
+    double below = 0;
+    for (std::size_t c = 0; c < row_.size(); ++c) below += row_[c] < top - depth ? masses_[c] : 0;
+    if (below / total <= spare) {
+      edge = top - depth;
+      tail = below;
+      break;
     }
   }
+  std::vector<int> order;
+  for (std::size_t c = 0; c < row_.size(); ++c)
+    if (row_[c] >= edge && row_[c] > kNone) order.push_back(int(c));
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row_[std::size_t(a)] > row_[std::size_t(b)]; });
   std::size_t keep = order.size();
   for (; keep > 1; --keep) {
-    tail += std::exp(row_[std::size_t(order[keep - 1])] - top);
-    if (tail / total > 1 - config_.top_p) break;
+    tail += masses_[std::size_t(order[keep - 1])];
+    if (tail / total > spare) break;
   }
   std::vector<double> kept(row_.size(), kNone);
   for (std::size_t i = 0; i < keep; ++i) kept[std::size_t(order[i])] = row_[std::size_t(order[i])];
@@ -210,11 +240,9 @@ void Sampler::keep_top_p() {
 
 void Sampler::keep_min_p() {
   const double top = *std::max_element(row_.begin(), row_.end());
-  double total = 0;
-  for (const double x : row_) total += std::exp(x - top);
-  const double largest = std::exp(-std::log(total));
+  const double total = std::log(weigh(top)), largest = std::exp(-total);
   for (double& x : row_)
-    if (!(std::exp(x - top - std::log(total)) >= config_.min_p * largest)) x = kNone;
+    if (!(std::exp(x - top - total) >= config_.min_p * largest)) x = kNone;
 }
 
 }  // namespace eyas

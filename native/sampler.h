@@ -60,6 +60,7 @@ class Sampler {
   void keep_top_k();
   void keep_top_p();
   void keep_min_p();
+  double weigh(double top);
   int choose_plain(const float* logits, int position);
   double draw(int position, int id) const;
   const float* noise(int position);
@@ -68,6 +69,7 @@ class Sampler {
   const Kernels& kernels_;
   SamplerConfig config_;
   std::vector<double> row_;  // processed logits
+  std::vector<double> masses_;
   std::vector<float> scores_;
   std::unordered_map<int, std::vector<float>> noise_;  // about g(t, .), within kNoiseError
 };
