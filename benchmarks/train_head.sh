@@ -38,7 +38,7 @@ recipe=(--answers "${answers[@]}" --dtype bfloat16 --layers "${LAYERS:-2}" --dra
 # 2. Teacher forcing from the closed-form start.
 if [ ! -f "$WORK/stage-1/head/config.json" ]; then
   eyas train head "${recipe[@]}" --work "$WORK/stage-1" --out "$WORK/stage-1/head" \
-    --epochs "${EPOCHS:-3}" --learning-rate "${RATE:-1e-3}" --warmup 0.02 --closed-form-start \
+    --epochs "${EPOCHS:-2.5}" --learning-rate "${RATE:-1e-3}" --warmup 0.02 --closed-form-start \
     --regression-weight 0.1 --prompt-share 0.1 --ema 0.998
 fi
 
