@@ -22,6 +22,9 @@ test: ## the whole suite
 test-fast: ## the suite without slow and network tests
 	$(PYTHON) -m pytest -m "not slow and not network"
 
+native-sanitize: ## the native engine's kernel tests under the address and undefined-behaviour sanitizers
+	PYTHON="$(PYTHON)" bash tests/native/sanitize.sh
+
 check: lint types test ## what CI runs
 
 wheel: ## build a wheel into dist/
@@ -39,4 +42,4 @@ equality: ## compare ids with plain decoding on EYAS_EVAL_DATA (about an hour on
 peers: ## measure eyas beside transformers and llama.cpp (about half an hour on 2 cores)
 	bash benchmarks/peers.sh
 
-.PHONY: help wheel peers setup fmt lint types test test-fast check head acceptance equality
+.PHONY: help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality

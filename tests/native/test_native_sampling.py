@@ -12,7 +12,7 @@ from eyas.runtimes.native.layers import make_matrix
 from eyas.runtimes.native.samplers import NativeSamplers, answer
 from eyas.sampling import Sampler, keep_top_k, keep_top_p, log_softmax
 
-quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 every_isa = pytest.mark.parametrize("isa", ISAS)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -107,12 +107,12 @@ def test_ids_are_the_references(isa, row, data):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
 def test_many_draws_of_a_large_vocabulary(isa, temperature):
-    """The float search finds the exact winner: 400 rows of 3,000 tokens."""
+    """The float search finds the exact winner: 200 rows of 1,000 tokens."""
     generator = np.random.default_rng(1)
-    sampler = Sampler(SamplingConfig(temperature=temperature), prompt_ids=[1], vocab_size=3000, seed=5)
+    sampler = Sampler(SamplingConfig(temperature=temperature), prompt_ids=[1], vocab_size=1000, seed=5)
     twin = NativeSamplers(engine(1, isa)).twin(sampler)
-    rows = generator.normal(scale=3, size=(400, 3000)).astype("f4")
-    eye = make_matrix(np.eye(3000, dtype="f4"), "float32", "one")
+    rows = generator.normal(scale=3, size=(200, 1000)).astype("f4")
+    eye = make_matrix(np.eye(1000, dtype="f4"), "float32", "one")
     head = _native.Head(engine(1, isa), [eye])
     head.forward(rows)
     for position, row in enumerate(rows):
