@@ -197,14 +197,17 @@ def to_bfloat16(values):
     return rounded.view(np.float32).reshape(np.shape(values))
 
 
-def quantised(rows):
-    """int8 values and float32 scales of rows, as products read them."""
+def quantised(rows, together=None):
+    """Rows as int8 keeps them: whole numbers times a scale per row, or per `together` entries of it."""
     rows = np.asarray(rows, dtype=np.float32)
+    if together is not None:
+        pieces = [quantised(rows[:, at : at + together]) for at in range(0, rows.shape[1], together)]
+        return np.concatenate(pieces, axis=1)
     top = np.abs(rows).max(axis=1)
     able = top > np.float32(1e-30)
     inverse = np.where(able, np.float32(127) / np.where(able, top, 1).astype(np.float32), np.float32(0))
-    whole = np.rint(rows * inverse.astype(np.float32)[:, None]).astype(np.int64)
-    return whole, (top / np.float32(127)).astype(np.float32)
+    whole = np.rint(rows * inverse.astype(np.float32)[:, None])
+    return whole.astype(np.float64) * (top / np.float32(127)).astype(np.float32).astype(np.float64)[:, None]
 
 
 def same_bits(left, right):
