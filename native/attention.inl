@@ -49,7 +49,7 @@ void score_blocks(const AttendItem& item, const std::uint8_t* keys, int block, i
   const std::size_t bytes = std::size_t(s.head_dim) * kKeyBlock * std::size_t(s.item());
   const std::uint8_t* vectors[V];
   for (int v = 0; v < V; ++v) vectors[v] = keys + std::size_t(block + v) * bytes;
-  typename P::Sum sums[R][V];
+  F sums[R][V];
   tile<P, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries + first_row, sums);
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v)

@@ -41,31 +41,27 @@ inline float max_of(F x) {
 // What a kind of matrix multiplies: sums of one vector of outputs, one group of inputs at a time.
 struct F32Product {
   using Weights = F;
-  using Sum = F;
+  static constexpr bool kScaledRows = false;
+  static constexpr int kRows = kMaxRows;
   static constexpr int kItem = 4;  // bytes of a row's group
-  static Sum none() { return zero(); }
   static Weights get(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
-  static Sum dot(Sum sum, const Weights& w, const std::uint8_t* x) {
+  static F dot(F sum, const Weights& w, const std::uint8_t* x) {
     return fma(w, set(*reinterpret_cast<const float*>(x)), sum);
   }
 };
 
 struct Bf16Product {
   using Weights = Pairs;
-  using Sum = F;
+  static constexpr bool kScaledRows = false;
+  static constexpr int kRows = kMaxRows;
   static constexpr int kItem = 2 * kBf16Item;
-  static Sum none() { return zero(); }
   static Weights get(const std::uint8_t* p) { return load_pairs(p); }
-  static Sum dot(Sum sum, const Weights& w, const std::uint8_t* x) { return dot_pairs(sum, w, x); }
+  static F dot(F sum, const Weights& w, const std::uint8_t* x) { return dot_pairs(sum, w, x); }
 };
 
-struct Int8Product {
-  using Weights = decltype(load_bytes(nullptr));
-  using Sum = I;
-  static constexpr int kItem = 4;
-  static Sum none() { return zero_int(); }
-  static Weights get(const std::uint8_t* p) { return load_bytes(p); }
-  static Sum dot(Sum sum, const Weights& w, const std::uint8_t* x) { return dot_bytes(sum, w, x); }
+struct Int8Product {  // see tile_scaled
+  static constexpr bool kScaledRows = true;
+  static constexpr int kRows = kMaxRows / 2;  // a sum of integers and one of floats each
 };
 
 constexpr int kGroupBytes = kBlock * 4;  // of a block's group, in every kind
@@ -74,9 +70,9 @@ constexpr int kAhead = 64;               // groups that are fetched ahead
 // Sums of R rows times V vectors of outputs: vector v starts at w[v] and has a group every `step` bytes.
 template <class P, int R, int V>
 inline void tile(const std::uint8_t* const* w, int step, int groups, const std::uint8_t* const* x,
-                 typename P::Sum (&sums)[R][V]) {
+                 F (&sums)[R][V]) {
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) sums[r][v] = P::none();
+    for (int v = 0; v < V; ++v) sums[r][v] = zero();
   for (int g = 0; g < groups; ++g) {
     typename P::Weights weights[V];
 #pragma GCC unroll 8
@@ -93,14 +89,41 @@ inline void tile(const std::uint8_t* const* w, int step, int groups, const std::
   }
 }
 
-template <class P>
-inline F finished(const typename P::Sum& sum, const Packed&, const Operand&, int, int) {
-  return sum;
-}
-template <>
-inline F finished<Int8Product>(const I& sum, const Packed& w, const Operand& x, int t, int column) {
-  const I exact = sub_int(sum, set_int(128 * x.sum[t]));
-  return mul(mul(to_float(exact), load(w.scale + column)), set(x.scale[t]));
+// The same for int8: sums of integers over 64 inputs each, then scaled and added up in order.
+template <int R, int V>
+inline void tile_scaled(const std::uint8_t* const* w, int groups, const Operand& x, int t, F (&sums)[R][V]) {
+  constexpr int kGroups = kScaled / 4;
+  const std::uint8_t* rows[R];
+  for (int r = 0; r < R; ++r) {
+    rows[r] = x.row(t + r);
+    for (int v = 0; v < V; ++v) sums[r][v] = zero();
+  }
+  for (int part = 0, g = 0; part < x.scales; ++part) {
+    const int end = groups < g + kGroups ? groups : g + kGroups;
+    I whole[R][V];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) whole[r][v] = set_int(x.sum[(t + r) * x.scales + part]);
+    for (; g < end; ++g) {
+      decltype(load_bytes(nullptr)) weights[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const std::uint8_t* at = w[v] + std::size_t(g) * kGroupBytes;
+        __builtin_prefetch(at + kAhead * kGroupBytes, 0, 2);
+        weights[v] = load_bytes(at);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) whole[r][v] = dot_bytes(whole[r][v], weights[v], rows[r] + g * 4);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v)
+        sums[r][v] = fma(to_float(whole[r][v]), set(x.scale[(t + r) * x.scales + part]), sums[r][v]);
+  }
 }
 
 inline void put_operand(const Operand& out, int t, int column, F x) {
@@ -138,7 +161,7 @@ template <class P, int R, int B>
 void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, const Target& target) {
   constexpr int kPasses = 2 / kPerPass;
   const int groups = w.padded_k() / w.group();
-  const std::uint8_t* rows[R];
+  [[maybe_unused]] const std::uint8_t* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = x.row(t + r);
   const bool gated = target.finish == Finish::Gated || target.finish == Finish::GatedOperand;
   F gates[R];
@@ -147,13 +170,17 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, cons
     const std::uint8_t* vectors[B * kPerPass];
     for (int v = 0; v < B * kPerPass; ++v)
       vectors[v] = w.data + std::size_t(block + v / kPerPass) * w.block_bytes() + (pass * kPerPass + v % kPerPass) * 64;
-    typename P::Sum sums[R][B * kPerPass];
-    tile<P, R, B * kPerPass>(vectors, kGroupBytes, groups, rows, sums);
+    F sums[R][B * kPerPass];
+    if constexpr (P::kScaledRows) {
+      tile_scaled<R, B * kPerPass>(vectors, groups, x, t, sums);
+    } else {
+      tile<P, R, B * kPerPass>(vectors, kGroupBytes, groups, rows, sums);
+    }
     for (int r = 0; r < R; ++r) {
       for (int v = 0; v < B * kPerPass; ++v) {
         const int half = pass * kPerPass + v % kPerPass;
         const int column = (block + v / kPerPass) * kBlock + half * kLanes;
-        const F y = finished<P>(sums[r][v], w, x, t + r, column);
+        const F y = P::kScaledRows ? mul(sums[r][v], load(w.scale + column)) : sums[r][v];
         if (!gated) {
           finish_vector(w, target, t + r, column, y);
         } else if (half == 0) {
@@ -178,7 +205,7 @@ void few_rows(const Packed& w, int begin, int end, const Operand& x, int t, cons
   for (; block < end; ++block) rows_times_blocks<P, R, 1>(w, block, x, t, target);
 }
 
-template <class P, int R = kMaxRows>
+template <class P, int R = P::kRows>
 void dispatch_rows(int rows, const Packed& w, int begin, int end, const Operand& x, int t, const Target& target) {
   if constexpr (R > 0) {
     if (rows == R) return few_rows<P, R>(w, begin, end, x, t, target);
@@ -189,7 +216,7 @@ void dispatch_rows(int rows, const Packed& w, int begin, int end, const Operand&
 // Rows are cut into nearly equal parts: 13 rows are 7 + 6, not 12 + 1.
 template <class P>
 void multiply_kind(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target) {
-  const int parts = (rows + kMaxRows - 1) / kMaxRows;
+  const int parts = (rows + P::kRows - 1) / P::kRows;
   if (parts == 1) return dispatch_rows<P>(rows, w, begin, end, x, 0, target);
   for (int block = begin; block < end; ++block) {  // a block stays in the nearest cache for all rows
     for (int part = 0, t = 0; part < parts; ++part) {
@@ -225,23 +252,26 @@ void prepare(const float* x, int padded, const Operand& out, int t) {
     for (int i = 0; i < padded; i += kLanes) put_operand(out, t, i, load(x + i));
     return;
   }
-  F largest = zero(), sound = zero();
-  for (int i = 0; i < padded; i += kLanes) {
-    largest = max(largest, abs(load(x + i)));
-    sound = fma(load(x + i), zero(), sound);
+  for (int part = 0, i = 0; part < out.scales; ++part) {
+    const int begin = i, end = padded < i + kScaled ? padded : i + kScaled;
+    F largest = zero(), sound = zero();
+    for (; i < end; i += kLanes) {
+      largest = max(largest, abs(load(x + i)));
+      sound = fma(load(x + i), zero(), sound);
+    }
+    const float faulty = sum_of(sound);  // 0, or NaN where an entry is not finite: that must not get lost
+    const float top = faulty == 0 ? max_of(largest) : 0;
+    const F inverse = set(top > kLeastScaled ? 127.0f / top : 0.0f);
+    std::int8_t* row = reinterpret_cast<std::int8_t*>(out.row(t));
+    F total = zero();
+    for (i = begin; i < end; i += kLanes) {
+      const I rounded = faulty == 0 ? to_int(mul(load(x + i), inverse)) : zero_int();
+      store_int8(row + i, rounded);
+      total = add(total, to_float(rounded));
+    }
+    out.scale[t * out.scales + part] = top / 127.0f + faulty;
+    out.sum[t * out.scales + part] = -128 * std::int32_t(sum_of(total));
   }
-  const float faulty = sum_of(sound);  // 0, or NaN where an entry is not finite: that must not get lost
-  const float top = faulty == 0 ? max_of(largest) : 0;
-  const F inverse = set(top > kLeastScaled ? 127.0f / top : 0.0f);
-  std::int8_t* row = reinterpret_cast<std::int8_t*>(out.row(t));
-  F total = zero();
-  for (int i = 0; i < padded; i += kLanes) {
-    const I rounded = faulty == 0 ? to_int(mul(load(x + i), inverse)) : zero_int();
-    store_int8(row + i, rounded);
-    total = add(total, to_float(rounded));  // exact: below 2^24 for any row that is allowed
-  }
-  out.scale[t] = top / 127.0f + faulty;
-  out.sum[t] = std::int32_t(sum_of(total));
 }
 
 void rotate(float* head, int dim, const float* cos, const float* sin) {

@@ -45,7 +45,6 @@ inline F pow2(I n) { return {pow2_half(n.a), pow2_half(n.b)}; }
 
 inline I zero_int() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I set_int(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-inline I sub_int(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 inline void store_int8(std::int8_t* p, I x) {
   alignas(32) std::int32_t all[16];
   _mm256_store_si256(reinterpret_cast<__m256i*>(all), x.a);

@@ -58,7 +58,6 @@ inline F pow2(const I& n) { return each<F>([&](int i) { return as_float(std::uin
 
 inline I zero_int() { return each<I>([](int) { return 0; }); }
 inline I set_int(std::int32_t x) { return each<I>([=](int) { return x; }); }
-inline I sub_int(const I& a, const I& b) { return each<I>([&](int i) { return a.v[i] - b.v[i]; }); }
 inline void store_int8(std::int8_t* p, const I& a) {
   for (int i = 0; i < 16; ++i) p[i] = std::int8_t(a.v[i]);
 }

@@ -21,8 +21,9 @@ const Operand& OperandBuffer::reserve(const Kernels& kernels, Kind kind, int row
   operand_.kind = kind;
   operand_.stride = std::size_t(round_up(k, 64)) * std::size_t(kernels.operand_bytes(kind));
   data_.reserve(operand_.stride * std::size_t(rows));
-  scale_.reserve(sizeof(float) * std::size_t(rows));
-  sum_.reserve(sizeof(std::int32_t) * std::size_t(rows));
+  operand_.scales = (k + kScaled - 1) / kScaled;
+  scale_.reserve(sizeof(float) * std::size_t(rows * operand_.scales));
+  sum_.reserve(sizeof(std::int32_t) * std::size_t(rows * operand_.scales));
   operand_.data = data_.as<std::uint8_t>();
   operand_.scale = scale_.as<float>();
   operand_.sum = sum_.as<std::int32_t>();

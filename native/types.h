@@ -16,6 +16,7 @@ constexpr int kLanes = 16;     // floats of a vector, on every instruction set
 constexpr int kKeyBlock = 16;  // keys of a block in the cache: one vector
 constexpr int kMaxHeadDim = 256;
 constexpr int kMostBest = 64;  // entries that a kernel finds in a row
+constexpr int kScaled = 64;    // inputs of an int8 row that share a scale: an outlier costs its neighbours alone
 constexpr float kLeastScaled = 1e-30f;  // int8 rows of nothing larger are rows of zeros: 127 over it stays finite
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -41,13 +42,14 @@ struct Packed {
 };
 
 // Rows as a product reads them: float32, bfloat16 (two bytes, or floats that hold such values where the instruction
-// set has no product of bfloat16), or int8 with a scale per row. Padding behind each row is zero.
+// set has no product of bfloat16), or int8 with a scale per 64 inputs. Padding behind each row is zero.
 struct Operand {
   Kind kind = Kind::F32;
   std::uint8_t* data = nullptr;
   std::size_t stride = 0;          // bytes of a row
-  float* scale = nullptr;          // (T,), int8 only
-  std::int32_t* sum = nullptr;     // (T,) sums of the int8 values: they undo the 128 in the weights
+  int scales = 0;                  // of a row, int8 only
+  float* scale = nullptr;          // (T, scales)
+  std::int32_t* sum = nullptr;     // (T, scales) -128 times the sum of the int8 values: it undoes the 128 in the weights
 
   std::uint8_t* row(int t) const { return data + std::size_t(t) * stride; }
 };
