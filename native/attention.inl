@@ -50,7 +50,7 @@ void score_blocks(const AttendItem& item, const std::uint8_t* keys, int block, i
   const std::uint8_t* vectors[V];
   for (int v = 0; v < V; ++v) vectors[v] = keys + std::size_t(block + v) * bytes;
   F sums[R][V];
-  tile<P, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries + first_row, sums);
+  tile<P, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries + first_row, Ahead<0>{}, sums);
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v)
       store(item.scores + std::size_t(first_row + r) * item.score_stride + (block + v) * kKeyBlock, sums[r][v]);

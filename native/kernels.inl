@@ -65,22 +65,29 @@ struct Int8Product {  // see tile_scaled
 };
 
 constexpr int kGroupBytes = kBlock * 4;  // of a block's group, in every kind
-constexpr int kAhead = 64;               // groups that are fetched ahead
+
+// What is fetched meanwhile, into the second cache: with each group one line from each of L places on.
+template <int L>
+struct Ahead {
+  const std::uint8_t* places[L > 0 ? L : 1];
+  int step;
+
+  void fetch(int g) const {
+    for (int l = 0; l < L; ++l) __builtin_prefetch(places[l] + std::size_t(g) * std::size_t(step), 0, 2);
+  }
+};
 
 // Sums of R rows times V vectors of outputs: vector v starts at w[v] and has a group every `step` bytes.
-template <class P, int R, int V>
-inline void tile(const std::uint8_t* const* w, int step, int groups, const std::uint8_t* const* x,
+template <class P, int R, int V, int L>
+inline void tile(const std::uint8_t* const* w, int step, int groups, const std::uint8_t* const* x, const Ahead<L>& ahead,
                  F (&sums)[R][V]) {
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) sums[r][v] = zero();
   for (int g = 0; g < groups; ++g) {
     typename P::Weights weights[V];
+    ahead.fetch(g);
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const std::uint8_t* at = w[v] + std::size_t(g) * std::size_t(step);
-      __builtin_prefetch(at + kAhead * step, 0, 2);  // into the second cache: the first has no room for it
-      weights[v] = P::get(at);
-    }
+    for (int v = 0; v < V; ++v) weights[v] = P::get(w[v] + std::size_t(g) * std::size_t(step));
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -90,8 +97,8 @@ inline void tile(const std::uint8_t* const* w, int step, int groups, const std::
 }
 
 // The same for int8: sums of integers over 64 inputs each, then scaled and added up in order.
-template <int R, int V>
-inline void tile_scaled(const std::uint8_t* const* w, int groups, const Operand& x, int t, F (&sums)[R][V]) {
+template <int R, int V, int L>
+inline void tile_scaled(const std::uint8_t* const* w, int groups, const Operand& x, int t, const Ahead<L>& ahead, F (&sums)[R][V]) {
   constexpr int kGroups = kScaled / 4;
   const std::uint8_t* rows[R];
   for (int r = 0; r < R; ++r) {
@@ -107,12 +114,9 @@ inline void tile_scaled(const std::uint8_t* const* w, int groups, const Operand&
       for (int v = 0; v < V; ++v) whole[r][v] = set_int(x.sum[(t + r) * x.scales + part]);
     for (; g < end; ++g) {
       decltype(load_bytes(nullptr)) weights[V];
+      ahead.fetch(g);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const std::uint8_t* at = w[v] + std::size_t(g) * kGroupBytes;
-        __builtin_prefetch(at + kAhead * kGroupBytes, 0, 2);
-        weights[v] = load_bytes(at);
-      }
+      for (int v = 0; v < V; ++v) weights[v] = load_bytes(w[v] + std::size_t(g) * kGroupBytes);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -156,28 +160,38 @@ inline void finish_gated(const Packed& w, const Target& target, int t, int colum
   }
 }
 
-// R rows from `t` on, `B` blocks from `block` on.
-template <class P, int R, int B>
-void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, const Target& target) {
-  constexpr int kPasses = 2 / kPerPass;
+// R rows from `t` on, B blocks from `block` on. While they are computed, the blocks behind them are fetched: by `parts`
+// calls together if the rows come in several parts, of which this is number `part`.
+template <class P, int R, int B, bool Whole>
+void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int part, const Target& target) {
+  constexpr int kPasses = 2 / kPerPass, V = B * kPerPass;
   const int groups = w.padded_k() / w.group();
   [[maybe_unused]] const std::uint8_t* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = x.row(t + r);
   const bool gated = target.finish == Finish::Gated || target.finish == Finish::GatedOperand;
+  const std::uint8_t* first = w.data + std::size_t(block) * w.block_bytes();
   F gates[R];
   for (int r = 0; r < R; ++r) gates[r] = zero();
   for (int pass = 0; pass < kPasses; ++pass) {
-    const std::uint8_t* vectors[B * kPerPass];
-    for (int v = 0; v < B * kPerPass; ++v)
-      vectors[v] = w.data + std::size_t(block + v / kPerPass) * w.block_bytes() + (pass * kPerPass + v % kPerPass) * 64;
-    F sums[R][B * kPerPass];
+    const std::uint8_t* vectors[V];
+    for (int v = 0; v < V; ++v)
+      vectors[v] = first + std::size_t(v / kPerPass) * w.block_bytes() + (pass * kPerPass + v % kPerPass) * 64;
+    Ahead<Whole ? V : 1> ahead;
+    if constexpr (Whole) {
+      for (int v = 0; v < V; ++v) ahead.places[v] = vectors[v] + B * w.block_bytes();
+      ahead.step = kGroupBytes;
+    } else {  // half a block of lines by each of the first two parts
+      ahead.places[0] = first + (part < 2 ? w.block_bytes() * (2 + std::size_t(part)) / 2 : 0);
+      ahead.step = 64;
+    }
+    F sums[R][V];
     if constexpr (P::kScaledRows) {
-      tile_scaled<R, B * kPerPass>(vectors, groups, x, t, sums);
+      tile_scaled<R, V>(vectors, groups, x, t, ahead, sums);
     } else {
-      tile<P, R, B * kPerPass>(vectors, kGroupBytes, groups, rows, sums);
+      tile<P, R, V>(vectors, kGroupBytes, groups, rows, ahead, sums);
     }
     for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < B * kPerPass; ++v) {
+      for (int v = 0; v < V; ++v) {
         const int half = pass * kPerPass + v % kPerPass;
         const int column = (block + v / kPerPass) * kBlock + half * kLanes;
         const F y = P::kScaledRows ? mul(sums[r][v], load(w.scale + column)) : sums[r][v];
@@ -197,19 +211,27 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, cons
 constexpr bool wide(int rows) { return rows <= kMaxRows / 4; }
 
 template <class P, int R>
-void few_rows(const Packed& w, int begin, int end, const Operand& x, int t, const Target& target) {
+void few_rows(const Packed& w, int begin, int end, const Operand& x, const Target& target) {
   int block = begin;
   if constexpr (wide(R) && kPerPass == 2) {
-    for (; block + 2 <= end; block += 2) rows_times_blocks<P, R, 2>(w, block, x, t, target);
+    for (; block + 2 <= end; block += 2) rows_times_blocks<P, R, 2, true>(w, block, x, 0, 0, target);
   }
-  for (; block < end; ++block) rows_times_blocks<P, R, 1>(w, block, x, t, target);
+  for (; block < end; ++block) rows_times_blocks<P, R, 1, true>(w, block, x, 0, 0, target);
 }
 
 template <class P, int R = P::kRows>
-void dispatch_rows(int rows, const Packed& w, int begin, int end, const Operand& x, int t, const Target& target) {
+void dispatch_few(int rows, const Packed& w, int begin, int end, const Operand& x, const Target& target) {
   if constexpr (R > 0) {
-    if (rows == R) return few_rows<P, R>(w, begin, end, x, t, target);
-    dispatch_rows<P, R - 1>(rows, w, begin, end, x, t, target);
+    if (rows == R) return few_rows<P, R>(w, begin, end, x, target);
+    dispatch_few<P, R - 1>(rows, w, begin, end, x, target);
+  }
+}
+
+template <class P, int R = P::kRows>
+void dispatch_part(int rows, const Packed& w, int block, const Operand& x, int t, int part, const Target& target) {
+  if constexpr (R > 0 && R >= P::kRows / 2) {  // parts of more rows than kRows are never smaller
+    if (rows == R) return rows_times_blocks<P, R, 1, false>(w, block, x, t, part, target);
+    dispatch_part<P, R - 1>(rows, w, block, x, t, part, target);
   }
 }
 
@@ -217,11 +239,11 @@ void dispatch_rows(int rows, const Packed& w, int begin, int end, const Operand&
 template <class P>
 void multiply_kind(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target) {
   const int parts = (rows + P::kRows - 1) / P::kRows;
-  if (parts == 1) return dispatch_rows<P>(rows, w, begin, end, x, 0, target);
+  if (parts == 1) return dispatch_few<P>(rows, w, begin, end, x, target);
   for (int block = begin; block < end; ++block) {  // a block stays in the nearest cache for all rows
     for (int part = 0, t = 0; part < parts; ++part) {
       const int count = (rows - t) / (parts - part) + ((rows - t) % (parts - part) != 0);
-      dispatch_rows<P>(count, w, block, block + 1, x, t, target);
+      dispatch_part<P>(count, w, block, x, t, part, target);
       t += count;
     }
   }

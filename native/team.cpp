@@ -17,7 +17,9 @@ constexpr int kSpins = 20'000;       // of a pause each, well under a millisecon
 constexpr int kIdleSpins = 100'000;  // between two calls, before a thread goes to sleep
 }  // namespace
 
-Team::Team(int threads) : threads_(threads < 1 ? 1 : threads) {}
+Team::Team(int threads) : threads_(threads < 1 ? 1 : threads) {
+  for (auto& counters : next_) counters.reset(new Counter[std::size_t(threads_)]);
+}
 
 Team::~Team() { stop(); }
 
@@ -65,7 +67,7 @@ void Team::run(const std::function<void(Phase&)>& work) {
   const std::lock_guard<std::mutex> turn(queue_);
   const KeepDenormals mode;
   if (!owner_) start();
-  next_[0].store(0);
+  for (int i = 0; i < threads_; ++i) next_[0][std::size_t(i)].value.store(0);
   work_ = &work;
   if (threads_ > 1) {
     {

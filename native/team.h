@@ -1,7 +1,7 @@
 // Threads that walk through the phases of one computation together.
 //
 //     team.run([&](Phase& phase) {           // on every thread
-//       phase.each(blocks, 1, [&](int begin, int end) { ... });   // items are handed out as threads get free
+//       phase.each(blocks, 1, [&](int begin, int end) { ... });   // each has a share, and helps when it is done
 //       phase.each(rows, 4, ...);                                  // begins when all of the first are done
 //     });
 //
@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -48,7 +49,9 @@ class Team {
 
  private:
   friend class Phase;
-  static constexpr int kCounters = 2;  // one in use, one being reset
+  struct alignas(64) Counter {
+    std::atomic<int> value{0};
+  };
 
   void start();
   void stop();
@@ -66,18 +69,23 @@ class Team {
   std::atomic<std::uint64_t> job_{0};
   std::atomic<bool> closing_{false};
   const std::function<void(Phase&)>* work_ = nullptr;
-  alignas(64) std::atomic<int> next_[kCounters] = {};
+  std::unique_ptr<Counter[]> next_[2];  // (threads,) of the phase under way, and of the one after it
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<std::uint64_t> round_{0};
 };
 
 template <class Function>
 void Phase::each(int count, int chunk, const Function& function) {
-  std::atomic<int>& next = team_.next_[index_ % Team::kCounters];
-  for (int begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < count;)
-    function(begin, begin + chunk < count ? begin + chunk : count);
-  // Nobody is in the next phase yet, so its counter may be reset, by all of them.
-  team_.next_[(index_ + 1) % Team::kCounters].store(0, std::memory_order_relaxed);
+  Team::Counter* next = team_.next_[index_ % 2].get();
+  const long threads = team_.threads_;
+  for (long k = 0; k < threads; ++k) {  // its own share first, which lies together in memory; then what others have left
+    const long owner = (thread + k) % threads;
+    const int first = int(count * owner / threads), end = int(count * (owner + 1) / threads);
+    for (int at; (at = first + next[owner].value.fetch_add(chunk, std::memory_order_relaxed)) < end;)
+      function(at, at + chunk < end ? at + chunk : end);
+  }
+  // Nobody is in the next phase yet, so its counters may be reset: each thread does its own.
+  team_.next_[(index_ + 1) % 2][std::size_t(thread)].value.store(0, std::memory_order_relaxed);
   ++index_;
   team_.wait_for_all();
 }
