@@ -69,7 +69,7 @@ TREE_SIZES = ("draft_tokens", "depth", "tree_top_k")
 AUTO_LIMITS = {"draft_tokens": 63, "depth": 8, "tree_top_k": 10}  # 64 rows with the root
 # Where `tree` is not given: "auto" for these runtimes, "fixed" for all others. A runtime belongs here once
 # measuring it takes no more than a few seconds and its costs stay as they were measured.
-AUTO_TREE_RUNTIMES: frozenset[str] = frozenset()
+AUTO_TREE_RUNTIMES: frozenset[str] = frozenset({"native"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
