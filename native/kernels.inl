@@ -20,22 +20,6 @@ inline F exponential(F x) {
 
 inline F silu(F x) { return div(x, add(set(1.0f), exponential(sub(zero(), x)))); }
 
-inline float sum_of(F x) {
-  float v[16];
-  store(v, x);
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] += v[i + width];
-  return v[0];
-}
-
-inline float max_of(F x) {
-  float v[16];
-  store(v, x);
-  float best = v[0];
-  for (int i = 1; i < 16; ++i) best = v[i] > best ? v[i] : best;
-  return best;
-}
-
 // ---- products ----
 
 // What a kind of matrix multiplies: sums of one vector of outputs, one group of inputs at a time.
@@ -43,6 +27,7 @@ struct F32Product {
   using Weights = F;
   static constexpr bool kScaledRows = false;
   static constexpr int kRows = kMaxRows;
+  static constexpr int vectors(int) { return kPerPass; }
   static constexpr int kItem = 4;  // bytes of a row's group
   static Weights get(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) {
@@ -54,6 +39,7 @@ struct Bf16Product {
   using Weights = Pairs;
   static constexpr bool kScaledRows = false;
   static constexpr int kRows = kMaxRows;
+  static constexpr int vectors(int) { return kPerPass; }
   static constexpr int kItem = 2 * kBf16Item;
   static Weights get(const std::uint8_t* p) { return load_pairs(p); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) { return dot_pairs(sum, w, x); }
@@ -61,7 +47,9 @@ struct Bf16Product {
 
 struct Int8Product {  // see tile_scaled
   static constexpr bool kScaledRows = true;
-  static constexpr int kRows = kMaxRows / 2;  // a sum of integers and one of floats each
+  // A sum of integers and one of floats each: half the rows, or half a block at a time.
+  static constexpr int kRows = kPerPass == 2 ? kMaxRows : kMaxRows / 2;
+  static constexpr int vectors(int rows) { return rows > kMaxRows / 2 ? 1 : kPerPass; }
 };
 
 constexpr int kGroupBytes = kBlock * 4;  // of a block's group, in every kind
@@ -164,7 +152,7 @@ inline void finish_gated(const Packed& w, const Target& target, int t, int colum
 // calls together if the rows come in several parts, of which this is number `part`.
 template <class P, int R, int B, bool Whole>
 void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int part, const Target& target) {
-  constexpr int kPasses = 2 / kPerPass, V = B * kPerPass;
+  constexpr int kOnce = P::vectors(R), kPasses = 2 / kOnce, V = B * kOnce;
   const int groups = w.padded_k() / w.group();
   [[maybe_unused]] const std::uint8_t* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = x.row(t + r);
@@ -175,7 +163,7 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
   for (int pass = 0; pass < kPasses; ++pass) {
     const std::uint8_t* vectors[V];
     for (int v = 0; v < V; ++v)
-      vectors[v] = first + std::size_t(v / kPerPass) * w.block_bytes() + (pass * kPerPass + v % kPerPass) * 64;
+      vectors[v] = first + std::size_t(v / kOnce) * w.block_bytes() + (pass * kOnce + v % kOnce) * 64;
     Ahead<Whole ? V : 1> ahead;
     if constexpr (Whole) {
       for (int v = 0; v < V; ++v) ahead.places[v] = vectors[v] + B * w.block_bytes();
@@ -192,8 +180,8 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
     }
     for (int r = 0; r < R; ++r) {
       for (int v = 0; v < V; ++v) {
-        const int half = pass * kPerPass + v % kPerPass;
-        const int column = (block + v / kPerPass) * kBlock + half * kLanes;
+        const int half = pass * kOnce + v % kOnce;
+        const int column = (block + v / kOnce) * kBlock + half * kLanes;
         const F y = P::kScaledRows ? mul(sums[r][v], load(w.scale + column)) : sums[r][v];
         if (!gated) {
           finish_vector(w, target, t + r, column, y);
