@@ -27,7 +27,7 @@ from eyas.errors import ConfigError, DataError
 from eyas.interfaces import DraftContext, Drafter, DraftSession, Runtime, TargetCall
 from eyas.models import cache_dir, locked
 from eyas.sampling import Sampler
-from eyas.stopping import AnswerText
+from eyas.stopping import AnswerText, NoText
 from eyas.tree import Ints
 
 VERIFIED_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, MAX_ROWS)
@@ -139,19 +139,7 @@ class _Bench:
             SamplingConfig(), prompt_ids=self._ids[:-1], vocab_size=self._runtime.target.vocab_size
         )
         stopping = StoppingConfig(max_new_tokens=MAX_ROWS, ignore_eos=True)
-        return Request(prompt_ids=self._ids[:-1], sampler=sampler, text=AnswerText(stopping, _NoText()))
-
-
-class _NoText:
-    """A decoder for answers whose text nobody reads."""
-
-    def push(self, token_id: int) -> str:  # noqa: ARG002
-        """No text."""
-        return ""
-
-    def flush(self) -> str:
-        """No text."""
-        return ""
+        return Request(prompt_ids=self._ids[:-1], sampler=sampler, text=AnswerText(stopping, NoText()))
 
 
 def _milliseconds(work: Callable[[], object]) -> float:

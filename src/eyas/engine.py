@@ -34,9 +34,9 @@ from eyas.verification import Verdict, verify
 PREFILL_ROWS = 256  # rows of one prefill pass: bounds the memory of its logits and mask
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """One answer to make."""
+    """One answer to make; a request equals itself alone, and so may be a key."""
 
     prompt_ids: Sequence[int]
     sampler: Sampler

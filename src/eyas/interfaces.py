@@ -29,7 +29,7 @@ from eyas.config import StackConfig, TreeConfig
 from eyas.costs import CostTable
 from eyas.errors import ConfigError
 from eyas.metrics import Laps
-from eyas.sampling import Sampler
+from eyas.sampling import Sampler, best_of_row, log_softmax
 from eyas.tree import DraftTree, Floats, Ints
 
 Weights = Mapping[str, NDArray[Any]]
@@ -88,6 +88,14 @@ class Choice:
     token_id: int
     log_prob: float | None = None  # None unless asked for
     top: tuple[tuple[int, float], ...] = ()  # the best (token id, log-probability), as many as asked for
+
+    @classmethod
+    def reported(cls, token_id: int, logits: Floats, count: int) -> "Choice":
+        """The choice with its log-probability and the `count` best ones, from (V,) unprocessed logits."""
+        log_probs = log_softmax(logits)
+        best = best_of_row(log_probs, count) if count else ()
+        top = tuple((int(token), float(log_probs[token])) for token in best)
+        return cls(token_id, float(log_probs[token_id]), top)
 
 
 class TargetRows(Protocol):

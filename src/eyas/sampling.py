@@ -60,6 +60,15 @@ def log_softmax(values: Floats) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
+def best_of_row(values: Floats, k: int) -> Ints:
+    """Columns of the k largest finite entries of (V,), best first; fewer if fewer are finite."""
+    alive = np.flatnonzero(np.isfinite(values))
+    if k < len(alive):
+        kept = values[alive]
+        alive = alive[kept >= np.partition(kept, -k)[-k]]
+    return alive[np.argsort(-values[alive], kind="stable")][:k]
+
+
 class Sampler:
     """Draws the tokens of one answer.
 

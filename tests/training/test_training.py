@@ -17,7 +17,7 @@ from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.interfaces import DraftFiles
 from eyas.models import read_eagle_checkpoint, write_eagle_checkpoint
 from eyas.sampling import Sampler, log_softmax
-from eyas.stopping import AnswerText
+from eyas.stopping import AnswerText, NoText
 from eyas.training.config import DistilConfig, HeadConfig
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Prompt, Sample, plan_batches, read_prompts, read_samples, split_held_out
@@ -27,7 +27,7 @@ from eyas.training.finish import head_config, write_head
 from eyas.training.head import HeadTrainer, draw_chains
 from eyas.training.losses import CHUNK, classification_loss, regression_loss
 from eyas.training.oracle import Oracle
-from eyas.training.simulate import NoText, posterior_gumbel, simulate
+from eyas.training.simulate import posterior_gumbel, simulate
 from eyas.training.vocabulary import frequent_tokens
 from tiny import VOCAB, write_llama
 

@@ -19,7 +19,7 @@ from eyas.bench.equality import compare
 from eyas.bench.provenance import head_hash, sources_hash
 from eyas.bench.questions import Question, QuestionSet
 from eyas.config import TREE_SIZES, TreeConfig
-from eyas.engine import check_room
+from eyas.engine import Request, check_room
 from eyas.errors import ConfigError
 from eyas.interfaces import find_drafter
 from eyas.metrics import is_looping
@@ -171,8 +171,7 @@ class Evaluation:
             yield from map(self._answer, jobs)
             return
         for method in dict.fromkeys(job.method for job in jobs):
-            asked: dict[int, Job] = {}
-            requests = []
+            asked: dict[Request, Job] = {}
             for job in jobs:
                 if job.method == method:
                     try:
@@ -181,10 +180,9 @@ class Evaluation:
                     except Exception as error:
                         yield self._row(job) | {"error": _described(error)}
                     else:
-                        asked[id(request)] = job
-                        requests.append(request)
-            for run in self.llm.engine(method).together(requests, self.config.batch):
-                yield self._row(asked[id(run.request)]) | _told(Answer.of(run, {}))
+                        asked[request] = job
+            for run in self.llm.engine(method).together(asked, self.config.batch):
+                yield self._row(asked[run.request]) | _told(Answer.of(run, {}))
 
     def _answer(self, job: Job) -> Row:
         try:

@@ -83,9 +83,14 @@ def read_tensor(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:
     count = math.prod(entry["shape"])
     if entry["dtype"] == "BF16":
         bits = np.fromfile(path, dtype="<u2", count=count, offset=entry["file_offset"])
-        return (bits.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
+        return from_bfloat16(bits).reshape(entry["shape"])
     array = np.fromfile(path, dtype=_NUMPY[entry["dtype"]], count=count, offset=entry["file_offset"])
     return array.reshape(entry["shape"])
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """float32 numbers from bfloat16 bits; exact."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:

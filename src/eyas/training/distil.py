@@ -13,20 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, TextIO
+from typing import TextIO
 
 import numpy as np
 
 from eyas.config import SamplingConfig, StoppingConfig
+from eyas.drafters.autoregressive import Autoregressive, Session
 from eyas.engine import Engine, Request, Run
 from eyas.errors import DataError
-from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime
+from eyas.interfaces import Features, Runtime
 from eyas.models import Progress, Tokenizer, silent
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText, NoText
 from eyas.training.config import DistilConfig
 from eyas.training.data import Prompt, Sample, read_samples, why_unwritten
-from eyas.tree import DraftTree, root_only
 
 Keep = Callable[[Sample, list[Features]], None]
 
@@ -105,60 +105,40 @@ def answer_all(
 ) -> Iterator[tuple[Sample, list[Features]]]:
     """Answers as they end, each with the features of its rows, if asked for; `batch_size` at a time."""
     engine = Engine(runtime, Listening(with_features))
-    asked: dict[int, Job] = {}
+    asked: dict[Request, Job] = {}
 
     def requests() -> Iterator[Request]:
         for job in jobs:
             request = _request(runtime, job, stop_token_ids, max_new_tokens)
-            asked[id(request)] = job
+            asked[request] = job
             yield request
 
     for run in engine.together(requests(), batch_size):
-        yield _finished(asked.pop(id(run.request)), run), _heard(run)
+        yield _finished(asked.pop(run.request), run), _heard(run)
 
 
-class Listening:
+class Listening(Autoregressive):
     """Plain decoding that remembers the features which the engine tells a drafter."""
 
-    lossless: ClassVar[Lossless] = "ids"
-
-    def __init__(self, listens: bool) -> None:
+    def __init__(self, listens: bool = True) -> None:
         self._listens = listens
-
-    @classmethod
-    def load(cls, runtime: Runtime, files: DraftFiles) -> "Listening":  # noqa: ARG003 - it needs neither
-        """Listens."""
-        return cls(True)
 
     def open(self) -> "ListeningSession":
         """A session that has heard nothing."""
         return ListeningSession(self._listens)
 
 
-class ListeningSession:
+class ListeningSession(Session):
     """Proposes the root alone; keeps what it is told."""
 
-    num_forwards = 0
-
     def __init__(self, listens: bool) -> None:
+        self.heard: list[Features] = []  # the features so far, in pieces (T_i, H)
         self._listens = listens
-        self._features: list[Features] = []
-
-    def begin(self, context: DraftContext, keep: int = 0) -> None:
-        """Nothing to prepare."""
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002
         """Remember the features."""
         if self._listens:
-            self._features.append(features)
-
-    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:  # noqa: ARG002
-        """The root alone."""
-        return root_only(token_ids[-1])
-
-    def heard(self) -> list[Features]:
-        """The features so far, in pieces (T_i, H)."""
-        return self._features
+            self.heard.append(features)
 
 
 def _job(prompt: Prompt, tokenizer: Tokenizer, config: DistilConfig) -> Job | None:
@@ -194,7 +174,7 @@ def _finished(job: Job, run: Run) -> Sample:
 def _heard(run: Run) -> list[Features]:
     session = run.session
     assert isinstance(session, ListeningSession), "a session of answer_all"
-    return session.heard()
+    return session.heard
 
 
 def _line(sample: Sample) -> str:

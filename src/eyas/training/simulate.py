@@ -22,7 +22,7 @@ from eyas.interfaces import Choice, Drafter, TargetCall
 from eyas.metrics import GenerationStats
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.sampling import Sampler
-from eyas.stopping import AnswerText
+from eyas.stopping import AnswerText, NoText
 from eyas.training.data import Sample
 from eyas.tree import Floats, Ints, node_depths
 
@@ -52,19 +52,6 @@ def simulate(
     for run, _ in Engine(replay, drafter).stream(request):
         last = run
     return last.stats()
-
-
-class NoText:
-    """A decoder for answers whose text nobody reads."""
-
-    def push(self, token_id: int) -> str:
-        """No text."""
-        del token_id
-        return ""
-
-    def flush(self) -> str:
-        """No text."""
-        return ""
 
 
 class PosteriorSampler(Sampler):

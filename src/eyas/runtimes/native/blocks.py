@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.errors import ModelError
 from eyas.interfaces import Coupling, Features, PathCache, TopK
+from eyas.runtimes.faults import broken_draft
 from eyas.runtimes.native.samplers import NativeSamplers, answer
 from eyas.tree import Ints
 
@@ -59,9 +59,7 @@ class NativeLMHead:
                 coupling.scale,
             )
         if best is None:
-            raise ModelError(
-                "the draft network gave logits that are not numbers (NaN); check the head's weights."
-            )
+            raise broken_draft()
         columns, log_probs = best
         return TopK(columns if self._token_ids is _ALL else self._token_ids[columns], log_probs)
 

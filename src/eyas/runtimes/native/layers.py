@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.errors import ModelError
+from eyas.models.weights import from_bfloat16
 from eyas.runtimes.native.weights import Raw
 
 Get = Callable[[str], Raw]
@@ -37,7 +38,7 @@ def interleave(gate: Raw, up: Raw) -> Raw:
 def widen(rows: Raw) -> NDArray[np.float32]:
     """float32 from bfloat16 bits, or as it is."""
     if rows.dtype == np.uint16:
-        return (rows.astype(np.uint32) << 16).view(np.float32)
+        return from_bfloat16(rows)
     return rows.astype(np.float32, copy=False)
 
 

@@ -10,9 +10,10 @@ from eyas import _native
 from eyas.errors import ConfigError
 from eyas.interfaces import TargetInfo
 from eyas.models import Progress, silent, target_fingerprint
+from eyas.runtimes.native.blocks import to_float32
 from eyas.runtimes.native.families import Family, read_family
 from eyas.runtimes.native.layers import layer_matrix, stack_layers, widen
-from eyas.runtimes.native.packing import HEAD, PackedWeights
+from eyas.runtimes.native.packing import EMBEDDING, HEAD, PackedWeights
 from eyas.runtimes.native.runtime import NativeRuntime
 from eyas.runtimes.native.weights import ModelWeights
 
@@ -38,7 +39,7 @@ def load(
     packed = PackedWeights(weights, family, kind, fingerprint, progress)
     stack = _stack(engine, family, weights, packed)
     head = _native.Head(engine, [packed.matrix(HEAD)])
-    network = _native.Target(stack, head, weights.raw("model.embed_tokens.weight"), kind != "float32")
+    network = _native.Target(stack, head, weights.raw(EMBEDDING), kind != "float32")
     return NativeRuntime(
         engine,
         network=network,
@@ -80,7 +81,7 @@ def _stack(
         family.num_kv_heads,
         family.head_dim,
         family.rms_norm_eps,
-        np.ascontiguousarray(family.inverse_frequencies, dtype=np.float32),
+        to_float32(family.inverse_frequencies),
         family.rope_factor,
         stack_layers(
             weights.floats,

@@ -21,7 +21,7 @@ from eyas.runtimes.native.layers import MATRICES, Get, layer_matrix, pack_matrix
 from eyas.runtimes.native.weights import ModelWeights, Raw
 
 LAYOUT = "1"
-SMALL = 32 << 20  # bytes of weights below which packing costs less than a file
+SMALL = 32 << 20  # weights below which packing costs less than a file
 HEAD = "lm_head"
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.errors import ModelError
 from eyas.interfaces import Choice
+from eyas.runtimes.faults import broken_logits
 from eyas.runtimes.native.samplers import NativeSamplers, answer
-from eyas.sampling import Sampler, log_softmax
+from eyas.sampling import Sampler
 from eyas.tree import Floats
 
 
@@ -61,28 +61,18 @@ class NativeRows:
             twin = self._samplers.twin(sampler)
             [token_id] = self._head.choose([place], [twin], [answer(sampler, generated)])
         if token_id < 0:
-            raise self._broken()
+            raise broken_logits(self._origin)
         if num_log_probs is None:
             return Choice(token_id)
-        logits = self.logits(row)
-        log_probs = log_softmax(logits)
-        best = np.argsort(-log_probs, kind="stable")[:num_log_probs]
-        top = tuple((int(v), float(log_probs[v])) for v in best)
-        return Choice(token_id, float(log_probs[token_id]), top)
+        return Choice.reported(token_id, self.logits(row), num_log_probs)
 
     def logits(self, row: int) -> Floats:
         """(V,) unprocessed logits of a row, in float64."""
         logits: Floats = self._head.logits(self._place(row)).astype(np.float64)
         if np.isnan(logits).any():
-            raise self._broken()
+            raise broken_logits(self._origin)
         return logits
 
     def _place(self, row: int) -> int:
         assert row >= self._skipped, f"the call kept no logits of row {row}"
         return self._start + row - self._skipped
-
-    def _broken(self) -> ModelError:
-        return ModelError(
-            f"{self._origin} gave logits that are not numbers (NaN); "
-            "try another dtype, such as float32, or check the weights."
-        )

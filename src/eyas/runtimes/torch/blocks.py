@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from eyas.errors import ModelError
 from eyas.interfaces import Coupling, Features, TopK
-from eyas.runtimes.torch.topk import best_of_row, best_of_rows
-from eyas.sampling import log_softmax
+from eyas.runtimes.faults import broken_draft
+from eyas.runtimes.torch.topk import best_of_rows
+from eyas.sampling import best_of_row, log_softmax
 from eyas.tree import Floats, Ints
 
 
@@ -87,9 +87,7 @@ class TorchLMHead:
         else:
             columns, log_probs = self._coupled(logits, k, coupling)
         if np.isnan(log_probs).any():
-            raise ModelError(
-                "the draft network gave logits that are not numbers (NaN); check the head's weights."
-            )
+            raise broken_draft()
         ids = columns if self._token_ids is None else self._token_ids[columns]
         return TopK(token_ids=ids, log_probs=np.minimum(log_probs, 0.0))
 

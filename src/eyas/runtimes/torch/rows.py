@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.errors import ModelError
 from eyas.interfaces import Choice
-from eyas.runtimes.torch.topk import best_of_row
-from eyas.sampling import Sampler, log_softmax
+from eyas.runtimes.faults import broken_logits
+from eyas.sampling import Sampler
 from eyas.tree import Floats
 
 
@@ -48,16 +47,14 @@ class TorchRows:
         token_id = int(np.argmax(logits)) if sampler.is_argmax else sampler.choose(logits, generated)
         if num_log_probs is None:
             return Choice(token_id)
-        log_probs = log_softmax(logits)
-        top = tuple((int(v), float(log_probs[v])) for v in best_of_row(log_probs, num_log_probs))
-        return Choice(token_id, float(log_probs[token_id]), top if num_log_probs else ())
+        return Choice.reported(token_id, logits, num_log_probs)
 
     @torch.inference_mode()
     def logits(self, row: int) -> Floats:
         """(V,) unprocessed logits of a row, in float64."""
         logits: Floats = self._row(row).to(torch.float64).cpu().numpy()
         if np.isnan(logits).any():
-            raise self._broken()
+            raise broken_logits(self._origin)
         return logits
 
     def _argmax(self, row: int) -> int:
@@ -65,16 +62,10 @@ class TorchRows:
         # the first of equal entries as well, and its value is NaN if any entry is.
         value, token_id = self._row(row).max(dim=-1)
         if torch.isnan(value):
-            raise self._broken()
+            raise broken_logits(self._origin)
         return int(token_id)
 
     def _row(self, row: int) -> Tensor:
         index = row - (len(self._features) - len(self._logits))
         assert 0 <= index < len(self._logits), f"the call kept no logits of row {row}"
         return self._logits[index]
-
-    def _broken(self) -> ModelError:
-        return ModelError(
-            f"{self._origin} gave logits that are not numbers (NaN); "
-            "try another dtype, such as float32, or check the weights."
-        )

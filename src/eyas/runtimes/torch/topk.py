@@ -24,12 +24,3 @@ def best_of_rows(logits: Tensor, k: int) -> tuple[Ints, Floats]:
     starts = np.searchsorted(row_ids, np.arange(len(logits)))
     chosen = order[starts[:, None] + np.arange(k)]
     return column_ids[chosen].astype(np.int64), -values[chosen].astype(np.float64)
-
-
-def best_of_row(values: Floats, k: int) -> Ints:
-    """Columns of the k largest finite entries of (V,), best first; fewer if fewer are finite."""
-    alive = np.flatnonzero(np.isfinite(values))
-    if k < len(alive):
-        kept = values[alive]
-        alive = alive[kept >= np.partition(kept, -k)[-k]]
-    return alive[np.argsort(-values[alive], kind="stable")][:k]
