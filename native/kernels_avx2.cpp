@@ -7,6 +7,7 @@
 
 namespace eyas::avx2 {
 #include "simd_avx2.h"
+#include "simd_sums.h"
 #include "kernels.inl"
 }  // namespace eyas::avx2
 

@@ -5,6 +5,7 @@
 
 namespace eyas::portable {
 #include "simd_portable.h"
+#include "simd_sums.h"
 #include "kernels.inl"
 }  // namespace eyas::portable
 

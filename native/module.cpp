@@ -308,12 +308,13 @@ struct PyHead {
     columns.count = head->size();
     std::vector<int> index;
     if (ids.shape(0)) {
-      index.assign(std::size_t(sampler.config().vocab_size), -1);
-      for (std::size_t c = 0; c < ids.shape(0); ++c) {
+      for (std::size_t c = 0; c < ids.shape(0); ++c)
         require(ids.data()[c] >= 0 && ids.data()[c] < sampler.config().vocab_size, "ids of the sampler's vocabulary");
-        index[std::size_t(ids.data()[c])] = int(c);
-      }
       columns.ids = ids.data();
+    }
+    if (ids.shape(0) && sampler.edits()) {  // nothing else looks a column up
+      index.assign(std::size_t(sampler.config().vocab_size), -1);
+      for (std::size_t c = 0; c < ids.shape(0); ++c) index[std::size_t(ids.data()[c])] = int(c);
       columns.index = index.data();
     }
     const std::vector<Answer> answers = to_answers(generated);
@@ -356,7 +357,6 @@ struct PyHead {
 };
 
 struct PyTarget {
-  std::shared_ptr<Engine> engine;
   nb::object stack_owner, head_owner, embedding_owner;
   PyStack& stack;
   PyHead& head;
@@ -372,7 +372,7 @@ struct PyTarget {
     embedding.vocab = int(table.shape(0));
     embedding.hidden = int(table.shape(1));
     require(embedding.hidden == stack.stack->shape().hidden, "an embedding of the stack's hidden size");
-    network = std::make_unique<TargetNetwork>(*stack.engine, *stack.stack, *head.head, embedding);
+    network = std::make_unique<TargetNetwork>(*stack.stack, *head.head, embedding);
   }
 
   void check_ids(const Ids& ids) const {

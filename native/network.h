@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "kernels.h"
@@ -85,8 +84,7 @@ struct TargetRows {
 
 class TargetNetwork {
  public:
-  TargetNetwork(Engine& engine, Stack& stack, Head& head, const Embedding& embedding)
-      : engine_(engine), stack_(stack), head_(head), embedding_(embedding) {}
+  TargetNetwork(Stack& stack, Head& head, const Embedding& embedding) : stack_(stack), head_(head), embedding_(embedding) {}
 
   // Runs all rows; features (T, hidden) of all, logits of those asked for, one after the other, in the head.
   void forward(const std::vector<TargetRows>& calls, float* features);
@@ -97,7 +95,6 @@ class TargetNetwork {
 
   void run(const std::vector<Call>& calls, const std::vector<const std::int64_t*>& ids, float* features);
 
-  Engine& engine_;
   Stack& stack_;
   Head& head_;
   Embedding embedding_;

@@ -33,7 +33,7 @@ struct Answer {
 struct Columns {
   int count = 0;
   const std::int64_t* ids = nullptr;  // (count,), null: column is id
-  const int* index = nullptr;         // (vocab,) column of an id or -1, null: id is column
+  const int* index = nullptr;         // (vocab,) column of an id or -1, null: id is column; for samplers that edit
 
   int id(int column) const { return ids ? int(ids[column]) : column; }
   int column(int id) const { return index ? index[id] : id; }

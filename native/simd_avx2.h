@@ -33,24 +33,6 @@ inline F abs(F x) {
 inline bool any_greater(F x, F y) {
   return _mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ)) | _mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ));
 }
-inline bool any_nan(F x) {
-  return _mm256_movemask_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q)) | _mm256_movemask_ps(_mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q));
-}
-inline float sum_of(F x) {
-  float v[16];
-  store(v, x);
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] += v[i + width];
-  return v[0];
-}
-
-inline float max_of(F x) {
-  float v[16];
-  store(v, x);
-  float best = v[0];
-  for (int i = 1; i < 16; ++i) best = v[i] > best ? v[i] : best;
-  return best;
-}
 inline I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline __m256 pow2_half(__m256i n) {

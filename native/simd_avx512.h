@@ -22,7 +22,6 @@ inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F abs(F a) { return _mm512_abs_ps(a); }
 inline bool any_greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
-inline bool any_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
 inline float sum_of(F a) { return _mm512_reduce_add_ps(a); }
 inline float max_of(F a) { return _mm512_reduce_max_ps(a); }
 inline I to_int(F a) { return _mm512_cvtps_epi32(a); }

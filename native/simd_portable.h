@@ -37,23 +37,6 @@ inline bool any_greater(const F& a, const F& b) {
   for (int i = 0; i < 16; ++i) found |= a.v[i] > b.v[i];
   return found;
 }
-inline bool any_nan(const F& a) {
-  int found = 0;
-  for (int i = 0; i < 16; ++i) found |= a.v[i] != a.v[i];
-  return found;
-}
-inline float sum_of(F x) {
-  float(&v)[16] = x.v;
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] += v[i + width];
-  return v[0];
-}
-
-inline float max_of(const F& x) {
-  float best = x.v[0];
-  for (int i = 1; i < 16; ++i) best = x.v[i] > best ? x.v[i] : best;
-  return best;
-}
 inline I to_int(const F& a) { return each<I>([&](int i) { return std::int32_t(std::nearbyint(a.v[i])); }); }
 inline F to_float(const I& a) { return each<F>([&](int i) { return float(a.v[i]); }); }
 inline float as_float(std::uint32_t bits) {
