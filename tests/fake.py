@@ -179,8 +179,6 @@ class FakeRuntime:
 class RandomTrees:
     """A drafter that proposes any tree at all, and checks what the engine tells it."""
 
-    lossless = "ids"
-
     def __init__(self, vocab_size, seed=0, size=12, depth=5):
         self.vocab_size, self.size, self.depth = vocab_size, size, depth
         self.rng = np.random.default_rng(seed)

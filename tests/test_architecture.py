@@ -17,8 +17,10 @@ LAYERS = [
     {"api"},
     {"answer", "calibration"},
     {"engine", "drawing"},
+    {"judge", "options"},
     {"drafters", "runtimes", "heads"},
-    {"interfaces", "options"},
+    {"registry"},
+    {"interfaces"},
     {"models"},
     {"budget", "acceptance"},
     {"expansion", "verification", "sampling", "metrics", "stopping"},
@@ -63,7 +65,7 @@ def test_the_mathematics_needs_no_framework():
 
 def test_importing_eyas_loads_neither_torch_nor_transformers():
     code = (
-        "import sys, eyas, eyas.api, eyas.interfaces; eyas.interfaces.drafters(); "
+        "import sys, eyas, eyas.api, eyas.registry; eyas.registry.methods(); "
         "print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

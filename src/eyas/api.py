@@ -10,8 +10,9 @@ A prompt is a string (one user turn), a list of chat messages, or a list of toke
 `eyas.config` under their own names.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,10 +23,11 @@ from eyas.config import AUTO_TREE_RUNTIMES, StoppingConfig, TreeMode
 from eyas.costs import CostTable
 from eyas.engine import Engine, Piece, Request, Run, check_answer_fits, check_room
 from eyas.errors import ConfigError, FetchError
-from eyas.heads import HeadChoice, find_head
-from eyas.interfaces import DraftFiles, Runtime, find_drafter
+from eyas.heads import HeadChoice, Heads
+from eyas.interfaces import DraftFiles, Runtime
 from eyas.models import Tokenizer, resolve_model
 from eyas.options import GenerationOptions
+from eyas.registry import find_method
 from eyas.runtimes import load_runtime
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText, stop_tokens
@@ -43,16 +45,18 @@ class LLM:
         tokenizer: Tokenizer,
         *,
         model: str,
-        head: HeadChoice,
+        heads: Heads,
         method: str,
         draft_dtype: str = "auto",
+        load_model: Callable[[Path], Runtime] | None = None,
     ) -> None:
         self.runtime = runtime
         self.tokenizer = tokenizer
-        self.head = head
+        self.heads = heads
         self.method = self._resolve(method)
         self.draft_dtype = draft_dtype
         self._model = model
+        self._load_model = load_model
         self._lock = Lock()  # held for one prefill or cycle, never while a caller reads a piece
         self._engines: dict[str, Engine] = {}
         self._costs: dict[str, CostTable] = {}
@@ -137,9 +141,14 @@ class LLM:
         """The engine of a method, its drafter loaded once."""
         name = self._resolve(method or self.method)
         if name not in self._engines:
-            drafter = find_drafter(name).load(self.runtime, DraftFiles(head=self.head.require))
+            files = DraftFiles(head=self.head(name).require, model=self._load_model)
+            drafter = find_method(name).drafter.load(self.runtime, files)
             self._engines[name] = Engine(self.runtime, drafter)
         return self._engines[name]
+
+    def head(self, method: str | None = None) -> HeadChoice:
+        """The draft networks that a method finds for this target."""
+        return self.heads.find(find_method(self._resolve(method or self.method)).head)
 
     def costs(self, method: str | None = None, *, fresh: bool = False) -> CostTable | None:
         """The cost table of a method on this machine: the one kept, or measured now (under 3 seconds).
@@ -152,9 +161,9 @@ class LLM:
             None for a method whose trees do not follow costs.
         """
         name, engine = self._resolve(method or self.method), self.engine(method)
-        if not getattr(engine.drafter, "uses_costs", False):
+        if not find_method(name).uses_costs:
             return None
-        path = self.costs_path()
+        path = self.costs_path(name)
         with self._lock:
             table = None if fresh else self._costs.get(name) or stored_table(path)
             if table is None:
@@ -164,9 +173,9 @@ class LLM:
             self._costs[name] = table
         return table
 
-    def costs_path(self) -> Path:
-        """Where this model's cost table is kept."""
-        return table_path(self.runtime, self.head.path, self.draft_dtype)
+    def costs_path(self, method: str | None = None) -> Path:
+        """Where the cost table of this model and method is kept."""
+        return table_path(self.runtime, self.head(method).path, self.draft_dtype)
 
     def request(
         self, prompt: Prompt, options: GenerationOptions, choice: int = 0, method: str | None = None
@@ -190,6 +199,7 @@ class LLM:
             sampler=sampler,
             text=AnswerText(options.stopping, self.tokenizer.stream_decoder(), model_stops),
             tree=options.tree,
+            options=options.of_method(self._resolve(method or self.method)),
             num_log_probs=options.logprobs,
             costs=self.costs(method) if options.tree.is_auto else None,
         )
@@ -197,19 +207,22 @@ class LLM:
     def describe(self, options: GenerationOptions, method: str | None = None) -> dict[str, Any]:
         """Every resolved option, for `Answer.config`."""
         costs = self.costs(method) if options.tree.is_auto else None
+        own = options.of_method(self._resolve(method or self.method))
         return {
             **self.names(method),
+            "lossless": own.rule.lossless,
             "cost_table": None if costs is None else costs.digest,
             **options.to_dict(),
+            **asdict(own),
         }
 
     def names(self, method: str | None = None) -> dict[str, Any]:
         """What computes: model, head, method, runtime."""
-        target = self.runtime.target
+        target, head = self.runtime.target, self.head(method)
         return {
             "model": self._model,
-            "head": None if self.head.path is None else str(self.head.path),
-            "head_check": self.head.check,
+            "head": None if head.path is None else str(head.path),
+            "head_check": head.check,
             "method": self._resolve(method or self.method),
             "runtime": target.runtime,
             "dtype": target.dtype,
@@ -231,7 +244,7 @@ class LLM:
     def _resolve(self, method: str) -> str:
         if method != "auto":
             return method
-        return "eagle2" if self.head.path is not None else "autoregressive"
+        return "eagle2" if self.heads.find("eagle").path is not None else "autoregressive"
 
 
 class Conversation:
@@ -291,7 +304,8 @@ def load(
     Args:
         model: a directory, a hub id, or a name that `eyas models` lists; None is the default model, which
             is fetched at its first use.
-        head: directory of an EAGLE head; None looks beside the model, in the cache, then among those shipped.
+        head: directory of the method's draft networks; None looks beside the model, in the cache, then among
+            those shipped.
         method: a drafter's name; "auto" is eagle2 where a head is found, plain decoding otherwise.
         runtime: "native", "torch", or "auto".
         dtype: "float32", "bfloat16", ...; "auto" is the fastest that the machine has.
@@ -302,18 +316,21 @@ def load(
         ModelError, CheckpointError, FetchError, ConfigError: each in one line, with the remedy.
     """
     if method != "auto":
-        find_drafter(method)
+        find_method(method)
     directory = resolve_model(model)
     name = "default" if model is None else str(model)
-    backend = load_runtime(
-        runtime, directory, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads
-    )
-    choice = find_head(head, directory, backend.target.fingerprint)
+    named = None if head is None else Path(head).expanduser()
+
+    def load_target(path: Path, name: str) -> Runtime:
+        return load_runtime(runtime, path, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads)
+
+    backend = load_target(directory, name)
     return LLM(
         backend,
         Tokenizer.load(directory),
         model=str(directory),
-        head=choice,
+        heads=Heads(named, directory, backend.target.fingerprint),
         method=method,
         draft_dtype=draft_dtype,
+        load_model=lambda path: load_target(path, str(path)),
     )

@@ -37,6 +37,8 @@ class TreeConfig:
     tree_top_k: int = 10  # nodes expanded on each level
     draft_sampling: DraftSampling = "coupled"  # how children are chosen when temperature > 0
     score_precision: ScorePrecision = "float32"  # precision in which values are summed
+    expand_by_value: bool = True  # False expands by own confidence (Table 3 of the paper, "w/o value")
+    rerank: bool = True  # False keeps the nodes that were expanded (Table 3, "w/o reranking")
 
     def __post_init__(self) -> None:
         if self.tree not in ("auto", "fixed"):
@@ -49,6 +51,8 @@ class TreeConfig:
                 f"{self.tree_top_k} give only {self.num_candidates} candidates; "
                 "lower draft_tokens or raise one of the two."
             )
+        if self.is_auto and not (self.expand_by_value and self.rerank):
+            raise ConfigError("tree is 'auto', which needs values and rerank; set tree='fixed'.")
         if self.draft_sampling not in ("coupled", "top-k"):
             raise ConfigError(f"draft_sampling is {self.draft_sampling!r}; it is 'coupled' or 'top-k'.")
         if self.score_precision not in ("float32", "model"):

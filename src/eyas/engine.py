@@ -18,6 +18,7 @@ from eyas.interfaces import (
     Choice,
     DraftContext,
     Drafter,
+    DraftOptions,
     DraftSession,
     Features,
     PathCache,
@@ -25,11 +26,12 @@ from eyas.interfaces import (
     TargetCall,
     TargetRows,
 )
+from eyas.judge import RowsJudge
 from eyas.metrics import GenerationStats, Laps, StatsCounter
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText
 from eyas.tree import DraftTree, Ints
-from eyas.verification import Verdict, verify
+from eyas.verification import Verdict
 
 PREFILL_ROWS = 256  # rows of one prefill pass: bounds the memory of its logits and mask
 
@@ -42,6 +44,7 @@ class Request:
     sampler: Sampler
     text: AnswerText
     tree: TreeConfig = field(default_factory=TreeConfig)
+    options: DraftOptions = field(default_factory=DraftOptions)  # of the drafter's own kind
     num_log_probs: int | None = None
     costs: CostTable | None = None  # what trees of tree="auto" are chosen by
 
@@ -154,6 +157,7 @@ class Engine:
             prompt_ids=prompt,
             sampler=request.sampler,
             tree=request.tree,
+            options=request.options,
             stop_token_ids=request.text.stop_token_ids,
             costs=request.costs,
             laps=self.laps,
@@ -175,9 +179,7 @@ class Engine:
         trees = [run.session.propose(run.token_ids, limit - len(run.token_ids) - 1) for run in runs]
         if laps is not None:
             laps.mark("tree")
-        calls = [
-            TargetCall(run.cache, tree.token_ids, tree.parents) for run, tree in zip(runs, trees, strict=True)
-        ]
+        calls = [TargetCall(run.cache, *tree.rows) for run, tree in zip(runs, trees, strict=True)]
         results = self.runtime.forward(calls)
         if laps is not None:
             laps.mark("verify")
@@ -229,16 +231,12 @@ class Engine:
 
     def _settle(self, run: Run, tree: DraftTree, rows: TargetRows) -> Piece:
         """Walk, emit, and keep what was emitted in the caches."""
-        request, prefix = run.request, run.generated
-        choices: list[Choice] = []
-
-        def choose(node: int, accepted: Sequence[int]) -> int:
-            if accepted:
-                prefix.append(accepted[-1])
-            choices.append(rows.choose(node, request.sampler, prefix, request.num_log_probs))
-            return choices[-1].token_id
-
-        verdict = verify(tree, choose)
+        request = run.request
+        judge = RowsJudge(rows, request.sampler, run.generated, request.num_log_probs)
+        verdict = request.options.rule(tree, judge)
+        choices = judge.choices(verdict)
+        if tree.auxiliary is not None:
+            tree.auxiliary.receive(judge.after_auxiliary(tree))
         if self.laps is not None:
             self.laps.mark("walk")
         run.last_cycle = Cycle(tree, verdict)

@@ -15,24 +15,22 @@ One cycle (arXiv 2406.16858, Fig. 3), for each sequence:
 Shape letters: T rows of a call, N tree nodes (root included), H hidden size, V vocabulary, K top-k.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
-from pkgutil import iter_modules
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
 from eyas.config import StackConfig, TreeConfig
 from eyas.costs import CostTable
-from eyas.errors import ConfigError
 from eyas.metrics import Laps
 from eyas.sampling import Sampler, best_of_row, log_softmax
 from eyas.tree import DraftTree, Floats, Ints
+from eyas.verification import WALK, Rule
 
 Weights = Mapping[str, NDArray[Any]]
+Shortcut = tuple[NDArray[Any], NDArray[Any] | None] | None  # weight (outputs, inputs) and bias (outputs,)
 
 
 class Features(Protocol):
@@ -148,6 +146,10 @@ class LMHead(Protocol):
         """The best k continuations of each row of `hidden` (T, H), with log-softmax confidences."""
         ...
 
+    def logits(self, hidden: Features) -> Floats:
+        """(T, V) unprocessed logits in float64; -inf for tokens that this head cannot give."""
+        ...
+
 
 class DraftStack(Protocol):
     """A stack of decoder layers with its own caches."""
@@ -163,6 +165,14 @@ class DraftStack(Protocol):
 
 class Linear(Protocol):
     """y = W [x1; x2; ...] + b over the concatenated inputs."""
+
+    def __call__(self, *inputs: Features) -> Features:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        ...
+
+
+class ResBlock(Protocol):
+    """y = R [x1; x2; ...] + SiLU(W [x1; x2; ...] + b); without R the inputs themselves are added."""
 
     def __call__(self, *inputs: Features) -> Features:
         """Inputs (T, H_i) each; the result is (T, outputs)."""
@@ -212,12 +222,23 @@ class Runtime(Protocol):
         """
         ...
 
+    def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> LMHead:
+        """An LM head of a draft network's own: weight (V, H), bias (V,)."""
+        ...
+
     def join(self, parts: Sequence[Features]) -> Features:
         """Features (T_i, H) below each other, in their order."""
         ...
 
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> Linear:
         """A linear layer of weight (outputs, inputs) and bias (outputs,)."""
+        ...
+
+    def res_block(self, weight: NDArray[Any], bias: NDArray[Any] | None, shortcut: Shortcut) -> ResBlock:
+        """A residual block of weight (outputs, inputs), bias (outputs,), and its shortcut's weight and bias.
+
+        `shortcut` None adds the inputs themselves; then there are as many outputs.
+        """
         ...
 
     def decoder_stack(self, config: StackConfig, weights: Weights) -> DraftStack:
@@ -229,14 +250,31 @@ class Runtime(Protocol):
         ...
 
 
-Lossless = Literal["ids", "distribution", "no"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftOptions:
+    """Options of a method beside the tree's. A method with some derives from this.
+
+    A field has its help text in its metadata (`option` makes one), and its name begins with the method's, so
+    that all methods' options live in one flat set. Where an option changes the rule, `rule` says so.
+    """
+
+    @property
+    def rule(self) -> Rule:
+        """How drafts are judged; the walk keeps plain decoding's ids."""
+        return WALK
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of `DraftOptions` with its default and help text."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DraftFiles:
     """What a drafter may load, found before it is made. Each finder raises with the remedy."""
 
-    head: Callable[[], Path] = field(repr=False)  # directory of the EAGLE head for this target
+    head: Callable[[], Path] = field(repr=False)  # directory of this method's draft networks
+    model: Callable[[Path], "Runtime"] | None = field(default=None, repr=False)  # a whole model to draft with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,9 +284,15 @@ class DraftContext:
     prompt_ids: Sequence[int]
     sampler: Sampler
     tree: TreeConfig
+    options: DraftOptions = field(default_factory=DraftOptions)  # of the method's own kind
     stop_token_ids: frozenset[int] = frozenset()  # nothing follows these: they are never expanded
     laps: Laps | None = None  # where to book the time of draft passes, if anybody asks
-    costs: CostTable | None = None  # of this machine; there when tree.is_auto and the drafter asked for it
+    costs: CostTable | None = None  # of this machine; there when tree.is_auto and the method uses costs
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether drafts are chosen with the sampler's own noise (docs/algorithm.md)."""
+        return self.tree.draft_sampling == "coupled" and not self.sampler.config.is_greedy
 
 
 class DraftSession(Protocol):
@@ -281,12 +325,7 @@ class DraftSession(Protocol):
 
 
 class Drafter(Protocol):
-    """A method of proposing tokens; shared by all sequences. See docs/add-a-drafter.md.
-
-    A drafter whose trees follow measured costs (`--tree auto`) has a class attribute `uses_costs = True`.
-    """
-
-    lossless: ClassVar[Lossless]
+    """A method of proposing tokens; shared by all sequences. See docs/add-a-method.md."""
 
     @classmethod
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
@@ -296,40 +335,3 @@ class Drafter(Protocol):
     def open(self) -> DraftSession:
         """A session for one sequence."""
         ...
-
-
-_DRAFTERS: dict[str, type[Drafter]] = {}
-DrafterClass = TypeVar("DrafterClass", bound=type[Drafter])
-
-
-def register_drafter(name: str) -> Callable[[DrafterClass], DrafterClass]:
-    """Make a drafter known by `name`: to generate, bench, serve, --help and the contract tests."""
-
-    def register(drafter: DrafterClass) -> DrafterClass:
-        assert name not in _DRAFTERS, f"two drafters are called {name!r}"
-        _DRAFTERS[name] = drafter
-        return drafter
-
-    return register
-
-
-def drafters() -> dict[str, type[Drafter]]:
-    """All drafters by name: every file of `eyas.drafters`, then the entry points `eyas.drafters`."""
-    package = import_module("eyas.drafters")
-    for module in sorted(module.name for module in iter_modules(package.__path__)):
-        import_module(f"eyas.drafters.{module}")
-    for entry_point in entry_points(group="eyas.drafters"):
-        entry_point.load()
-    return dict(sorted(_DRAFTERS.items()))
-
-
-def find_drafter(name: str) -> type[Drafter]:
-    """The drafter called `name`; ConfigError names those that exist."""
-    known = drafters()
-    if name not in known:
-        raise ConfigError(f"unknown method {name!r}; the methods are {_listing(known)}.")
-    return known[name]
-
-
-def _listing(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from eyas.config import AUTO_LIMITS, TREE_SIZES, SamplingConfig, StoppingConfig, TreeConfig, TreeMode
 from eyas.errors import ConfigError
+from eyas.interfaces import DraftOptions
+from eyas.registry import find_method, methods
 
 _GROUPS = {"sampling": SamplingConfig, "stopping": StoppingConfig, "tree": TreeConfig}
 
@@ -25,6 +27,7 @@ class GenerationOptions:
     logprobs: int | None = None  # alternatives reported beside each token's log-probability; None is off
     system: str | None = None  # system message before a string prompt; None leaves it to the template
     raw: bool = False  # take a string prompt as it is, without the chat template
+    drafting: Mapping[str, Any] = field(default_factory=dict)  # options of single methods that were given
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -52,8 +55,23 @@ class GenerationOptions:
             group: kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})
             for group, kind in _GROUPS.items()
         }
-        own = {f.name: options[f.name] for f in fields(cls) if f.name in options and f.name not in _GROUPS}
-        return cls(**groups, **own)
+        own = {name: options[name] for name in _own_names() if name in options}
+        drafting = {name: options[name] for name in _method_names() if name in options}
+        for method in methods().values():  # checked here, whichever method will ask for them
+            method.options(**{name: drafting[name] for name in method.option_names if name in drafting})
+        return cls(**groups, **own, drafting=drafting)
+
+    def of_method(self, name: str) -> DraftOptions:
+        """The options of one method.
+
+        Raises:
+            ConfigError: one was given that belongs to another method.
+        """
+        method = find_method(name)
+        for option in self.drafting:
+            if option not in method.option_names:
+                raise ConfigError(f"{option} is no option of {name}; leave it out, or change the method.")
+        return method.options(**self.drafting)
 
     def with_seed(self) -> Self:
         """The same options with a seed: the one given, or a fresh one when temperature > 0."""
@@ -64,6 +82,7 @@ class GenerationOptions:
         flat = asdict(self)
         for group in _GROUPS:
             flat |= flat.pop(group)
+        flat |= flat.pop("drafting")
         flat["logit_bias"] = {str(token): bias for token, bias in flat["logit_bias"].items()}
         return flat
 
@@ -92,5 +111,12 @@ def _with_tree(options: Mapping[str, Any], default: TreeMode) -> Mapping[str, An
 
 def option_names() -> list[str]:
     """Every option's public name."""
-    own = [f.name for f in fields(GenerationOptions) if f.name not in _GROUPS]
-    return [f.name for kind in _GROUPS.values() for f in fields(kind)] + own
+    return [*(f.name for kind in _GROUPS.values() for f in fields(kind)), *_own_names(), *_method_names()]
+
+
+def _own_names() -> list[str]:
+    return [f.name for f in fields(GenerationOptions) if f.name not in {*_GROUPS, "drafting"}]
+
+
+def _method_names() -> list[str]:
+    return [name for method in methods().values() for name in method.option_names]

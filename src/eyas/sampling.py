@@ -24,6 +24,10 @@ from eyas.tree import Floats, Ints
 # g lies in [-3.13, 22.88]: a token further than this below the best processed logit cannot win.
 REACH = 26.01
 
+# Streams of draws beside the sampler's own, which is 0.
+DRAFT_STREAM = 1  # what a draft samples by itself
+TEST_STREAM = 2  # whether a ratio test accepts
+
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -46,12 +50,16 @@ def philox(counter: Sequence[NDArray[np.uint64]], key: tuple[int, int]) -> list[
     return [c0, c1, c2, c3]
 
 
-def gumbel(seed: int, choice: int, position: int, token_ids: Ints) -> Floats:
+def uniform(key: tuple[int, int], position: int, numbers: Ints, stream: int = 0) -> Floats:
+    """A number in (0, 1) for each of `numbers` (M,), fixed by the arguments; streams are independent."""
+    zeros = np.zeros(len(numbers), dtype=np.uint64)
+    counter = [zeros + np.uint64(position), numbers.astype(np.uint64), zeros + np.uint64(stream), zeros]
+    return (philox(counter, key)[0].astype(np.float64) + 0.5) / 2.0**32
+
+
+def gumbel(seed: int, choice: int, position: int, token_ids: Ints, stream: int = 0) -> Floats:
     """g(position, v) for each v of `token_ids` (M,): standard Gumbel numbers, fixed by their arguments."""
-    zeros = np.zeros(len(token_ids), dtype=np.uint64)
-    counter = [zeros + np.uint64(position), token_ids.astype(np.uint64), zeros, zeros]
-    word = philox(counter, (seed, choice))[0]
-    return -np.log(-np.log((word.astype(np.float64) + 0.5) / 2.0**32))
+    return -np.log(-np.log(uniform((seed, choice), position, token_ids, stream)))
 
 
 def log_softmax(values: Floats) -> Floats:
@@ -146,6 +154,30 @@ class Sampler:
         scores[able] = processed[able] + self.noise(self.num_prompt_tokens + len(generated), ids)
         return scores
 
+    def log_probs(self, logits: Floats, generated: Sequence[int]) -> Floats:
+        """(V,) natural logs of the distribution that `choose` draws from; where greedy, at T = 1."""
+        return log_softmax(self.process(logits, generated))
+
+    def draw(self, log_probs: Floats, num_generated: int) -> int:
+        """A token from (V,) `log_probs` after so many answer tokens; of `process`ed ones that of `choose`."""
+        if self.config.is_greedy:
+            return int(np.argmax(log_probs))
+        return int(np.argmax(log_probs + self.noise(self.num_prompt_tokens + num_generated, _all(log_probs))))
+
+    def draw_draft(self, log_probs: Floats, num_generated: int, count: int) -> Ints:
+        """Up to `count` tokens from (V,) `log_probs`, in order, without replacement and apart from `draw`.
+
+        The largest of log p + Gumbel noise are such a sample (Gumbel-top-k, arXiv 1903.06059).
+        """
+        position = self.num_prompt_tokens + num_generated
+        noise = gumbel(self.seed, self.choice, position, _all(log_probs), DRAFT_STREAM)
+        return best_of_row(log_probs + noise, count)
+
+    def uniform(self, num_generated: int, index: int) -> float:
+        """The `index`-th number in (0, 1) of a position, for tests of acceptance."""
+        position = self.num_prompt_tokens + num_generated
+        return float(uniform((self.seed, self.choice), position, np.array([index]), TEST_STREAM)[0])
+
     def noise(self, position: int, token_ids: Ints) -> Floats:
         """g(position, v) for each v of `token_ids`; whole rows are kept while their position is ahead."""
         if position not in self._noise:
@@ -194,6 +226,10 @@ class Sampler:
         if len(generated) < self.min_new_tokens:
             at, _ = _locate(self.withheld, columns)
             row[at] = -np.inf
+
+
+def _all(row: Floats) -> Ints:
+    return np.arange(len(row))
 
 
 def _locate(ids: Ints, columns: Ints | None) -> tuple[Ints, Ints]:

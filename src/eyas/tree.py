@@ -13,8 +13,8 @@ their children, so one left-to-right pass visits a tree in topological order.
         3   4                             4   x x . . x          2
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain as chain_iterators
 from typing import Any, overload
@@ -35,11 +35,16 @@ class DraftTree:
         token_ids: (N,) the root's token, then the draft tokens.
         parents: (N,) index of each node's parent; -1 for the root.
         log_values: (N,) natural log of each node's value (product of confidences on its path); root 0.
+        proposals: per node with children, the (V,) distribution that they were drawn from, in the order of
+            the nodes and without replacement. Only ratio tests read it.
+        auxiliary: rows that the target computes beside the tree.
     """
 
     token_ids: Ints
     parents: Ints
     log_values: Floats
+    proposals: Mapping[int, Floats] = field(default_factory=dict)
+    auxiliary: "Auxiliary | None" = None
 
     def __post_init__(self) -> None:
         parents: list[int] = self.parents.tolist()
@@ -54,6 +59,14 @@ class DraftTree:
     def num_draft_tokens(self) -> int:
         """Nodes without the root."""
         return len(self.token_ids) - 1
+
+    @property
+    def rows(self) -> tuple[Ints, Ints]:
+        """(N + A,) token ids and parents of what the target computes: nodes, then auxiliary rows."""
+        if self.auxiliary is None:
+            return self.token_ids, self.parents
+        more = self.auxiliary
+        return np.concatenate((self.token_ids, more.token_ids)), np.concatenate((self.parents, more.parents))
 
     @cached_property
     def depths(self) -> Ints:
@@ -88,6 +101,21 @@ class DraftTree:
     def leaf_paths(self) -> Iterator[list[int]]:
         """Each root-to-leaf path, in the order of the leaves."""
         return (self.path(leaf) for leaf in self.leaves())
+
+
+@dataclass(frozen=True, eq=False)
+class Auxiliary:
+    """Rows whose results go back to the drafter and never into the answer, such as Lookahead's window.
+
+    Attributes:
+        token_ids: (A,) their tokens.
+        parents: (A,) what they follow: a node of the tree (0..N-1), or an earlier auxiliary row (N..).
+        receive: takes the (A,) tokens that the target chooses after them.
+    """
+
+    token_ids: Ints
+    parents: Ints
+    receive: Callable[[list[int]], None]
 
 
 def node_depths(parents: Sequence[int] | Ints) -> Ints:

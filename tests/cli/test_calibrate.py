@@ -7,8 +7,9 @@ import pytest
 from eyas import load
 from eyas.calibration import calibrate
 from eyas.costs import CostTable
-from eyas.interfaces import DraftFiles, find_drafter
+from eyas.interfaces import DraftFiles
 from eyas.models import cache_dir
+from eyas.registry import find_method
 from eyas.runtimes import load_runtime
 from tiny import write_head, write_llama
 
@@ -82,6 +83,6 @@ def test_a_short_context_is_measured_as_far_as_it_goes(tmp_path, positions):
     directory = write_llama(tmp_path / "target", max_positions=positions)
     runtime = load_runtime("torch", directory, name="tiny", dtype="float32", threads=1)
     head = write_head(tmp_path / "head")
-    table = calibrate(runtime, find_drafter("eagle2").load(runtime, DraftFiles(head=lambda: head)))
+    table = calibrate(runtime, find_method("eagle2").drafter.load(runtime, DraftFiles(head=lambda: head)))
     assert 1 <= table.verify_ms[-1][0] < positions
     assert len(table.cycle) == 64

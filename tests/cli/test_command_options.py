@@ -12,8 +12,8 @@ from eyas.cli.app import build_parser
 from eyas.cli.helps import DISTIL_HELPS, GENERATION_HELPS, HEAD_HELPS, MODEL_HELPS
 from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
 from eyas.errors import ConfigError
-from eyas.interfaces import drafters
 from eyas.options import GenerationOptions, option_names
+from eyas.registry import methods
 from eyas.training.config import DistilConfig, HeadConfig
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_read_is_one_line(argv, message):
 
 def test_methods_come_from_the_registry():
     text = build_parser().format_help()
-    for name, drafter in drafters().items():
+    for name, method in methods().items():
         [line] = [line for line in text.splitlines() if line.strip().startswith(name)]
-        assert f"lossless: {drafter.lossless}" in line
-    assert all(name in parser().format_help() for name in drafters())
+        assert f"lossless: {method.lossless}" in line
+    assert all(name in parser().format_help() for name in methods())

@@ -16,7 +16,8 @@ import fake
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.engine import Engine
 from eyas.errors import ConfigError
-from eyas.interfaces import DraftFiles, TargetCall, drafters
+from eyas.interfaces import DraftFiles, TargetCall
+from eyas.registry import methods
 from eyas.runtimes import load_runtime
 from eyas.runtimes.native import is_built
 from fake import AUTO, FAST, FREE, SLOW, answer
@@ -29,7 +30,7 @@ RUNTIMES = [
 STOPS = [2, 7]
 
 lossless = pytest.mark.parametrize(
-    "method", [name for name, drafter in drafters().items() if drafter.lossless == "ids"]
+    "method", [name for name, method in methods().items() if method.lossless == "ids"]
 )
 contract_settings = settings(
     max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -56,12 +57,14 @@ def engines(request, runtime, tmp_path_factory):
         "two-layers-draft-vocabulary": {"layers": 2, "draft_ids": range(0, VOCAB, 2), "bias": False},
     }[request.param]
     head = write_head(tmp_path_factory.mktemp("head") / "head", **options)
-    known = drafters()
+    known = methods()
     loaded = {}
 
     def engine(method):
         if method not in loaded:
-            loaded[method] = Engine(runtime, known[method].load(runtime, DraftFiles(head=lambda: head)))
+            loaded[method] = Engine(
+                runtime, known[method].drafter.load(runtime, DraftFiles(head=lambda: head))
+            )
         return loaded[method]
 
     return engine
@@ -161,7 +164,7 @@ def test_trees_of_measured_size(method, engines, costs, temperature):
         seen.append(trees)
     assert seen[0] == seen[1], "a replay with the same table drafts the same trees"
     sizes = [len(parents) - 1 for _, parents in seen[0]]
-    if getattr(engines(method).drafter, "uses_costs", False):
+    if methods()[method].uses_costs:
         assert max(sizes) > 20 if costs is FREE else 0 in sizes
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from eyas.config import StoppingConfig
 from eyas.engine import Engine
-from eyas.interfaces import _DRAFTERS
+from eyas.registry import _METHODS
 from eyas.runtimes import load_runtime
 from fake import answer, make_request
 from tiny import write_llama
@@ -22,9 +22,10 @@ def _answer(engine, prompt):
     return answer(engine, make_request(prompt, stopping=stopping, vocab_size=64))[0]
 
 
-def test_the_documented_drafter_keeps_the_contract(tmp_path, monkeypatch):
-    source = re.search(r"```python\n(.*?)```", (ROOT / "docs/add-a-drafter.md").read_text(), re.S)[1]
-    monkeypatch.setattr("eyas.interfaces._DRAFTERS", dict(_DRAFTERS))
+def test_the_documented_method_keeps_the_contract(tmp_path, monkeypatch):
+    source = re.search(r"```python\n(.*?)```", (ROOT / "docs/add-a-method.md").read_text(), re.S)[1]
+    assert len(source.splitlines()) < 40
+    monkeypatch.setattr("eyas.registry._METHODS", dict(_METHODS))
     names = {"__name__": "echo"}
     exec(compile(source, "echo.py", "exec"), names)  # our own documentation
     runtime = load_runtime("torch", write_llama(tmp_path / "m"), name="tiny", dtype="float64")

@@ -11,7 +11,8 @@ import pytest
 import fake
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.engine import Engine
-from eyas.interfaces import DraftFiles, TargetCall, drafters
+from eyas.interfaces import DraftFiles, TargetCall
+from eyas.registry import methods
 from eyas.runtimes.native import load_native_runtime
 from eyas.runtimes.native.blocks import NativeDraftStack
 from eyas.runtimes.native.runtime import NativeRuntime
@@ -123,7 +124,7 @@ def test_an_engine_whose_answer_was_stopped_goes_on(model, monkeypatch, tmp_path
     """Ctrl-C arrives when the forward has returned: its rows are pending, and nobody asked for them."""
     runtime = load_native_runtime(model, dtype="float32", threads=1)
     head = write_head(tmp_path / "head")
-    engine = Engine(runtime, drafters()["eagle2"].load(runtime, DraftFiles(head=lambda: head)))
+    engine = Engine(runtime, methods()["eagle2"].drafter.load(runtime, DraftFiles(head=lambda: head)))
 
     def request(prompt):
         return fake.make_request(
@@ -159,13 +160,14 @@ import eyas
 import fake
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.engine import Engine
-from eyas.interfaces import DraftFiles, drafters
+from eyas.interfaces import DraftFiles
+from eyas.registry import methods
 from eyas.runtimes import load_runtime
 
 runtime = load_runtime("auto", Path(sys.argv[2]), name="tiny", threads=1)
 answers = []
 for method in ("autoregressive", "eagle2"):
-    drafter = drafters()[method].load(runtime, DraftFiles(head=lambda: Path(sys.argv[3])))
+    drafter = methods()[method].drafter.load(runtime, DraftFiles(head=lambda: Path(sys.argv[3])))
     for temperature in (0.0, 1.0):
         request = fake.make_request(
             [5, 6, 7], SamplingConfig(temperature=temperature, seed=1),

@@ -197,5 +197,5 @@ def test_scores_round_to_the_targets_precision(llama, coarse):
 
 
 def test_biases_and_transforms_reach_the_logits():
-    head = TorchLMHead(torch.eye(3), torch.tensor([0.0, 1.0, 0.0]), lambda logits: 2 * logits, None)
-    assert head.logits(torch.eye(3)[:1]).tolist() == [[2.0, 2.0, 0.0]]
+    head = TorchLMHead(torch.eye(3), torch.tensor([0.0, 1.0, 0.0]), lambda logits: 2 * logits, None, 3)
+    assert head.raw_logits(torch.eye(3)[:1]).tolist() == [[2.0, 2.0, 0.0]]

@@ -21,9 +21,9 @@ from eyas.bench.questions import Question, QuestionSet
 from eyas.config import TREE_SIZES, TreeConfig
 from eyas.engine import Request, check_room
 from eyas.errors import ConfigError
-from eyas.interfaces import find_drafter
 from eyas.metrics import is_looping
 from eyas.options import GenerationOptions
+from eyas.registry import find_method
 
 PLAIN = "autoregressive"  # the oracle of law L1
 
@@ -51,7 +51,7 @@ class EvalConfig:
         if self.batch < 1:
             raise ConfigError(f"batch is {self.batch}, but it must be at least 1.")
         for method in self.methods:
-            find_drafter(method)
+            find_method(method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Evaluation:
         self.llm = llm
         self.sets = list(sets)
         self.config = config
-        self.head_hash = head_hash(llm.head.path)
+        self.head_hashes = {name: head_hash(llm.head(name).path) for name in (PLAIN, *config.methods)}
         self._options = dict(options)
         self._sources = sources_hash()
         for method in config.methods:
@@ -158,7 +158,7 @@ class Evaluation:
             "model": target.fingerprint or target.name,
             "runtime": target.runtime,
             "dtype": target.dtype,
-            "head": None if is_plain else self.head_hash,
+            "head": self.head_hashes[method],
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 

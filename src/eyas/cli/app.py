@@ -18,7 +18,7 @@ from eyas.cli import calibrate, chat, doctor, evaluate, export, generate, models
 from eyas.cli.output import drop_stdout
 from eyas.cli.parser import Parser
 from eyas.errors import EyasError
-from eyas.interfaces import drafters
+from eyas.registry import methods
 
 COMMANDS = (generate, chat, tree, models, train, export, evaluate, calibrate, profile, doctor)
 INTERRUPTED = 130
@@ -82,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _methods() -> str:
     """Every method with what it promises: "ids" are exactly plain decoding's token ids."""
-    known = drafters()
+    known = methods()
     width = max(len(name) for name in known)
     lines = [
-        f"  {name:<{width}}  lossless: {drafter.lossless:<12}  {(drafter.__doc__ or '').split(chr(10))[0]}"
-        for name, drafter in known.items()
+        f"  {name:<{width}}  lossless: {method.lossless:<12}  {method.summary}"
+        for name, method in known.items()
     ]
     return "\n".join(["methods (ids: exactly plain decoding's token ids):", *lines])
 

@@ -9,7 +9,7 @@ from eyas.bench.provenance import cpu_flags, cpu_model, versions
 from eyas.cli.output import write, write_json
 from eyas.cli.parser import Commands
 from eyas.errors import EyasError
-from eyas.heads import find_head
+from eyas.heads import Heads
 from eyas.models import cache_dir, default_model_dir, target_fingerprint
 
 # Instruction sets that matter to matrix products, as /proc/cpuinfo names them.
@@ -66,7 +66,7 @@ def _stored() -> dict[str, Any]:
         return report | {"head": "unknown until the model is there"}
     report["default_model"] = str(place)
     try:
-        head = find_head(None, place, target_fingerprint(place))
+        head = Heads(None, place, target_fingerprint(place)).find()
     except EyasError as error:  # a broken cache is what this command is asked about
         return report | {"head": f"cannot be looked for: {error}"}
     return report | {"head": str(head.path) if head.path else "none found"}

@@ -194,7 +194,7 @@ def _summary(
             "ended": now(),
             "threads": llm.runtime.target.threads,
             "model_fingerprint": llm.runtime.target.fingerprint,
-            "head_sha256": evaluation.head_hash,
+            "head_sha256": evaluation.head_hashes,
             "costs": None if costs is None else costs.to_dict(),
             "sources_of_answers": sources,
         },

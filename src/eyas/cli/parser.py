@@ -13,8 +13,8 @@ from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, 
 from eyas.cli.helps import GENERATION_HELPS, MODEL_HELPS
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.errors import ConfigError
-from eyas.interfaces import drafters
 from eyas.options import GenerationOptions
+from eyas.registry import methods
 
 GROUPS: Mapping[str, type] = {
     "sampling": SamplingConfig,
@@ -47,6 +47,7 @@ class Option:
     name: str
     hint: Any
     default: Any
+    help: str = ""
 
     @property
     def flag(self) -> str:
@@ -60,14 +61,14 @@ def flag(name: str) -> str:
 
 
 def options_of(kind: type, leave_out: Collection[str] = ()) -> list[Option]:
-    """The options that a dataclass gives. Fields that are dataclasses themselves are no options."""
+    """The options that a dataclass gives. Fields that are dataclasses or `drafting` are no options."""
     hints = get_type_hints(kind)
     found = []
     for item in fields(kind):
-        if item.name in leave_out or is_dataclass(hints[item.name]):
+        if item.name in (*leave_out, "drafting") or is_dataclass(hints[item.name]):
             continue
         default = item.default_factory() if item.default_factory is not MISSING else item.default
-        found.append(Option(item.name, hints[item.name], default))
+        found.append(Option(item.name, hints[item.name], default, item.metadata.get("help", "")))
     return found
 
 
@@ -99,11 +100,16 @@ def add_generation_options(
         for option in options_of(kind, leave_out):
             default = {"tree": None, **(defaults or {})}.get(option.name, option.default)  # the runtime's own
             add_option(group, Option(option.name, option.hint, default), GENERATION_HELPS[option.name])
+    for name, method in methods().items():
+        if method.option_names:
+            group = parser.add_argument_group(f"method {name}")
+            for option in options_of(method.options):
+                add_option(group, option, option.help)
 
 
 def method_listing() -> str:
     """The methods with what they promise, for help texts."""
-    known = [f"{name} (lossless: {drafter.lossless})" for name, drafter in drafters().items()]
+    known = [f"{name} (lossless: {method.lossless})" for name, method in methods().items()]
     return ", ".join(["auto", *known])
 
 

@@ -8,16 +8,16 @@ from eyas.api import LLM, load
 from eyas.cli.output import note
 from eyas.cli.parser import given, model_options
 from eyas.errors import ConfigError, DataError
-from eyas.interfaces import find_drafter
 from eyas.models import ensure_default_model, progress_bar
 from eyas.options import GenerationOptions, option_names
+from eyas.registry import find_method
 
 
 def load_llm(args: argparse.Namespace) -> LLM:
     """Load what --model and its companions ask for."""
     settings = given(args, [option.name for option in model_options()])
     if not is_auto(args):
-        find_drafter(args.method)  # before a long download
+        find_method(args.method)  # before a long download
     if "model" not in settings:
         with progress_bar() as progress:
             ensure_default_model(progress)
@@ -71,8 +71,8 @@ def read_prompt(text: str | None) -> str:
 
 
 def _why(llm: LLM) -> str:
-    if llm.head.path is not None:
-        return f", with the head in {llm.head.path}"
+    if llm.head().path is not None:
+        return f", with the head in {llm.head().path}"
     return (
         ": no draft head for this model was found; give one with --head DIR, or train one with "
         "`eyas train head`"

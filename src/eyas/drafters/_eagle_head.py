@@ -89,7 +89,7 @@ class HeadState:
         self.num_forwards = 0
         self._lm_head = self._head.lm_head(context.prompt_ids)
         self._context = context
-        self._is_coupled = context.tree.draft_sampling == "coupled" and not context.sampler.config.is_greedy
+        self._is_coupled = context.is_coupled
         waiting, self._waiting = self._waiting, []
         start = self._cache.length
         self._cache.truncate(min(keep, start))

@@ -5,17 +5,16 @@ with like, and its ids are the oracle of law L1.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
-from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime, register_drafter
+from eyas.interfaces import DraftContext, DraftFiles, Features, Runtime
+from eyas.registry import register_drafter
 from eyas.tree import DraftTree, root_only
 
 
 @register_drafter("autoregressive")
 class Autoregressive:
     """Plain decoding, one token per target pass."""
-
-    lossless: ClassVar[Lossless] = "ids"
 
     @classmethod
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:  # noqa: ARG003 - it needs neither

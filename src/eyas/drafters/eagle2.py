@@ -5,22 +5,20 @@ tree's mathematics in `eyas.expansion`.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 from eyas.budget import Budget
 from eyas.drafters._eagle_head import EagleHead, HeadState
 from eyas.errors import ConfigError
 from eyas.expansion import Expansion, grow_tree, unrounded
-from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime, register_drafter
+from eyas.interfaces import DraftContext, DraftFiles, Features, Runtime
+from eyas.registry import register_drafter
 from eyas.tree import DraftTree, root_only
 
 
-@register_drafter("eagle2")
+@register_drafter("eagle2", head="eagle", uses_costs=True)
 class Eagle2:
     """EAGLE-2 dynamic draft trees; needs an EAGLE head for the target."""
-
-    lossless: ClassVar[Lossless] = "ids"
-    uses_costs: ClassVar[bool] = True
 
     def __init__(self, head: EagleHead) -> None:
         self._head = head

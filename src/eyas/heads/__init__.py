@@ -29,29 +29,49 @@ class HeadChoice:
             places = ", ".join(str(path) for path in self.searched)
             raise CheckpointError(
                 f"no draft head for this target in {places}; give one with --head DIR, or train one with "
-                "`eyas train head`."
+                "`eyas train`."
             )
         return self.path
 
 
-def find_head(head: str | Path | None, model_dir: Path, fingerprint: str | None) -> HeadChoice:
-    """Look for the target's head: the one named, beside the model, in the cache, among those shipped.
+@dataclass(frozen=True)
+class Heads:
+    """Finds a target's draft networks: those named, beside the model, in the cache, among those shipped.
+
+    An EAGLE head lies in the folder itself, networks of another kind in a folder of that name below it.
+
+    Args:
+        named: a directory that was asked for; it serves every kind.
+        model_dir: the target's.
+        fingerprint: the target's.
 
     Raises:
-        CheckpointError: a head was named and is no directory with a config.json.
+        CheckpointError: what was named is no directory with a config.json.
     """
-    if head is not None:
-        path = Path(head).expanduser()
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"{path} holds no config.json; --head wants a head's directory.")
-        return HeadChoice(path, _check(path))
-    places = [model_dir / "head"]
-    if fingerprint is not None:
-        places += [heads_dir() / fingerprint, SHIPPED / fingerprint]
-    for path in places:
-        if (path / "config.json").is_file():
-            return HeadChoice(path, _check(path), tuple(places))
-    return HeadChoice(None, None, tuple(places))
+
+    named: Path | None
+    model_dir: Path
+    fingerprint: str | None
+
+    def __post_init__(self) -> None:
+        if self.named is not None and not (self.named / "config.json").is_file():
+            raise CheckpointError(f"{self.named} holds no config.json; --head wants a head's directory.")
+
+    def find(self, kind: str | None = "eagle") -> HeadChoice:
+        """The networks of a kind; None is the kind of a method that needs none."""
+        if kind is None:
+            return HeadChoice(None, None)
+        if self.named is not None:
+            return HeadChoice(self.named, _check(self.named))
+        places = [self.model_dir / "head"]
+        if self.fingerprint is not None:
+            places += [heads_dir() / self.fingerprint, SHIPPED / self.fingerprint]
+        if kind != "eagle":
+            places = [place / kind for place in places]
+        for path in places:
+            if (path / "config.json").is_file():
+                return HeadChoice(path, _check(path), tuple(places))
+        return HeadChoice(None, None, tuple(places))
 
 
 def _check(path: Path) -> HeadCheck:

@@ -57,9 +57,9 @@ def fit_coupled_scale(
         for step in range(depth):
             at = rows + step
             # Row j leads to the token at j + 2, which the target drew from the logits of f_{j+1}.
-            target = head.logits(feature[at + 1]).double().numpy() / sample.temperature
+            target = head.raw_logits(feature[at + 1]).double().numpy() / sample.temperature
             output = outputs[step][0] if step else outputs[0][0, at]
-            draft = draft_head.logits(output.to(runtime.dtype)).double().numpy()
+            draft = draft_head.raw_logits(output.to(runtime.dtype)).double().numpy()
             for logits, drafted, winner in zip(target, draft, tokens[at + 2], strict=True):
                 noise = posterior_gumbel(logits, int(winner), rng)[columns]
                 losses[step] += _losses(drafted / sample.temperature + noise, columns, int(winner))

@@ -6,19 +6,17 @@ target decodes, and is therefore no method of the command line; `benchmarks/orac
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 
 from eyas.expansion import Frontier, grow_tree
-from eyas.interfaces import DraftContext, DraftFiles, Features, Lossless, Runtime, TargetCall
+from eyas.interfaces import DraftContext, DraftFiles, Features, Runtime, TargetCall
 from eyas.tree import DraftTree, Floats, Ints, root_only
 
 
 class Oracle:
     """EAGLE-2 trees whose confidences are the target's own probabilities, at temperature 1."""
-
-    lossless: ClassVar[Lossless] = "ids"
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

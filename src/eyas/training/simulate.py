@@ -135,8 +135,7 @@ class ReplayRuntime:
 
     def logits_before(self, position: int) -> Floats:
         """(V,) the target's logits for the token at `position`."""
-        rows = self._runtime.lm_head().logits(self._features[position - 1 : position])
-        logits: Floats = rows[0].double().cpu().numpy()
+        logits: Floats = self._runtime.lm_head().logits(self._features[position - 1 : position])[0]
         return logits
 
 

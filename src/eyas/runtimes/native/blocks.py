@@ -9,7 +9,7 @@ from eyas import _native
 from eyas.interfaces import Coupling, Features, PathCache, TopK
 from eyas.runtimes.faults import broken_draft
 from eyas.runtimes.native.samplers import NativeSamplers, answer
-from eyas.tree import Ints
+from eyas.tree import Floats, Ints
 
 _ALL: Ints = np.zeros(0, dtype=np.int64)  # stands for the whole vocabulary
 
@@ -31,16 +31,37 @@ class NativeLinear:
         return self._linear.forward([as_rows(rows) for rows in inputs])
 
 
+class NativeResBlock:
+    """y = R x + SiLU(W x + b), or x + SiLU(W x + b)."""
+
+    def __init__(self, inner: NativeLinear, shortcut: NativeLinear | None) -> None:
+        self._inner = inner
+        self._shortcut = shortcut
+
+    def __call__(self, *inputs: Features) -> NDArray[np.float32]:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        inner = self._inner(*inputs)
+        with np.errstate(over="ignore"):  # exp(-x) of a very negative x is infinite, and SiLU 0
+            inner /= 1 + np.exp(-inner)
+        if self._shortcut is not None:
+            return self._shortcut(*inputs) + inner
+        return np.concatenate([as_rows(rows) for rows in inputs], axis=1) + inner
+
+
 class NativeLMHead:
     """The target's LM head, or some of its rows.
 
     Args:
         head: the compiled head.
         token_ids: (M,) target ids of its columns; None if they are 0..M-1.
+        vocab_size: V of the target.
     """
 
-    def __init__(self, head: _native.Head, token_ids: Ints | None, samplers: NativeSamplers) -> None:
+    def __init__(
+        self, head: _native.Head, token_ids: Ints | None, samplers: NativeSamplers, vocab_size: int
+    ) -> None:
         self._head = head
+        self._vocab_size = vocab_size
         self._token_ids = _ALL if token_ids is None else token_ids
         self._samplers = samplers
 
@@ -62,6 +83,18 @@ class NativeLMHead:
             raise broken_draft()
         columns, log_probs = best
         return TopK(columns if self._token_ids is _ALL else self._token_ids[columns], log_probs)
+
+    def logits(self, hidden: Features) -> Floats:
+        """(T, V) unprocessed logits; -inf for tokens that have no column."""
+        rows = as_rows(hidden)
+        self._head.forward(rows)
+        columns = slice(self._head.size) if self._token_ids is _ALL else self._token_ids
+        logits = np.full((len(rows), self._vocab_size), -np.inf)
+        for row in range(len(rows)):
+            logits[row, columns] = self._head.logits(row)
+        if np.isnan(logits).any():
+            raise broken_draft()
+        return logits
 
 
 class NativeDraftStack:

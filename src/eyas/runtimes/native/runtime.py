@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.config import StackConfig
-from eyas.interfaces import Features, PathCache, TargetCall, TargetInfo, Weights
+from eyas.interfaces import Features, PathCache, Shortcut, TargetCall, TargetInfo, Weights
 from eyas.models.gguf_convert import to_bfloat16
 from eyas.runtimes.native.blocks import (
     NativeDraftStack,
     NativeLinear,
     NativeLMHead,
+    NativeResBlock,
     as_rows,
     to_float32,
 )
@@ -88,7 +89,7 @@ class NativeRuntime:
     def lm_head(self, token_ids: Ints | None = None, also: Ints | None = None) -> NativeLMHead:
         """The LM head, or its rows for `token_ids` (M,); `also` adds a few for one answer."""
         if token_ids is None:
-            return NativeLMHead(_native.Head(self.engine, [self.packed.matrix(HEAD)]), None, self._samplers)
+            return self._lm_head([self.packed.matrix(HEAD)], None)
         key = token_ids.tobytes()
         if key not in self._draft_vocabularies:
             self._draft_vocabularies[key] = self._head_rows(token_ids)
@@ -97,7 +98,11 @@ class NativeRuntime:
         if len(extra):
             parts.append(self._head_rows(extra))
             columns = np.concatenate((token_ids, extra))
-        return NativeLMHead(_native.Head(self.engine, parts), columns, self._samplers)
+        return self._lm_head(parts, columns)
+
+    def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLMHead:
+        """An LM head of weight (V, H) and bias (V,), in the draft's precision."""
+        return self._lm_head([self._matrix(weight, bias, "a draft's LM head")], None)
 
     def join(self, parts: Sequence[Features]) -> NDArray[np.float32]:
         """Features below each other."""
@@ -105,8 +110,13 @@ class NativeRuntime:
 
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLinear:
         """A linear layer of weight (outputs, inputs) and bias (outputs,), in the draft's precision."""
-        own = None if bias is None else to_float32(bias)
-        return NativeLinear(self.engine, make_matrix(to_float32(weight), self.draft_dtype, "a layer", own))
+        return NativeLinear(self.engine, self._matrix(weight, bias, "a layer"))
+
+    def res_block(
+        self, weight: NDArray[Any], bias: NDArray[Any] | None, shortcut: Shortcut
+    ) -> NativeResBlock:
+        """A residual block, in the draft's precision."""
+        return NativeResBlock(self.linear(weight, bias), None if shortcut is None else self.linear(*shortcut))
 
     def decoder_stack(self, config: StackConfig, weights: Weights) -> NativeDraftStack:
         """Decoder layers in the draft's precision, from weights by their names in checkpoints."""
@@ -146,6 +156,14 @@ class NativeRuntime:
             return values.astype(np.float32).astype(np.float64)
         rounded: Floats = widen(to_bfloat16(values.astype(np.float32))).astype(np.float64)
         return rounded
+
+    def _lm_head(self, parts: Sequence[_native.Matrix], columns: Ints | None) -> NativeLMHead:
+        head = _native.Head(self.engine, parts)
+        return NativeLMHead(head, columns, self._samplers, self._target.vocab_size)
+
+    def _matrix(self, weight: NDArray[Any], bias: NDArray[Any] | None, what: str) -> _native.Matrix:
+        own = None if bias is None else to_float32(bias)
+        return make_matrix(to_float32(weight), self.draft_dtype, what, own)
 
     def _head_rows(self, token_ids: Ints) -> _native.Matrix:
         rows = np.ascontiguousarray(self.packed.rows(HEAD)[token_ids])

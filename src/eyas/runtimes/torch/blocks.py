@@ -44,6 +44,23 @@ class TorchLinear:
         return functional.linear(joined, self.weight, self._bias)
 
 
+class TorchResBlock:
+    """y = R x + SiLU(W x + b), or x + SiLU(W x + b)."""
+
+    def __init__(self, inner: TorchLinear, shortcut: TorchLinear | None) -> None:
+        self._inner = inner
+        self._shortcut = shortcut
+
+    @torch.inference_mode()
+    def __call__(self, *inputs: Features) -> Tensor:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        if self._shortcut is not None:
+            straight = self._shortcut(*inputs)
+        else:
+            straight = torch.cat([as_tensor(rows) for rows in inputs], dim=-1)
+        return straight + functional.silu(self._inner(*inputs))
+
+
 class TorchLMHead:
     """The target's LM head, or some of its rows.
 
@@ -52,6 +69,7 @@ class TorchLMHead:
         bias: (M,) or None.
         transform: what the model does to the logits, such as a soft-cap.
         token_ids: (M,) target ids of the rows, ascending; None if they are 0..M-1.
+        vocab_size: V of the target.
     """
 
     def __init__(
@@ -60,14 +78,26 @@ class TorchLMHead:
         bias: Tensor | None,
         transform: Callable[[Tensor], Tensor],
         token_ids: Ints | None,
+        vocab_size: int,
     ) -> None:
         self.weight = weight
+        self._vocab_size = vocab_size
         self._bias = bias
         self._transform = transform
         self._token_ids = token_ids
 
     @torch.inference_mode()
-    def logits(self, hidden: Features) -> Tensor:
+    def logits(self, hidden: Features) -> Floats:
+        """(T, V) unprocessed logits; -inf for tokens that have no row."""
+        own = self.raw_logits(hidden).to(torch.float64).cpu().numpy()
+        logits = np.full((len(own), self._vocab_size), -np.inf)
+        logits[:, slice(own.shape[1]) if self._token_ids is None else self._token_ids] = own
+        if np.isnan(logits).any():
+            raise broken_draft()
+        return logits
+
+    @torch.inference_mode()
+    def raw_logits(self, hidden: Features) -> Tensor:
         """(T, M) in the model's precision."""
         rows = as_tensor(hidden).to(self.weight.device)
         return self._transform(functional.linear(rows, self.weight, self._bias))
@@ -78,7 +108,7 @@ class TorchLMHead:
 
         A coupled row with fewer than k tokens that can win is filled up with others of probability 0.
         """
-        logits = self.logits(hidden)
+        logits = self.raw_logits(hidden)
         k = min(k, logits.shape[1])
         if coupling is None:
             columns, best = best_of_rows(logits, k)

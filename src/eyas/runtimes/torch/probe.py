@@ -58,7 +58,7 @@ def _first_failure(runtime: TorchRuntime) -> str | None:
 
     [rows] = runtime.forward([TargetCall(cache, prefix)])
     ours = _logits(rows)
-    headed = runtime.lm_head().logits(rows.features).to(device="cpu", dtype=torch.float64)
+    headed = runtime.lm_head().raw_logits(rows.features).to(device="cpu", dtype=torch.float64)
     runtime.head_is_plain = relative_difference(headed, ours) <= TOLERANCES[runtime.dtype]
     cache.commit(range(PREFIX_ROWS))
     tree = _forward(runtime, TargetCall(cache, nodes, TREE_PARENTS))

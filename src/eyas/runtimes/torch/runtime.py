@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from eyas.config import StackConfig
 from eyas.errors import ModelError
-from eyas.interfaces import Features, TargetCall, TargetInfo, Weights
-from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, as_tensor, to_torch
+from eyas.interfaces import Features, Shortcut, TargetCall, TargetInfo, Weights
+from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, TorchResBlock, as_tensor, to_torch
 from eyas.runtimes.torch.cache import TargetCache
 from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
 from eyas.runtimes.torch.rows import TorchRows
@@ -124,7 +124,12 @@ class TorchRuntime:
             token_ids = token_ids if also is None else np.union1d(token_ids, also)
             index = self._ids(token_ids).to(weight.device)
             weight, bias = weight[index], None if bias is None else bias[index]
-        return TorchLMHead(weight, bias, self._transform, token_ids)
+        return TorchLMHead(weight, bias, self._transform, token_ids, self._target.vocab_size)
+
+    def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLMHead:
+        """An LM head of weight (V, H) and bias (V,), in the target's precision."""
+        own = None if bias is None else self._own(bias)
+        return TorchLMHead(self._own(weight), own, lambda logits: logits, None, self._target.vocab_size)
 
     @torch.inference_mode()
     def join(self, parts: Sequence[Features]) -> Tensor:
@@ -134,6 +139,10 @@ class TorchRuntime:
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLinear:
         """A linear layer of weight (outputs, inputs) and bias (outputs,), in the target's precision."""
         return TorchLinear(self._own(weight), None if bias is None else self._own(bias))
+
+    def res_block(self, weight: NDArray[Any], bias: NDArray[Any] | None, shortcut: Shortcut) -> TorchResBlock:
+        """A residual block, in the target's precision."""
+        return TorchResBlock(self.linear(weight, bias), None if shortcut is None else self.linear(*shortcut))
 
     def decoder_stack(self, config: StackConfig, weights: Weights) -> TorchDraftStack:
         """Decoder layers in the target's precision, from weights by their names in checkpoints."""
