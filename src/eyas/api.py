@@ -19,9 +19,10 @@ from typing import Any
 
 from eyas.answer import Answer, AnswerStream
 from eyas.calibration import calibrate, store_table, stored_table, table_path
+from eyas.capacity import check_answer_fits, check_room
 from eyas.config import AUTO_TREE_RUNTIMES, StoppingConfig, TreeMode
 from eyas.costs import CostTable
-from eyas.engine import Engine, Piece, Request, Run, check_answer_fits, check_room
+from eyas.engine import Engine, Piece, Request, Run
 from eyas.errors import ConfigError, FetchError
 from eyas.heads import HeadChoice, Heads
 from eyas.interfaces import DraftFiles, Runtime

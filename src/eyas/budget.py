@@ -14,12 +14,18 @@ EAGLE-2's expansion and rerank (arXiv 2406.16858, Sec. 4):
   draft network has to read: each committed pair once, in one pass for all that gathered meanwhile.)
 
 Nothing else decides, no clock above all: the same table and the same answer give the same trees again.
+
+Where one pass serves several sequences, its time depends on the rows of all. Then "expected tokens" and
+"expected time" are those of the whole cycle, and a draft token costs what its row adds to the rows of the
+others: trees shrink as the load grows. The time of plain decoding, by which the purse counts, is then an
+equal share of a cycle in which nobody drafts. The ids never depend on any of this (docs/laws.md, L8).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Self
 
 from eyas.config import TreeConfig
 from eyas.costs import MAX_ROWS, CostTable
@@ -57,11 +63,67 @@ class Purse:
         self.savings = min(self.savings + gain, PURSE_LIMIT * self.plain)
 
 
+@dataclass(eq=False)
+class Load:
+    """What one sequence brings to a cycle, and its company there.
+
+    A member of the company that has not drafted in this cycle yet counts with what it brought to its last.
+    """
+
+    rows: int = 1  # root included
+    tokens: float = 1.0  # expected
+    draft_ms: float = 0.0
+    company: "Sequence[Load]" = ()  # the other sequences of the cycle
+
+    def bring(self, rows: int, tokens: float) -> None:
+        """What this sequence's tree brings to the cycle under way."""
+        self.rows, self.tokens = rows, tokens
+
+
+def share_cycle(loads: Sequence[Load]) -> None:
+    """A cycle begins that serves these sequences together."""
+    for load in loads:
+        load.company = [other for other in loads if other is not load]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """A cycle as one of its sequences sees it.
+
+    Attributes:
+        cycle: [n] milliseconds that count as its own if it has n draft tokens verified: its share of a cycle
+            in which nobody drafts, and what its draft tokens add to the pass.
+        other_ms: milliseconds of the cycle beside its own.
+        other_tokens: what the cycle is expected to give the others.
+    """
+
+    cycle: Sequence[float]
+    other_ms: float = 0.0
+    other_tokens: float = 0.0
+
+    @classmethod
+    def of(cls, costs: CostTable, company: Sequence[Load]) -> Self:
+        """Prices among `company`; a sequence alone pays for the whole cycle."""
+        if not company:
+            return cls(costs.cycle)
+        count = 1 + len(company)
+        rows = 1 + sum(load.rows for load in company)  # if this sequence does not draft
+        share = costs.overhead_ms + costs.verify(count) / count
+        plain = costs.verify(rows)
+        drafting = sum(load.draft_ms for load in company)
+        return cls(
+            cycle=[share + costs.verify(rows + more) - plain for more in range(MAX_ROWS)],
+            other_ms=plain + count * costs.overhead_ms + drafting - share,
+            other_tokens=sum(load.tokens for load in company),
+        )
+
+
 @dataclass
 class Growth:
     """One tree under way: its best values, and what was spent on it."""
 
     costs: CostTable
+    prices: Prices
     room: float  # milliseconds that the cycle may take
     max_nodes: int
     spent: float
@@ -76,39 +138,42 @@ class Growth:
     @property
     def size(self) -> int:
         """How many of the best nodes to keep."""
-        return _best_size(self.best, self.costs, self.spent, self.room)[0]
+        return _best_size(self.best, self.prices, self.spent, self.room)[0]
 
     def wanted(self, values: Sequence[float], worth: Sequence[float]) -> int:
         """How many nodes of a frontier with these values, descending, to expand: 0 ends the tree."""
-        size, rate = _best_size(self.best, self.costs, self.spent, self.room)
+        size, rate = _best_size(self.best, self.prices, self.spent, self.room)
         least = self.best[size - 1] if size else math.inf
         count = sum(value >= least for value in values)
         if not count:
             return 0
         more = [value * share for value in values[:count] for share in worth]
         spent = self.spent + self.costs.level(count)
-        larger = _best_size(_merged(self.best, more, self.max_nodes), self.costs, spent, self.room)[1]
+        larger = _best_size(_merged(self.best, more, self.max_nodes), self.prices, spent, self.room)[1]
         return count if larger > rate else 0
 
 
 class Budget:
-    """The decisions of one answer. They depend on the table and on the answer's own counts only."""
+    """The decisions of one answer. They depend on the table, the answer's own counts and its company only."""
 
-    def __init__(self, costs: CostTable, tree: TreeConfig) -> None:
+    def __init__(self, costs: CostTable, tree: TreeConfig, load: Load | None = None) -> None:
         self._costs = costs
         self._tree = tree
+        self._load = load or Load()
         self._purse = Purse(costs.plain)
         self._worth: list[list[float]] = [list(FIRST_WORTH) for _ in range(tree.depth + 1)]
         self._spent = costs.plain  # by the cycle under way
 
     def open(self) -> Growth | None:
         """A new cycle: its tree under way, or None where even the smallest could cost more than there is."""
-        self._spent = self._costs.plain
+        prices = Prices.of(self._costs, self._load.company)
+        self._purse.plain = self._spent = prices.cycle[0]
+        self._load.draft_ms = 0.0
         spent = self._costs.root_ms
         room = self._purse.room
-        if spent + self._costs.cycle[1] > room:
+        if spent + prices.cycle[1] > room:
             return None
-        return Growth(self._costs, room, min(self._tree.draft_tokens, MAX_ROWS - 1), spent)
+        return Growth(self._costs, prices, room, min(self._tree.draft_tokens, MAX_ROWS - 1), spent)
 
     def grow(
         self, root: int, growth: Growth, expansion: Expansion, draft: Draft, *, max_depth: int
@@ -136,7 +201,8 @@ class Budget:
             above = 1.0 if frontier is None else math.exp(frontier.log_values[0])
             self._remember(depth, [value / above for value in values[:RANKS]])
         size = growth.size
-        self._spent = growth.spent + self._costs.cycle[size]
+        self._load.draft_ms = growth.spent
+        self._spent = growth.spent + growth.prices.cycle[size]
         return expansion.rerank(root, size) if size else root_only(root)
 
     def settle(self, tokens: int) -> None:
@@ -154,13 +220,14 @@ def _merged(best: list[float], more: Sequence[float], count: int) -> list[float]
     return sorted([*best, *more], reverse=True)[:count]
 
 
-def _best_size(best: Sequence[float], costs: CostTable, spent: float, room: float) -> tuple[int, float]:
+def _best_size(best: Sequence[float], prices: Prices, spent: float, room: float) -> tuple[int, float]:
     """How many of the `best` values give most tokens a millisecond, within `room`; and that rate."""
-    size, rate = 0, 1.0 / (costs.plain + spent)
-    for count, tokens in enumerate(accumulate(best, initial=1.0)):
-        time = costs.cycle[count] + spent
+    plain = 1.0 + prices.other_tokens
+    size, rate = 0, plain / (prices.other_ms + prices.cycle[0] + spent)
+    for count, tokens in enumerate(accumulate(best, initial=plain)):
+        time = prices.cycle[count] + spent
         if time > room:
             break
-        if tokens > rate * time:
-            size, rate = count, tokens / time
+        if tokens > rate * (prices.other_ms + time):
+            size, rate = count, tokens / (prices.other_ms + time)
     return size, rate

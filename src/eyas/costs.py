@@ -49,8 +49,27 @@ class CostTable:
     @cached_property
     def cycle(self) -> tuple[float, ...]:
         """[n]: a cycle that verifies n draft tokens, without the drafting."""
-        verify = _every_row(self.verify_ms)
-        return tuple(self.overhead_ms + ms for ms in verify)
+        return tuple(self.overhead_ms + ms for ms in self._verify)
+
+    def verify(self, rows: int) -> float:
+        """A target pass over `rows` rows, however many; beyond MAX_ROWS on a straight line.
+
+        The line rises as the last measured stretch does, but no less than the whole table, so that one
+        lucky measurement at its end cannot make rows seem free.
+        """
+        if rows <= MAX_ROWS:
+            return self._verify[rows - 1]
+        return self._verify[-1] + (rows - MAX_ROWS) * self._slope
+
+    @cached_property
+    def _verify(self) -> list[float]:
+        return _every_row(self.verify_ms)
+
+    @cached_property
+    def _slope(self) -> float:
+        """Milliseconds a row beyond MAX_ROWS."""
+        whole = (self._verify[-1] - self._verify[0]) / (MAX_ROWS - 1)
+        return max(whole, self._verify[-1] - self._verify[-2])
 
     @property
     def plain(self) -> float:

@@ -4,16 +4,17 @@ One sequence is a set of one. The engine holds no weights and no caches of its o
 between a drafter, a runtime and the walk, and applies the stopping rule (docs/laws.md, L1, L4, L7).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
 
 import numpy as np
 
-from eyas.config import StoppingConfig, TreeConfig
+from eyas.budget import Load, share_cycle
+from eyas.capacity import check_room
+from eyas.config import TreeConfig
 from eyas.costs import CostTable
-from eyas.errors import CapacityError
 from eyas.interfaces import (
     Choice,
     DraftContext,
@@ -89,6 +90,8 @@ class Run:
     cache: PathCache
     session: DraftSession
     token_ids: list[int]  # prompt and answer; the last one is the root, not yet in the cache
+    num_reused: int = 0  # prompt tokens that an earlier run's caches held already
+    load: Load = field(default_factory=Load)  # its company in the cycles that serve it
     counter: StatsCounter = field(default_factory=StatsCounter)
     tokens: list[Token] = field(default_factory=list)
     prefill_seconds: float = 0.0
@@ -140,11 +143,25 @@ class Engine:
         Raises:
             CapacityError: the prompt is empty or fills the context.
         """
+        prefill = self.prefill(request, earlier)
+        while True:
+            try:
+                next(prefill)
+            except StopIteration as done:
+                started: tuple[Run, Piece] = done.value
+                return started
+
+    def prefill(
+        self, request: Request, earlier: Run | None = None
+    ) -> Generator[None, None, tuple[Run, Piece]]:
+        """`start` in passes of `PREFILL_ROWS`: other runs may be stepped wherever it yields."""
         began = perf_counter()
-        run, keep = self._open(request, earlier)
-        prompt = list(request.prompt_ids)
+        run = self._open(request, earlier)
+        keep, prompt = run.num_reused, list(request.prompt_ids)
         features: list[tuple[int, Features]] = []
         for start in range(keep, len(prompt), PREFILL_ROWS):
+            if features:
+                yield
             chunk = np_ids(prompt[start : start + PREFILL_ROWS])
             [rows] = self.runtime.forward([TargetCall(run.cache, chunk, last_only=True)])
             run.cache.commit(range(len(chunk)))
@@ -160,6 +177,7 @@ class Engine:
             options=request.options,
             stop_token_ids=request.text.stop_token_ids,
             costs=request.costs,
+            load=run.load,
             laps=self.laps,
         )
         run.session.begin(context, keep)
@@ -171,23 +189,49 @@ class Engine:
         return run, piece
 
     def step(self, runs: Sequence[Run]) -> list[Piece]:
-        """One cycle for each unfinished run: one target pass serves them all."""
+        """One cycle for each unfinished run: one target pass serves them all, whatever drafted for them."""
+        pieces = []
+        for outcome in self.try_step(runs):
+            if isinstance(outcome, Exception):
+                raise outcome
+            pieces.append(outcome)
+        return pieces
+
+    def try_step(self, runs: Sequence[Run]) -> list[Piece | Exception]:
+        """`step`, where an error takes the place of its own run's piece and the others go on.
+
+        A run with an error cannot be used any more.
+        """
         began, laps = perf_counter(), self.laps
         if laps is not None:
             laps.start()
-        limit = self.runtime.target.context_limit
-        trees = [run.session.propose(run.token_ids, limit - len(run.token_ids) - 1) for run in runs]
+        outcomes: dict[int, Piece | Exception] = {}
+        trees: dict[int, DraftTree] = {}
+        share_cycle([run.load for run in runs])
+        for at, run in enumerate(runs):
+            try:
+                trees[at] = self._propose(run)
+            except Exception as error:
+                outcomes[at] = error
         if laps is not None:
             laps.mark("tree")
-        calls = [TargetCall(run.cache, *tree.rows) for run, tree in zip(runs, trees, strict=True)]
-        results = self.runtime.forward(calls)
+        calls = [TargetCall(runs[at].cache, *tree.rows) for at, tree in trees.items()]
+        results: Sequence[TargetRows] = []
+        try:
+            results = self.runtime.forward(calls) if calls else []
+        except Exception as error:  # nobody knows whose it is: all that share the pass end
+            outcomes |= dict.fromkeys(trees, error)
         if laps is not None:
             laps.mark("verify")
-        pieces = [self._settle(run, tree, rows) for run, tree, rows in zip(runs, trees, results, strict=True)]
+        for (at, tree), rows in zip(trees.items(), results, strict=False):
+            try:
+                outcomes[at] = self._settle(runs[at], tree, rows)
+            except Exception as error:
+                outcomes[at] = error
         elapsed = perf_counter() - began
         for run in runs:
             run.decode_seconds += elapsed
-        return pieces
+        return [outcomes[at] for at in range(len(runs))]
 
     def stream(self, request: Request, earlier: Run | None = None) -> Iterator[tuple[Run, Piece]]:
         """The answer piece by piece: prefill's token, then one piece a cycle."""
@@ -216,18 +260,25 @@ class Engine:
             if live:
                 self.step(live)
 
-    def _open(self, request: Request, earlier: Run | None) -> tuple[Run, int]:
-        """A run with fresh or reused caches, and how many prompt tokens these hold already."""
+    def _open(self, request: Request, earlier: Run | None) -> Run:
+        """A run with fresh or reused caches."""
         check_room(request.prompt_ids, self.runtime)
         prompt = list(request.prompt_ids)
         if earlier is None:
-            return Run(request, self.runtime.new_cache(), self.drafter.open(), prompt), 0
+            return Run(request, self.runtime.new_cache(), self.drafter.open(), prompt)
         # The last prompt token is forwarded again for its logits, and the last common one for its
         # feature, which the drafter pairs with the token that now follows.
         common = common_prefix(prompt, earlier.token_ids)
         keep = max(0, min(common, len(prompt)) - 1)
         earlier.cache.truncate(keep)
-        return Run(request, earlier.cache, earlier.session, prompt), keep
+        return Run(request, earlier.cache, earlier.session, prompt, num_reused=keep)
+
+    def _propose(self, run: Run) -> DraftTree:
+        """A run's tree; the runs after it see its rows."""
+        room = self.runtime.target.context_limit - len(run.token_ids) - 1
+        tree = run.session.propose(run.token_ids, room)
+        run.load.bring(len(tree.rows[0]), run.counter.mean_cycle_tokens)
+        return tree
 
     def _settle(self, run: Run, tree: DraftTree, rows: TargetRows) -> Piece:
         """Walk, emit, and keep what was emitted in the caches."""
@@ -284,31 +335,3 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
         if a != b:
             return index
     return min(len(left), len(right))
-
-
-def check_room(prompt_ids: Sequence[int], runtime: Runtime) -> None:
-    """Refuse a prompt that is empty, fills the context, or holds ids that the model does not have."""
-    target = runtime.target
-    if not prompt_ids:
-        raise CapacityError("the prompt is empty; give it at least one token.")
-    if len(prompt_ids) >= target.context_limit:
-        raise CapacityError(
-            f"the prompt has {len(prompt_ids)} tokens, but {target.name} holds {target.context_limit} "
-            f"({target.context_reason}) and the answer needs room too; shorten the prompt."
-        )
-    largest = max(prompt_ids)
-    if largest >= target.vocab_size or min(prompt_ids) < 0:
-        raise CapacityError(
-            f"the prompt holds a token id outside 0..{target.vocab_size - 1}, the vocabulary of "
-            f"{target.name}; was it made with this model's tokenizer?"
-        )
-
-
-def check_answer_fits(config: StoppingConfig, runtime: Runtime) -> None:
-    """Refuse `max_new_tokens` beyond the context. A full context ends an answer before that."""
-    target = runtime.target
-    if config.max_new_tokens > target.context_limit:
-        raise CapacityError(
-            f"max_new_tokens is {config.max_new_tokens}, but {target.name} holds "
-            f"{target.context_limit} tokens ({target.context_reason}); lower it."
-        )

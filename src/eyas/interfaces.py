@@ -22,6 +22,7 @@ from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
+from eyas.budget import Load
 from eyas.config import StackConfig, TreeConfig
 from eyas.costs import CostTable
 from eyas.metrics import Laps
@@ -288,6 +289,7 @@ class DraftContext:
     stop_token_ids: frozenset[int] = frozenset()  # nothing follows these: they are never expanded
     laps: Laps | None = None  # where to book the time of draft passes, if anybody asks
     costs: CostTable | None = None  # of this machine; there when tree.is_auto and the method uses costs
+    load: Load = field(default_factory=Load)  # what other answers bring to the same passes
 
     @property
     def is_coupled(self) -> bool:

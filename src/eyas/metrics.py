@@ -121,6 +121,11 @@ class StatsCounter:
         _count_up_to(self.accepted_by_depth, num_accepted)
         _count_up_to(self.drafted_by_depth, tree_depth)
 
+    @property
+    def mean_cycle_tokens(self) -> float:
+        """Tokens a cycle so far; 1 before the first."""
+        return self.cycle_tokens / self.cycles if self.cycles else 1.0
+
     def finish(
         self, *, new_tokens: int, draft_forwards: int, prefill_seconds: float, decode_seconds: float
     ) -> GenerationStats:

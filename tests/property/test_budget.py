@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.budget import CREDIT_GROWTH, FIRST_CREDIT, Budget, Purse
+from eyas.budget import CREDIT_GROWTH, FIRST_CREDIT, Budget, Load, Prices, Purse, share_cycle
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.errors import DataError
 from eyas.expansion import Expansion
 from eyas.tree import root_only
-from fake import AUTO, FAST, SLOW
+from fake import AUTO, FAST, FREE, SLOW
 
 milliseconds = st.floats(0.01, 50)
 tables = st.builds(
@@ -127,6 +127,81 @@ def test_dear_rows_make_small_trees():
         return np.mean([cycle(Budget(table, AUTO), rng).num_draft_tokens for _ in range(40)])
 
     assert mean_size(FAST) > 3 * mean_size(SLOW)
+
+
+def company(count, rows=6):
+    """The load of one sequence among `count` others that bring so many rows each."""
+    loads = [Load(rows=rows, tokens=1.8, draft_ms=1.0) for _ in range(count + 1)]
+    share_cycle(loads)
+    return loads[0]
+
+
+def test_trees_shrink_as_the_load_grows():
+    def mean_size(count):
+        rng = np.random.default_rng(2)
+        trees = [cycle(Budget(FAST, AUTO, company(count)), rng, sharpness=0.1) for _ in range(40)]
+        return np.mean([tree.num_draft_tokens for tree in trees])
+
+    alone, two, four, eight, many = (mean_size(count) for count in (0, 1, 3, 7, 31))
+    assert alone > two > four > eight >= many
+    assert eight < alone / 2
+
+
+@given(table=tables, seed=st.integers(0, 10**6), outcomes=st.lists(st.integers(0, 8), max_size=20))
+def test_a_sequence_alone_decides_as_if_nothing_were_shared(table, seed, outcomes):
+    assert Prices.of(table, ()) == Prices(table.cycle)
+
+    def trees(budget):
+        rng = np.random.default_rng(seed)
+        for outcome in outcomes:
+            tree = cycle(budget, rng)
+            budget.settle(1 + min(outcome, tree.depth))
+            yield tree.token_ids.tolist(), tree.parents.tolist()
+
+    left_alone = Load()
+    share_cycle([left_alone])
+    assert list(trees(Budget(table, AUTO))) == list(trees(Budget(table, AUTO, left_alone)))
+
+
+@given(table=tables, count=st.integers(1, 40), rows=st.integers(1, 64))
+def test_prices_add_up_to_the_whole_cycle(table, count, rows):
+    """However a cycle's time is split, it is that of one pass over all rows, and of all the work beside."""
+    prices = Prices.of(table, company(count, rows).company)
+    for more in (0, 1, 63):
+        whole = table.verify(1 + count * rows + more) + (1 + count) * table.overhead_ms + count * 1.0
+        assert prices.other_ms + prices.cycle[more] == pytest.approx(whole)
+    assert list(prices.cycle) == sorted(prices.cycle)
+    nobody_drafts = table.verify(1 + count) / (1 + count) + table.overhead_ms
+    assert prices.cycle[0] == pytest.approx(nobody_drafts)
+
+
+@given(
+    table=tables,
+    count=st.integers(1, 10),
+    seed=st.integers(0, 10**6),
+    outcomes=st.lists(st.integers(0, 8), max_size=40),
+)
+def test_among_others_too_time_exceeds_plain_decodings_by_the_credit_at_most(table, count, seed, outcomes):
+    budget, rng = Budget(table, AUTO, company(count)), np.random.default_rng(seed)
+    spent = tokens = 0
+    for outcome in outcomes:
+        tree = cycle(budget, rng)
+        credit = FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(tokens)
+        emitted = 1 + min(outcome, tree.depth)
+        budget.settle(emitted)
+        spent, tokens = spent + budget._spent, tokens + emitted
+        assert spent <= budget._purse.plain * (tokens + credit) * (1 + 1e-9)
+
+
+def test_costs_go_on_beyond_the_table():
+    assert FAST.verify(MAX_ROWS) == 20.0
+    assert FAST.verify(MAX_ROWS + 100) == pytest.approx(20.0 + 100 * (20.0 - 11.0) / 32)
+    steady = (4.1 - 4.0) / 63
+    assert FREE.verify(1000) == pytest.approx(4.1 + (1000 - MAX_ROWS) * steady)
+    lucky = CostTable(
+        verify_ms=((1, 4.0), (48, 20.0), (64, 20.0)), draft_ms=((1, 1.0),), root_ms=0, overhead_ms=0
+    )
+    assert lucky.verify(128) > lucky.verify(64) + 10, "one lucky measurement does not make rows free"
 
 
 @given(depth=st.integers(0, 10))

@@ -124,6 +124,96 @@ def test_a_set_of_sequences_steps_together(prompt_list, seed):
         assert run.generated == alone.generated
 
 
+class Faulty(RandomTrees):
+    """A drafter whose sessions fail where they are told to."""
+
+    def open(self):
+        session = super().open()
+        self.make_fail(session)
+        return session
+
+    def make_fail(self, session):
+        if len(self.sessions) == 2:  # the second sequence
+
+            def propose(token_ids, max_depth):
+                raise FloatingPointError("no number")
+
+            session.propose = propose
+
+
+class FaultySettling(Faulty):
+    def make_fail(self, session):
+        if len(self.sessions) == 2:
+            extend, calls = session.extend, []
+
+            def failing(features, token_ids):
+                calls.append(1)
+                if len(calls) > 1:  # the first is prefill's
+                    raise FloatingPointError("no number")
+                extend(features, token_ids)
+
+            session.extend = failing
+
+
+@pytest.mark.parametrize("drafter", [Faulty, FaultySettling])
+def test_an_error_ends_its_own_run_only(drafter):
+    runtime = FakeRuntime(VOCAB, 64)
+    engine = Engine(runtime, drafter(VOCAB))
+    stopping = StoppingConfig(max_new_tokens=20, ignore_eos=True)
+    runs = [engine.start(request([1, 3, at], stopping=stopping))[0] for at in range(3)]
+    first, broken, last = engine.try_step(runs)
+    assert isinstance(broken, FloatingPointError)
+    assert first.tokens
+    assert last.tokens
+    left = [runs[0], runs[2]]
+    while active := [run for run in left if not run.is_finished]:
+        engine.step(active)
+    for run in left:
+        alone, _ = answer(
+            Engine(runtime, Autoregressive()), request(run.request.prompt_ids, stopping=stopping)
+        )
+        assert run.generated == alone.generated
+
+
+def test_an_error_of_the_pass_ends_all_that_share_it(monkeypatch):
+    runtime = FakeRuntime(VOCAB, 64)
+    engine = Engine(runtime, RandomTrees(VOCAB))
+    runs = [engine.start(request([1, 3, at]))[0] for at in range(2)]
+    monkeypatch.setattr(runtime, "forward", lambda calls: len(calls) / 0)
+    assert [type(outcome) for outcome in engine.try_step(runs)] == [ZeroDivisionError] * 2
+    with pytest.raises(ZeroDivisionError):
+        engine.step(runs)
+
+
+@given(prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20), seed=st.integers(0, 10**6))
+def test_other_runs_may_be_stepped_during_a_prefill(prompt, seed):
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    stopping = StoppingConfig(max_new_tokens=12, ignore_eos=True)
+    other, _ = engine.start(request([1, 3], stopping=stopping))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eyas.engine.PREFILL_ROWS", 4)
+        prefill = engine.prefill(request(prompt, stopping=stopping))
+        passes = 1
+        while True:
+            try:
+                next(prefill)
+            except StopIteration as done:
+                run, _ = done.value
+                break
+            passes += 1
+            if not other.is_finished:
+                engine.step([other])
+    assert passes == -(-len(prompt) // 4)
+    while active := [run for run in (run, other) if not run.is_finished]:
+        engine.step(active)
+    for ended in (run, other):
+        alone, _ = answer(
+            Engine(runtime, Autoregressive()), request(ended.request.prompt_ids, stopping=stopping)
+        )
+        assert ended.generated == alone.generated
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [([], "empty"), ([1] * 64, "64 tokens"), ([VOCAB], "vocabulary"), ([-1], "vocabulary")],

@@ -18,8 +18,9 @@ from eyas.bench.answers import AnswerFile, Row
 from eyas.bench.equality import compare
 from eyas.bench.provenance import head_hash, sources_hash
 from eyas.bench.questions import Question, QuestionSet
+from eyas.capacity import check_room
 from eyas.config import TREE_SIZES, TreeConfig
-from eyas.engine import Request, check_room
+from eyas.engine import Request
 from eyas.errors import ConfigError
 from eyas.metrics import is_looping
 from eyas.options import GenerationOptions

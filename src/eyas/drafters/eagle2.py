@@ -57,7 +57,7 @@ class Session:
                 raise ConfigError(
                     "tree is 'auto', but the request has no cost table; measure one, or set tree='fixed'."
                 )
-            self._budget = Budget(context.costs, context.tree)
+            self._budget = Budget(context.costs, context.tree, context.load)
         self._state.begin(context, keep)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
