@@ -13,11 +13,11 @@ SOURCE = Path(eyas.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"bench", "training"},
+    {"bench", "training", "serve"},
     {"api"},
     {"answer", "calibration"},
     {"engine", "drawing"},
-    {"judge", "options"},
+    {"judge", "options", "capacity"},
     {"drafters", "runtimes", "heads"},
     {"registry"},
     {"interfaces"},

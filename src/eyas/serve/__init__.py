@@ -1,0 +1,1 @@
+"""The HTTP server (`eyas serve`): OpenAI's interface over continuous batching."""
