@@ -241,21 +241,28 @@ class Engine:
             [piece] = self.step([run])
             yield run, piece
 
-    def together(self, requests: Iterable[Request], size: int) -> Iterator[Run]:
+    def together(self, requests: Iterable[Request], size: int, *, reuse: bool = False) -> Iterator[Run]:
         """Finished runs of many requests, `size` of them under way at a time, in the order in which they end.
 
         A request's answer does not depend on its company (docs/laws.md, L8), but its seconds do: each target
         pass serves all runs, and counts in full for each of them.
 
+        With `reuse` a request may take over the caches of an ended run that begins alike; then a run must be
+        read before the next one is asked for.
+
         Raises:
             CapacityError: as in `start`.
         """
-        waiting, live = iter(requests), list[Run]()
+        waiting, live, ended = iter(requests), list[Run](), list[Run]()
         while True:
-            live.extend(self.start(request)[0] for request in islice(waiting, size - len(live)))
+            for request in islice(waiting, size - len(live)):
+                live.append(self.start(request, _take_similar(ended, request.prompt_ids))[0])
             if not live:
                 return
-            yield from (run for run in live if run.is_finished)
+            finished = [run for run in live if run.is_finished]
+            yield from finished
+            if reuse:
+                ended = [*ended, *finished][-size:]
             live = [run for run in live if not run.is_finished]
             if live:
                 self.step(live)
@@ -335,3 +342,11 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
         if a != b:
             return index
     return min(len(left), len(right))
+
+
+def _take_similar(ended: list[Run], prompt_ids: Sequence[int]) -> Run | None:
+    """Take out the run that shares most of a prompt with it, if that is half of the prompt or more."""
+    shared = [common_prefix(prompt_ids, run.token_ids) for run in ended]
+    if not ended or 2 * max(shared) < len(prompt_ids):
+        return None
+    return ended.pop(shared.index(max(shared)))

@@ -236,3 +236,20 @@ def test_common_prefix():
     assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
     assert common_prefix([1, 2], [1, 2, 4]) == 2
     assert common_prefix([], [1]) == 0
+
+
+@given(prompt_list=st.lists(prompts, min_size=1, max_size=3), seed=st.integers(0, 10**6))
+def test_requests_may_take_over_the_caches_of_ended_ones(prompt_list, seed):
+    """Each prompt three times: the later ones reuse its rows, and answer the same."""
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    seen, reused = [], 0
+    for run in engine.together([request(p) for p in prompt_list * 3], size=2, reuse=True):
+        seen.append((tuple(run.request.prompt_ids), tuple(run.generated)))
+        reused += run.num_reused
+    assert len(seen) == 3 * len(prompt_list)
+    for prompt, generated in seen:
+        alone, _ = answer(Engine(runtime, Autoregressive()), request(list(prompt)))
+        assert generated == tuple(alone.generated)
+    longest = max(len(prompt) for prompt in prompt_list)
+    assert reused or longest < 2 or len(prompt_list) > 1

@@ -9,13 +9,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from eyas.answer import Answer
 from eyas.api import LLM
-from eyas.bench.answers import AnswerFile, Row
-from eyas.bench.equality import compare
+from eyas.bench.answers import AnswerFile, Row, described
+from eyas.bench.equality import PLAIN, compare
 from eyas.bench.provenance import head_hash, sources_hash
 from eyas.bench.questions import Question, QuestionSet
 from eyas.capacity import check_room
@@ -25,8 +24,6 @@ from eyas.errors import ConfigError
 from eyas.metrics import is_looping
 from eyas.options import GenerationOptions
 from eyas.registry import find_method
-
-PLAIN = "autoregressive"  # the oracle of law L1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,23 +170,24 @@ class Evaluation:
             return
         for method in dict.fromkeys(job.method for job in jobs):
             asked: dict[Request, Job] = {}
-            for job in jobs:
+            # Setting by setting: by the next one, runs with its prompts have ended and lend their caches.
+            for job in sorted(jobs, key=lambda job: (job.options.sampling.temperature, _seed(job))):
                 if job.method == method:
                     try:
                         request = self.llm.request(job.question.turns[0], job.options, method=method)
                         check_room(request.prompt_ids, self.llm.runtime)
                     except Exception as error:
-                        yield self._row(job) | {"error": _described(error)}
+                        yield self._row(job) | {"error": described(error)}
                     else:
                         asked[request] = job
-            for run in self.llm.engine(method).together(asked, self.config.batch):
+            for run in self.llm.engine(method).together(asked, self.config.batch, reuse=True):
                 yield self._row(asked[run.request]) | _told(Answer.of(run, {}))
 
     def _answer(self, job: Job) -> Row:
         try:
             answer = self.llm.generate(job.question.turns[0], method=job.method, **_names(job.options))
         except Exception as error:
-            return self._row(job) | {"error": _described(error)}
+            return self._row(job) | {"error": described(error)}
         return self._row(job) | _told(answer)
 
     def _row(self, job: Job) -> Row:
@@ -219,8 +217,12 @@ class Evaluation:
             request = self.llm.request(job.question.turns[0], job.options)
             found = compare(self.llm.runtime, request, plain["token_ids"], row["token_ids"])
         except Exception as error:
-            return row | {"error": f"comparing: {_described(error)}"}
+            return row | {"error": f"comparing: {described(error)}"}
         return row | {"check": asdict(found)}
+
+
+def _seed(job: Job) -> int:
+    return job.options.sampling.seed or 0
 
 
 _NOTHING = {"error": "not answered yet"}
@@ -244,41 +246,3 @@ def _names(options: GenerationOptions) -> dict[str, Any]:
     if options.tree.is_auto:  # whose sizes are limits, and cannot be given
         flat = {name: value for name, value in flat.items() if name not in TREE_SIZES}
     return flat | {"system": options.system, "raw": options.raw}
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def find_question_files(names: Sequence[str], folder: str | None) -> list[Path]:
-    """Question files by path, or by name in `folder`; no names are all of the folder's.
-
-    Raises:
-        ConfigError: a name is neither, or there is nothing to choose from.
-    """
-    if not names:
-        if folder is None:
-            raise ConfigError(
-                "no question files; give --questions FILE..., or set EYAS_EVAL_DATA to a folder."
-            )
-        found = sorted(Path(folder).glob("*.jsonl"))
-        if not found:
-            raise ConfigError(f"EYAS_EVAL_DATA is {folder}, which holds no .jsonl file; give --questions.")
-        return found
-    paths = []
-    for name in names:
-        choices = [Path(name)]
-        if folder is not None:
-            choices += [Path(folder) / name, Path(folder) / f"{name}.jsonl"]
-        path = next((choice for choice in choices if choice.is_file()), None)
-        if path is None:
-            raise ConfigError(
-                f"there is no question file {name!r}; give its path, or a name in the folder that "
-                "EYAS_EVAL_DATA names."
-            )
-        paths.append(path)
-    if len({path.stem for path in paths}) != len(paths):
-        raise ConfigError(
-            "two question files have the same name; results are told apart by it, so rename one."
-        )
-    return paths
