@@ -245,10 +245,8 @@ class Engine:
         """Finished runs of many requests, `size` of them under way at a time, in the order in which they end.
 
         A request's answer does not depend on its company (docs/laws.md, L8), but its seconds do: each target
-        pass serves all runs, and counts in full for each of them.
-
-        With `reuse` a request may take over the caches of an ended run that begins alike; then a run must be
-        read before the next one is asked for.
+        pass serves all runs, and counts in full for each of them. With `reuse` a request may take
+        over the caches of an ended run, which must be read before.
 
         Raises:
             CapacityError: as in `start`.
@@ -345,7 +343,7 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _take_similar(ended: list[Run], prompt_ids: Sequence[int]) -> Run | None:
-    """Take out the run that shares most of a prompt with it, if that is half of the prompt or more."""
+    """Take out the run that shares most of a prompt, if that is half of it or more."""
     shared = [common_prefix(prompt_ids, run.token_ids) for run in ended]
     if not ended or 2 * max(shared) < len(prompt_ids):
         return None
