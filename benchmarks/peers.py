@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 
 import eyas
-from eyas.bench.evaluate import find_question_files
 from eyas.bench.provenance import provenance
-from eyas.bench.questions import read_questions
+from eyas.bench.questions import find_question_files, read_questions
 from eyas.interfaces import TargetCall
 from eyas.models import resolve_model
 from eyas.models.default_model import _download, _extract

@@ -78,14 +78,27 @@ class AnswerFile:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):  # the row that a kill cut off
             self._file.truncate(whole)
-        rows: dict[str, Row] = {}
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                rows[row["key"]] = row
-            except (ValueError, KeyError, TypeError):
-                raise DataError(
-                    f"{self.path}, line {number}: no row of an evaluation; remove the line or choose "
-                    "another --out."
-                ) from None
-        return rows
+        return parse_rows(content[:whole], self.path)
+
+
+def parse_rows(content: bytes, path: Path) -> dict[str, Row]:
+    """Rows by key, from the lines of a file; what follows the last line feed is left out.
+
+    Raises:
+        DataError: a line is broken; its number is named.
+    """
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows[row["key"]] = row
+        except (ValueError, KeyError, TypeError):
+            raise DataError(
+                f"{path}, line {number}: no row of an evaluation; remove the line or choose another --out."
+            ) from None
+    return rows
+
+
+def described(error: Exception) -> str:
+    """An error as a row keeps it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -15,6 +15,7 @@ from eyas.engine import PREFILL_ROWS, Request, np_ids
 from eyas.interfaces import Runtime, TargetCall
 from eyas.tree import Floats
 
+PLAIN = "autoregressive"  # the oracle of law L1
 # Differences of two best scores that rounding explains, by the target's dtype; 0 excuses nothing.
 EXCUSED_GAPS = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
 EXCUSED_SHARE = 0.01  # of the answers in float32; more is a failure

@@ -62,6 +62,12 @@ def sources_hash() -> str:
     return hash_files(PACKAGE.rglob("*.py"), PACKAGE)
 
 
+def engine_hash() -> str | None:
+    """SHA-256 over the compiled engine; None where there is none."""
+    files = sorted(PACKAGE.glob("_native*.so")) + sorted(PACKAGE.glob("_native*.pyd"))
+    return hash_files(files, PACKAGE) if files else None
+
+
 def head_hash(directory: Path | None) -> str | None:
     """SHA-256 over a head's configuration and weights; None for no head."""
     if directory is None:

@@ -5,14 +5,15 @@ Other fields (a `reference`, say) are ignored. Reading is strict: a benchmark ov
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eyas.errors import DataError
+from eyas.errors import ConfigError, DataError
 
 QuestionId = int | str
+MAX_LINE_BYTES = 1 << 20  # a longer line is no question, and could fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,9 @@ def read_questions(path: Path) -> QuestionSet:
     Raises:
         DataError: no such file, nothing in it, or a broken line, which is named by its number.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the question file {path}: {error.strerror}.") from None
+    digest = hashlib.sha256()
     questions: dict[QuestionId, tuple[int, Question]] = {}
-    for number, line in _lines(path, content):
+    for number, line in _lines(path, digest):
         question = _question(path, number, line)
         if question.question_id in questions:
             first, _ = questions[question.question_id]
@@ -58,20 +56,32 @@ def read_questions(path: Path) -> QuestionSet:
     return QuestionSet(
         name=path.stem,
         path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=digest.hexdigest(),
         questions=tuple(question for _, question in questions.values()),
     )
 
 
-def _lines(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
-    """Numbered lines, blank ones left out. Only line feeds end a line: JSON strings may hold U+2028."""
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
-            raise _broken(path, number, "not UTF-8") from None
-        if text.strip():
-            yield number, text
+def _lines(path: Path, digest: "hashlib._Hash") -> Iterator[tuple[int, str]]:
+    """Numbered lines, blank ones left out. Only line feeds end a line: JSON strings may hold U+2028.
+
+    `digest` sees the whole file.
+    """
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise _broken(path, number, f"longer than {MAX_LINE_BYTES} bytes")
+                digest.update(line)
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError:
+                    raise _broken(path, number, "not UTF-8") from None
+                if text.strip():
+                    yield number, text
+    except OSError as error:
+        raise DataError(f"cannot read the question file {path}: {error.strerror}.") from None
 
 
 def _question(path: Path, number: int, line: str) -> Question:
@@ -116,3 +126,37 @@ def _shown(value: Any) -> str:
 
 def _broken(path: Path, number: int, reason: str) -> DataError:
     return DataError(f"{path}, line {number}: {reason}; mend or remove the line.")
+
+
+def find_question_files(names: Sequence[str], folder: str | None) -> list[Path]:
+    """Question files by path, or by name in `folder`; no names are all of the folder's.
+
+    Raises:
+        ConfigError: a name is neither, or there is nothing to choose from.
+    """
+    if not names:
+        if folder is None:
+            raise ConfigError(
+                "no question files; give --questions FILE..., or set EYAS_EVAL_DATA to a folder."
+            )
+        found = sorted(Path(folder).glob("*.jsonl"))
+        if not found:
+            raise ConfigError(f"EYAS_EVAL_DATA is {folder}, which holds no .jsonl file; give --questions.")
+        return found
+    paths = []
+    for name in names:
+        choices = [Path(name)]
+        if folder is not None:
+            choices += [Path(folder) / name, Path(folder) / f"{name}.jsonl"]
+        path = next((choice for choice in choices if choice.is_file()), None)
+        if path is None:
+            raise ConfigError(
+                f"there is no question file {name!r}; give its path, or a name in the folder that "
+                "EYAS_EVAL_DATA names."
+            )
+        paths.append(path)
+    if len({path.stem for path in paths}) != len(paths):
+        raise ConfigError(
+            "two question files have the same name; results are told apart by it, so rename one."
+        )
+    return paths

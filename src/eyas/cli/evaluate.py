@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eyas.bench.answers import AnswerFile
-from eyas.bench.evaluate import EvalConfig, Evaluation, Progress, find_question_files, no_progress
+from eyas.bench.evaluate import EvalConfig, Evaluation, Progress, no_progress
 from eyas.bench.files import write_whole
 from eyas.bench.provenance import now, provenance
-from eyas.bench.questions import read_questions
+from eyas.bench.questions import find_question_files, read_questions
 from eyas.bench.summary import summarise
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, write, write_json
