@@ -11,7 +11,7 @@ import numpy as np
 from eyas.config import AUTO_LIMITS, SamplingConfig, StoppingConfig, TreeConfig
 from eyas.costs import CostTable
 from eyas.engine import Request
-from eyas.interfaces import Choice, TargetInfo, TopK
+from eyas.interfaces import Choice, DraftOptions, TargetInfo, TopK
 from eyas.sampling import Sampler, log_softmax
 from eyas.stopping import AnswerText, stop_tokens
 from eyas.tree import DraftTree
@@ -56,6 +56,7 @@ def make_request(
     costs=None,
     choice=0,
     num_log_probs=None,
+    options=None,
 ):
     """A request without a tokenizer; `stops` are the model's own stop tokens."""
     sampling, stopping = sampling or SamplingConfig(), stopping or StoppingConfig(max_new_tokens=20)
@@ -72,6 +73,7 @@ def make_request(
         ),
         text=AnswerText(stopping, NumberText(), stops),
         tree=tree or TreeConfig(),
+        options=options or DraftOptions(),
         num_log_probs=num_log_probs,
         costs=costs,
     )

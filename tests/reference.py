@@ -106,3 +106,18 @@ def recursive_rejection(p, q, siblings):
             for token, mass in enumerate(recursive_rejection(rest, left, siblings - 1)):
                 emitted[token] += drawn * (1 - accept) * mass
     return emitted
+
+
+def prompt_lookup(tokens, rule, max_ngram, count):
+    """Prompt lookup by its two rules: what follows the earliest earlier occurrence of the newest tokens."""
+    length = len(tokens)
+    for n in range(max_ngram, 0, -1):
+        for start in range(length - n + 1):
+            if tokens[start : start + n] != tokens[length - n :]:
+                continue
+            after = start + n
+            if rule == "reference" and after + count <= length and after < length - n:
+                return tokens[after : after + count]
+            if rule == "transformers" and after < min(after + count, length):
+                return tokens[after : min(after + count, length)]
+    return []

@@ -1,6 +1,7 @@
-"""Tiny random models on disk: a Llama target in a Hugging Face directory, and an EAGLE head for it."""
+"""Tiny random models on disk: a Llama target in a Hugging Face directory, and draft networks for it."""
 
 import json
+from functools import partial
 
 import numpy as np
 
@@ -81,3 +82,15 @@ def write_head(directory, *, layers=1, draft_ids=None, seed=0, bias=True, scale=
     save_file(weights, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps(document))
     return directory
+
+
+# Draft networks by kind, as methods ask for them (`Method.head`), then by a name of the tests' own. A writer
+# fills a directory.
+NETWORKS = {
+    "eagle": {
+        "one-layer": write_head,
+        "two-layers-draft-vocabulary": partial(
+            write_head, layers=2, draft_ids=range(0, VOCAB, 2), bias=False
+        ),
+    },
+}

@@ -8,7 +8,7 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from eyas.errors import ConfigError
 
@@ -19,9 +19,17 @@ DraftSampling = Literal["coupled", "top-k"]
 ScorePrecision = Literal["float32", "model"]
 
 
-def _at_least(name: str, value: float, limit: float) -> None:
+def at_least(name: str, value: float, limit: float) -> None:
+    """Raise ConfigError unless `value` is a number of at least `limit`."""
     if not (math.isfinite(value) and value >= limit):
         raise ConfigError(f"{name} is {value}, but it must be a number of at least {limit}.")
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError unless `value` is one of `choices`: types do not hold a caller to a Literal."""
+    if value not in choices:
+        listing = " or ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name} is {value!r}; it is {listing}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +49,9 @@ class TreeConfig:
     rerank: bool = True  # False keeps the nodes that were expanded (Table 3, "w/o reranking")
 
     def __post_init__(self) -> None:
-        if self.tree not in ("auto", "fixed"):
-            raise ConfigError(f"tree is {self.tree!r}; it is 'auto' or 'fixed'.")
+        one_of("tree", self.tree, get_args(TreeMode))
         for name in TREE_SIZES:
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         if self.draft_tokens > self.num_candidates:
             raise ConfigError(
                 f"draft_tokens is {self.draft_tokens}, but depth {self.depth} and tree_top_k "
@@ -53,10 +60,8 @@ class TreeConfig:
             )
         if self.is_auto and not (self.expand_by_value and self.rerank):
             raise ConfigError("tree is 'auto', which needs values and rerank; set tree='fixed'.")
-        if self.draft_sampling not in ("coupled", "top-k"):
-            raise ConfigError(f"draft_sampling is {self.draft_sampling!r}; it is 'coupled' or 'top-k'.")
-        if self.score_precision not in ("float32", "model"):
-            raise ConfigError(f"score_precision is {self.score_precision!r}; it is 'float32' or 'model'.")
+        one_of("draft_sampling", self.draft_sampling, get_args(DraftSampling))
+        one_of("score_precision", self.score_precision, get_args(ScorePrecision))
 
     @property
     def num_candidates(self) -> int:
@@ -91,8 +96,8 @@ class SamplingConfig:
     seed: int | None = None  # None draws one when temperature > 0; see `with_seed`
 
     def __post_init__(self) -> None:
-        _at_least("temperature", self.temperature, 0)
-        _at_least("top_k", self.top_k, 0)
+        at_least("temperature", self.temperature, 0)
+        at_least("top_k", self.top_k, 0)
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}, but it must lie in (0, 1]; 1 is off.")
         if not 0 <= self.min_p <= 1:
@@ -136,8 +141,8 @@ class StoppingConfig:
     ignore_eos: bool = False  # go on past the model's own stop tokens
 
     def __post_init__(self) -> None:
-        _at_least("max_new_tokens", self.max_new_tokens, 1)
-        _at_least("min_new_tokens", self.min_new_tokens, 0)
+        at_least("max_new_tokens", self.max_new_tokens, 1)
+        at_least("min_new_tokens", self.min_new_tokens, 0)
         if self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(
                 f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "

@@ -33,7 +33,11 @@ def parse(*argv):
 
 
 def test_every_option_has_a_help_text_and_every_text_an_option():
-    assert set(GENERATION_HELPS) == set(option_names())
+    of_methods = [item for method in methods().values() for item in fields(method.options)]
+    assert set(GENERATION_HELPS) == set(option_names()) - {item.name for item in of_methods}
+    assert all(item.metadata["help"] for item in of_methods)
+    for name, method in methods().items():
+        assert all(option.startswith(f"{name}_") for option in method.option_names)
     assert set(MODEL_HELPS) == set(signature(load).parameters)
     assert set(DISTIL_HELPS) == {field.name for field in fields(DistilConfig)}
     assert set(HEAD_HELPS) == {field.name for field in fields(HeadConfig)}

@@ -1,8 +1,9 @@
 """The promise that every drafter keeps on every runtime: the answer is plain decoding's (docs/laws.md, L1).
 
-A new drafter or runtime joins by its name alone. Models are tiny. On torch they are in float64, where a
-different shape of the same product cannot flip a choice; on native every precision keeps the promise bit for
-bit (L8). So no difference is tolerated anywhere, and on native none in a log-probability either.
+A new drafter or runtime joins by its name alone, a drafter with every choice among its options. Models are
+tiny. On torch they are in float64, where a different shape of the same product cannot flip a choice; on
+native every precision keeps the promise bit for bit (L8). So no difference is tolerated anywhere, and on
+native none in a log-probability either.
 """
 
 from dataclasses import replace
@@ -11,17 +12,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from method_cases import Case, default_cases, each, option_cases
 
 import fake
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.engine import Engine
 from eyas.errors import ConfigError
-from eyas.interfaces import DraftFiles, TargetCall
+from eyas.interfaces import TargetCall
 from eyas.registry import methods
 from eyas.runtimes import load_runtime
 from eyas.runtimes.native import is_built
 from fake import AUTO, FAST, FREE, SLOW, answer
-from tiny import VOCAB, write_head, write_llama
+from tiny import NETWORKS, VOCAB, write_llama
 
 RUNTIMES = [
     ("torch", "float64"),
@@ -29,11 +31,14 @@ RUNTIMES = [
 ]
 STOPS = [2, 7]
 
-lossless = pytest.mark.parametrize(
-    "method", [name for name, method in methods().items() if method.lossless == "ids"]
+PLAIN = Case("autoregressive")
+on_each_head = pytest.mark.parametrize(
+    "eagle2", [Case("eagle2", head) for head in NETWORKS["eagle"]], ids=str
 )
+
+lossless = each([case for case in default_cases() if case != PLAIN], {"ids"})
 contract_settings = settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -49,29 +54,24 @@ def tolerance(runtime, usual):
     return 0 if runtime.target.runtime == "native" else usual
 
 
-@pytest.fixture(scope="module", params=["one-layer", "two-layers-draft-vocabulary"])
-def engines(request, runtime, tmp_path_factory):
-    """One engine per method, loaded at first use."""
-    options = {
-        "one-layer": {},
-        "two-layers-draft-vocabulary": {"layers": 2, "draft_ids": range(0, VOCAB, 2), "bias": False},
-    }[request.param]
-    head = write_head(tmp_path_factory.mktemp("head") / "head", **options)
-    known = methods()
-    loaded = {}
+@pytest.fixture(scope="module")
+def engines(runtime, tmp_path_factory):
+    """One engine per method and networks, loaded at first use."""
+    directory, loaded = tmp_path_factory.mktemp("networks"), {}
 
-    def engine(method):
-        if method not in loaded:
-            loaded[method] = Engine(
-                runtime, known[method].drafter.load(runtime, DraftFiles(head=lambda: head))
-            )
-        return loaded[method]
+    def engine(case):
+        key = (case.method, case.networks)
+        if key not in loaded:
+            loaded[key] = Engine(runtime, case.load(runtime, directory))
+        return loaded[key]
 
     return engine
 
 
-def make_request(prompt, sampling, stopping, tree=None, **more):
-    return fake.make_request(prompt, sampling, stopping, tree=tree, vocab_size=VOCAB, stops=STOPS, **more)
+def make_request(case, prompt, sampling, stopping, tree=None, **more):
+    return fake.make_request(
+        prompt, sampling, stopping, tree=tree, options=case.options, vocab_size=VOCAB, stops=STOPS, **more
+    )
 
 
 prompts = st.lists(st.integers(3, VOCAB - 1), min_size=1, max_size=20)
@@ -113,80 +113,104 @@ trees = st.one_of(
 )
 
 
-@lossless
-@contract_settings
-@given(prompt=prompts, sampling=samplings, stopping=stoppings, tree=trees)
-def test_the_answer_is_plain_decodings(method, engines, prompt, sampling, stopping, tree):
-    wanted = make_request(prompt, sampling, stopping, tree, num_log_probs=2, costs=FREE)
+def check_same_answer(case, engines, prompt, sampling, stopping, tree):
+    wanted = make_request(case, prompt, sampling, stopping, tree, num_log_probs=2, costs=FREE)
     plain, plain_text = answer(
-        engines("autoregressive"), make_request(prompt, sampling, stopping, num_log_probs=2)
+        engines(PLAIN), make_request(PLAIN, prompt, sampling, stopping, num_log_probs=2)
     )
-    drafted, text = answer(engines(method), wanted)
+    drafted, text = answer(engines(case), wanted)
     assert drafted.generated == plain.generated
     assert text == plain_text
     assert drafted.request.text.finish_reason == plain.request.text.finish_reason
     for ours, theirs in zip(drafted.tokens, plain.tokens, strict=True):
-        allowed = tolerance(engines(method).runtime, 1e-9)
+        allowed = tolerance(engines(case).runtime, 1e-9)
         assert abs(ours.choice.log_prob - theirs.choice.log_prob) <= allowed
         assert [token for token, _ in ours.choice.top] == [token for token, _ in theirs.choice.top]
 
 
 @lossless
+@contract_settings
+@given(prompt=prompts, sampling=samplings, stopping=stoppings, tree=trees)
+def test_the_answer_is_plain_decodings(case, engines, prompt, sampling, stopping, tree):
+    check_same_answer(case, engines, prompt, sampling, stopping, tree)
+
+
+@each(option_cases(), {"ids"})
+@settings(contract_settings, max_examples=4)
+@given(prompt=prompts, sampling=samplings, stopping=stoppings, tree=trees)
+def test_no_option_changes_the_answer(case, engines, prompt, sampling, stopping, tree):
+    check_same_answer(case, engines, prompt, sampling, stopping, tree)
+
+
+@each(default_cases() + option_cases(), {"distribution", "no"})
+@settings(contract_settings, max_examples=4)
+@given(prompt=prompts, sampling=samplings, stopping=stoppings, tree=trees)
+def test_what_keeps_no_ids_says_so_and_keeps_them_where_greedy(
+    case, engines, prompt, sampling, stopping, tree
+):
+    """Other rules judge draws only; and what they emit still has to be possible."""
+    assert methods()[case.method].lossless == "ids", "such a rule is never a default"
+    check_same_answer(case, engines, prompt, replace(sampling, temperature=0.0), stopping, tree)
+    drawn = replace(sampling, temperature=1.0, top_k=1)  # one token is possible
+    check_same_answer(case, engines, prompt, drawn, stopping, tree)
+
+
+@lossless
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("tree", [(1, 1, 1), (1, 4, 4), (2, 3, 10), (10, 6, 59), (3, 2, 12)], ids=str)
-def test_trees_from_smallest_to_largest(method, engines, temperature, tree):
+def test_trees_from_smallest_to_largest(case, engines, temperature, tree):
     """K = 1, one draft token, and every candidate kept."""
     k, depth, tokens = tree
     config = TreeConfig(tree_top_k=k, depth=depth, draft_tokens=tokens)
     sampling = SamplingConfig(temperature=temperature, seed=5)
     stopping = StoppingConfig(max_new_tokens=40, ignore_eos=True)
-    plain, _ = answer(engines("autoregressive"), make_request([9, 4, 33], sampling, stopping))
-    drafted, _ = answer(engines(method), make_request([9, 4, 33], sampling, stopping, config))
+    plain, _ = answer(engines(PLAIN), make_request(PLAIN, [9, 4, 33], sampling, stopping))
+    drafted, _ = answer(engines(case), make_request(case, [9, 4, 33], sampling, stopping, config))
     assert drafted.generated == plain.generated
 
 
-@lossless
+@each([case for case in default_cases() if methods()[case.method].uses_costs], {"ids"})
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("costs", [FREE, FAST, SLOW], ids=["free", "fast", "slow"])
-def test_trees_of_measured_size(method, engines, costs, temperature):
+def test_trees_of_measured_size(case, engines, costs, temperature):
     """Large trees, small ones, and long stretches without any: the same answer, and the same again."""
     sampling = SamplingConfig(temperature=temperature, seed=6)
     stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
-    plain, _ = answer(engines("autoregressive"), make_request([9, 4, 33], sampling, stopping))
+    plain, _ = answer(engines(PLAIN), make_request(PLAIN, [9, 4, 33], sampling, stopping))
     seen = []
     for _ in range(2):
-        run, _ = engines(method).start(make_request([9, 4, 33], sampling, stopping, AUTO, costs=costs))
+        run, _ = engines(case).start(make_request(case, [9, 4, 33], sampling, stopping, AUTO, costs=costs))
         trees = []
         while not run.is_finished:
-            engines(method).step([run])
+            engines(case).step([run])
             trees.append((run.last_cycle.tree.token_ids.tolist(), run.last_cycle.tree.parents.tolist()))
         assert run.generated == plain.generated
         seen.append(trees)
     assert seen[0] == seen[1], "a replay with the same table drafts the same trees"
     sizes = [len(parents) - 1 for _, parents in seen[0]]
-    if methods()[method].uses_costs:
-        assert max(sizes) > 20 if costs is FREE else 0 in sizes
+    assert max(sizes) > 20 if costs is FREE else 0 in sizes
 
 
-def test_measured_trees_need_a_table(engines):
-    request = make_request([3], SamplingConfig(), StoppingConfig(max_new_tokens=5), AUTO)
+@on_each_head
+def test_measured_trees_need_a_table(eagle2, engines):
+    request = make_request(eagle2, [3], SamplingConfig(), StoppingConfig(max_new_tokens=5), AUTO)
     with pytest.raises(ConfigError, match="no cost table"):
-        engines("eagle2").start(request)
+        engines(eagle2).start(request)
 
 
 @lossless
-def test_the_whole_context_is_used(method, engines):
+def test_the_whole_context_is_used(case, engines):
     """The tree shrinks as the context fills; the last position is still reached."""
     stopping = StoppingConfig(max_new_tokens=96, ignore_eos=True)
     prompt = list(range(3, 63))
-    plain, _ = answer(engines("autoregressive"), make_request(prompt, SamplingConfig(), stopping))
-    drafted, _ = answer(engines(method), make_request(prompt, SamplingConfig(), stopping))
+    plain, _ = answer(engines(PLAIN), make_request(PLAIN, prompt, SamplingConfig(), stopping))
+    drafted, _ = answer(engines(case), make_request(case, prompt, SamplingConfig(), stopping))
     assert drafted.generated == plain.generated
     assert len(drafted.token_ids) == 96
     assert drafted.request.text.finish_reason == "length"
 
 
-@lossless
+@each(default_cases(), {"ids"})
 @contract_settings
 @given(
     first=prompts,
@@ -194,67 +218,67 @@ def test_the_whole_context_is_used(method, engines):
     temperature=st.sampled_from([0.0, 1.0]),
     size=st.sampled_from([{}, {"tree": AUTO, "costs": FREE}, {"tree": AUTO, "costs": SLOW}]),
 )
-def test_a_later_turn_reuses_what_is_common(method, engines, first, second, temperature, size):
+def test_a_later_turn_reuses_what_is_common(case, engines, first, second, temperature, size):
     """L7: same answer as from an empty cache, also after a turn whose tokens changed in the middle."""
     sampling = SamplingConfig(temperature=temperature, seed=1)
     stopping = StoppingConfig(max_new_tokens=8)
-    engine = engines(method)
-    run, _ = answer(engine, make_request(first, sampling, stopping, **size))
+    engine = engines(case)
+    run, _ = answer(engine, make_request(case, first, sampling, stopping, **size))
     for turn in ([*run.token_ids, *second], [*first, *second]):
-        run, _ = answer(engine, make_request(turn, sampling, stopping, **size), earlier=run)
-        fresh, _ = answer(engines("autoregressive"), make_request(turn, sampling, stopping))
+        run, _ = answer(engine, make_request(case, turn, sampling, stopping, **size), earlier=run)
+        fresh, _ = answer(engines(PLAIN), make_request(PLAIN, turn, sampling, stopping))
         assert run.generated == fresh.generated
 
 
 @lossless
 @contract_settings
 @given(prompt_list=st.lists(prompts, min_size=2, max_size=3), temperature=st.sampled_from([0.0, 1.0]))
-def test_sequences_stepped_together_do_not_disturb_each_other(method, engines, prompt_list, temperature):
+def test_sequences_stepped_together_do_not_disturb_each_other(case, engines, prompt_list, temperature):
     sampling = SamplingConfig(temperature=temperature, seed=2)
     stopping = StoppingConfig(max_new_tokens=10)
-    engine = engines(method)
-    runs = [engine.start(make_request(prompt, sampling, stopping))[0] for prompt in prompt_list]
+    engine = engines(case)
+    runs = [engine.start(make_request(case, prompt, sampling, stopping))[0] for prompt in prompt_list]
     while active := [run for run in runs if not run.is_finished]:
         engine.step(active)
     for run, prompt in zip(runs, prompt_list, strict=True):
-        alone, _ = answer(engines("autoregressive"), make_request(prompt, sampling, stopping))
+        alone, _ = answer(engines(PLAIN), make_request(PLAIN, prompt, sampling, stopping))
         assert run.generated == alone.generated
 
 
 @lossless
-def test_choices_differ_and_the_first_is_that_of_one(method, engines):
+def test_choices_differ_and_the_first_is_that_of_one(case, engines):
     sampling, stopping = SamplingConfig(temperature=1.0, seed=3), StoppingConfig(max_new_tokens=16)
     answers = [
-        answer(engines(method), make_request([8, 9], sampling, stopping, choice=c))[0] for c in range(3)
+        answer(engines(case), make_request(case, [8, 9], sampling, stopping, choice=c))[0] for c in range(3)
     ]
     plain = [
-        answer(engines("autoregressive"), make_request([8, 9], sampling, stopping, choice=c))[0]
-        for c in range(3)
+        answer(engines(PLAIN), make_request(PLAIN, [8, 9], sampling, stopping, choice=c))[0] for c in range(3)
     ]
     assert [run.generated for run in answers] == [run.generated for run in plain]
     assert len({tuple(run.generated) for run in answers}) > 1
 
 
 @lossless
-def test_abandoned_answers_leave_the_method_usable(method, engines):
+def test_abandoned_answers_leave_the_method_usable(case, engines):
     sampling, stopping = SamplingConfig(), StoppingConfig(max_new_tokens=20, ignore_eos=True)
-    stream = engines(method).stream(make_request([5, 6], sampling, stopping))
+    stream = engines(case).stream(make_request(case, [5, 6], sampling, stopping))
     next(stream)
     next(stream)
     stream.close()
-    run, _ = answer(engines(method), make_request([5, 6], sampling, stopping))
-    plain, _ = answer(engines("autoregressive"), make_request([5, 6], sampling, stopping))
+    run, _ = answer(engines(case), make_request(case, [5, 6], sampling, stopping))
+    plain, _ = answer(engines(PLAIN), make_request(PLAIN, [5, 6], sampling, stopping))
     assert run.generated == plain.generated
 
 
+@on_each_head
 @pytest.mark.parametrize(
     "sampling", [SamplingConfig(), SamplingConfig(temperature=0.8, seed=4)], ids=["greedy", "sampled"]
 )
-def test_the_heads_cache_is_one_causal_pass_over_true_pairs(engines, sampling):
+def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle2, engines, sampling):
     """H.4: after every cycle the head's cached keys equal those computed from scratch (L7)."""
-    engine = engines("eagle2")
+    engine = engines(eagle2)
     stopping = StoppingConfig(max_new_tokens=24, ignore_eos=True)
-    run, _ = engine.start(make_request([11, 12, 13], sampling, stopping))
+    run, _ = engine.start(make_request(eagle2, [11, 12, 13], sampling, stopping))
     while not run.is_finished:
         engine.step([run])
         state = run.session._state

@@ -4,6 +4,7 @@ import pytest
 
 from eyas.errors import ConfigError
 from eyas.options import GenerationOptions, option_names
+from eyas.registry import methods
 
 
 def test_names_find_their_groups():
@@ -12,7 +13,18 @@ def test_names_find_their_groups():
     )
     assert (options.sampling.temperature, options.tree.draft_tokens, options.n) == (0.5, 7, 2)
     assert options.stopping.stop == ("x",)
-    assert options.to_dict().keys() == set(option_names())
+    of_methods = {name for method in methods().values() for name in method.option_names}
+    assert options.to_dict().keys() == set(option_names()) - of_methods, "those are a method's own to report"
+
+
+def test_a_methods_options_are_checked_and_belong_to_it_alone():
+    options = GenerationOptions.from_names({"pld_tokens": 4})
+    assert options.of_method("pld").pld_tokens == 4
+    assert options.to_dict()["pld_tokens"] == 4
+    with pytest.raises(ConfigError, match="pld_tokens is no option of eagle2; leave it out"):
+        options.of_method("eagle2")
+    with pytest.raises(ConfigError, match="pld_tokens is 0"):
+        GenerationOptions.from_names({"pld_tokens": 0})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""Prompt lookup: the newest tokens stood in the text before; propose what followed them there.
+
+Source: prompt lookup decoding (Apoorv Saxena, 2023), in the rules of its two implementations. Both look for
+the *earliest* occurrence of the newest n tokens, longest n first, and differ in what they take from there:
+
+* "reference" (the original code, also Spec-Bench's), n = 3, 2, 1: exactly `pld_tokens` tokens, or nothing
+  where fewer follow.
+* "transformers" (`prompt_lookup_num_tokens`), n = 2, 1: up to `pld_tokens` tokens, as many as there are.
+
+The default is transformers' rule: it drafts through a repetition that has only just begun, such as a list's
+or a loop's, where the reference still waits for ten tokens; and a short draft costs a pass little.
+
+Where nothing is found nothing is proposed. A stop token ends the draft before itself: if all before it is
+accepted, the target's own next token is that stop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+from eyas.config import at_least, one_of
+from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.registry import register_drafter
+from eyas.tree import DraftTree, chain
+
+PldRule = Literal["transformers", "reference"]
+_MAX_NGRAM = {"transformers": 2, "reference": 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PldOptions(DraftOptions):
+    """What is looked for, and how much is taken."""
+
+    pld_rule: PldRule = option("transformers", "take as many tokens as follow, or (reference) all or none")
+    pld_max_ngram: int | None = option(
+        None, "newest tokens looked for at most; without it 2, by the reference's rule 3"
+    )
+    pld_tokens: int = option(10, "tokens proposed at once")
+
+    def __post_init__(self) -> None:
+        one_of("pld_rule", self.pld_rule, get_args(PldRule))
+        at_least("pld_tokens", self.pld_tokens, 1)
+        if self.pld_max_ngram is not None:
+            at_least("pld_max_ngram", self.pld_max_ngram, 1)
+
+    @property
+    def max_ngram(self) -> int:
+        """The longest n."""
+        return self.pld_max_ngram or _MAX_NGRAM[self.pld_rule]
+
+
+@register_drafter("pld", options=PldOptions)
+class PromptLookup:
+    """Prompt lookup: repeats what followed the newest tokens before; needs no draft model."""
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:  # noqa: ARG003 - it needs neither
+        """Nothing to load."""
+        return cls()
+
+    def open(self) -> "Session":
+        """A session without text."""
+        return Session()
+
+
+class NgramIndex:
+    """Where each n-gram of a growing text ends first; a step costs the tokens that are new."""
+
+    def __init__(self, max_n: int) -> None:
+        self._first_ends: list[dict[tuple[int, ...], int]] = [{} for _ in range(max_n)]  # by n - 1
+        self._length = 0
+
+    def read(self, token_ids: Sequence[int]) -> None:
+        """Take in what `token_ids` has beyond what was read before."""
+        for end in range(self._length + 1, len(token_ids) + 1):
+            longest = tuple(token_ids[max(0, end - len(self._first_ends)) : end])
+            for n in range(1, len(longest) + 1):
+                self._first_ends[n - 1].setdefault(longest[-n:], end)
+        self._length = len(token_ids)
+
+    def first_end(self, ngram: Sequence[int]) -> int:
+        """Index of the token after the earliest occurrence of an n-gram that was read."""
+        return self._first_ends[len(ngram) - 1][tuple(ngram)]
+
+
+class Session:
+    """One sequence's index."""
+
+    num_forwards = 0
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - tokens are read anew
+        """Start with an empty index."""
+        assert isinstance(context.options, PldOptions), "the options of this method"
+        self._options = context.options
+        self._stops = context.stop_token_ids
+        self._index = NgramIndex(self._options.max_ngram)
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Nothing to remember: `propose` gets all tokens."""
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """A chain of what followed, cut before a stop token and at `max_depth`."""
+        self._index.read(token_ids)
+        guess = self._lookup(token_ids)[:max_depth]
+        stop = next((at for at, token in enumerate(guess) if token in self._stops), len(guess))
+        return chain(token_ids[-1], guess[:stop])
+
+    def _lookup(self, token_ids: Sequence[int]) -> Sequence[int]:
+        """The continuation by the rule; what follows the earliest occurrence is longest."""
+        length, count = len(token_ids), self._options.pld_tokens
+        for n in range(min(self._options.max_ngram, length - 1), 0, -1):
+            start = self._index.first_end(token_ids[-n:])
+            if self._options.pld_rule == "reference":
+                is_found = start + count <= length and start < length - n
+            else:
+                is_found = start < length
+            if is_found:
+                return token_ids[start : start + count]
+        return []
