@@ -16,6 +16,7 @@ A value is the product of the confidences on the path, kept as a sum of natural 
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -148,7 +149,10 @@ class Expansion:
             parents.append(node_of[level.parents[at // level.width]])
             log_values.append(level.log_values.item(at))
         return DraftTree(
-            np.array(token_ids, dtype=np.int64), np.array(parents, dtype=np.int64), np.array(log_values)
+            np.array(token_ids, dtype=np.int64),
+            np.array(parents, dtype=np.int64),
+            np.array(log_values),
+            best=partial(self.rerank, root),
         )
 
 

@@ -38,6 +38,7 @@ class DraftTree:
         proposals: per node with children, the (V,) distribution that they were drawn from, in the order of
             the nodes and without replacement. Only ratio tests read it.
         auxiliary: rows that the target computes beside the tree.
+        best: gives the tree of the n best candidates, for those who want to see what rerank dropped.
     """
 
     token_ids: Ints
@@ -45,6 +46,7 @@ class DraftTree:
     log_values: Floats
     proposals: Mapping[int, Floats] = field(default_factory=dict)
     auxiliary: "Auxiliary | None" = None
+    best: "Callable[[int], DraftTree] | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         parents: list[int] = self.parents.tolist()

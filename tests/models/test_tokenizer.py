@@ -118,6 +118,15 @@ def test_any_text_survives_byte_level(text):
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids) == text
 
 
+@given(st.text(st.sampled_from("ab é☂🦅\n"), max_size=12))
+def test_the_bytes_of_tokens_joined_are_those_of_the_text(text):
+    for kind in ("byte_level", "gemma"):
+        tokenizer = TOKENIZERS[kind]
+        joined = b"".join(tokenizer.token_bytes(token_id) for token_id in tokenizer.encode(text))
+        assert joined.replace(b"\xe2\x96\x81", b" ") == text.encode()
+    assert TOKENIZERS["byte_level"].token_bytes(10**6) == b""
+
+
 def test_incomplete_characters_are_held_back():
     tokenizer = TOKENIZERS["byte_level"]
     ids = tokenizer.encode("🦅 a")

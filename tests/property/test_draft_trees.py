@@ -112,6 +112,18 @@ def test_no_connected_set_of_the_same_size_is_worth_more(seed, size):
     assert np.exp(best.log_values[1:]).sum() == pytest.approx(max(rivals))
 
 
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 10), more=st.integers(0, 10))
+def test_a_tree_can_show_what_was_dropped(seed, size, more):
+    config = TreeConfig(depth=3, tree_top_k=3, draft_tokens=size)
+    tree = grow_tree(9, config, draft_from(confidences_from(seed, 4, False), 3), max_depth=9)
+    larger = tree.best(size + more)
+    assert larger.num_draft_tokens == size + more
+    assert set(kept_paths(tree)) <= set(kept_paths(larger))
+    dropped = set(kept_paths(larger)) - set(kept_paths(tree))
+    values = dict(zip(kept_paths(larger), larger.log_values[1:], strict=True))
+    assert all(values[path] <= min(tree.log_values) for path in dropped)
+
+
 def test_the_worked_example_of_the_documentation():
     """docs/algorithm.md, section 2: K = 2, three levels, five tokens kept."""
     below = {

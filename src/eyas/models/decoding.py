@@ -60,6 +60,17 @@ class Decoding:
         anchor = -1 if byte_level else _find_anchor(backend)
         return cls(backend, byte_level, "ByteFallback" in steps, anchor)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; none of an unknown id."""
+        token = self.backend.id_to_token(token_id)
+        if token is None:
+            return b""
+        if self.byte_level:
+            return _token_bytes(token)
+        if self.byte_fallback and _BYTE_TOKEN.fullmatch(token):
+            return bytes([int(token[1:-1], 16)])
+        return str(self.backend.decode([token_id], skip_special_tokens=False)).encode()
+
     def stream(self, special_ids: frozenset[int]) -> StreamDecoder:
         """A decoder for one answer."""
         kind = ByteStream if self.byte_level else AnchoredStream

@@ -96,6 +96,10 @@ class Tokenizer:
         """Text of ids; ids that the tokenizer does not know have none."""
         return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, which may be a part of a character."""
+        return self._decoding.token_bytes(token_id)
+
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for one answer."""
         return self._decoding.stream(self.special_ids)

@@ -49,11 +49,11 @@ class Scheduler:
         self._max_concurrent = max_concurrent
         self._max_queue = max_queue
         self._limit_tokens = limit_tokens
-        self._changed = Condition()  # guards what other threads touch: queue, calls, count and flags
+        self._changed = Condition()  # guards what other threads touch: queue, calls, count and end
         self._waiting: FairQueue[Job] = FairQueue()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._taken = 0  # jobs that have not ended
-        self._is_draining = self._is_closed = False
+        self._is_closed = False
         self._reading: deque[tuple[Job, Prefill]] = deque()
         self._writing: list[Job] = []
         self._kept = KeptRuns(keep)
@@ -68,11 +68,6 @@ class Scheduler:
     def is_alive(self) -> bool:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether nothing new is taken any more."""
-        return self._is_draining
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take all jobs of a request, or none.
@@ -89,7 +84,7 @@ class Scheduler:
                     f"{self._limit_tokens}; shorten the prompt or lower max_tokens."
                 )
         with self._changed:
-            if self._is_draining or not self._thread.is_alive():
+            if self._is_closed or not self._thread.is_alive():
                 raise DrainingError("the server is about to end; ask another one.")
             most = self._max_concurrent + self._max_queue
             if self._taken + len(jobs) > most:
@@ -118,16 +113,10 @@ class Scheduler:
             self._changed.notify()
         return future
 
-    def drain(self) -> None:
-        """Take nothing new; what was taken goes on."""
-        with self._changed:
-            self._is_draining = True
-            self._changed.notify()
-
     def close(self) -> None:
         """End the thread, and with an error whatever is still under way."""
         with self._changed:
-            self._is_draining = self._is_closed = True
+            self._is_closed = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()

@@ -1,0 +1,152 @@
+"""The routes: OpenAI's completions and chats, vLLM's tokenize and metrics, and what an operator asks."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+import eyas
+from eyas.api import LLM
+from eyas.serve import errors
+from eyas.serve.guard import Guard
+from eyas.serve.logs import log_error
+from eyas.serve.plans import plan_chat, plan_completion
+from eyas.serve.replies import ChatReply, TextReply
+from eyas.serve.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from eyas.serve.service import Service, log
+from eyas.serve.settings import ServeSettings
+
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, or with stream its chunks", "content": {"text/event-stream": {}}},
+    **{
+        status: {"description": "An error in OpenAI's format"}
+        for status in (400, 401, 404, 413, 429, 500, 503, 504)
+    },
+}
+
+
+def create_app(llm: LLM, settings: ServeSettings | None = None) -> FastAPI:
+    """The application of one loaded model. Its lifespan runs the engine's thread."""
+    settings = settings or ServeSettings()
+    service = Service(llm, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(title="eyas", version=eyas.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.add_middleware(Guard, api_key=settings.api_key, max_body_bytes=settings.max_body_bytes)
+    _add_errors(app)
+    _add_answers(app, service)
+    _add_tokens(app, service)
+    _add_operations(app, service)
+    return app
+
+
+def _add_answers(app: FastAPI, service: Service) -> None:
+    def client_of(request: Request, user: str | None) -> str:
+        """Whose turn a request takes: its user's, or else its address's."""
+        return user or (request.client.host if request.client else "")
+
+    @app.post("/v1/chat/completions", responses=EVENTS)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a chat."""
+        service.check_model(body.model)
+        plan = plan_chat(body, service.settings)
+        client = client_of(request, body.user)
+        return await service.answer(request, plan, ChatReply, client, stream=bool(body.stream))
+
+    @app.post("/v1/completions", responses=EVENTS)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue a text."""
+        service.check_model(body.model)
+        plan = plan_completion(body, service.settings)
+        client = client_of(request, body.user)
+        return await service.answer(request, plan, TextReply, client, stream=bool(body.stream))
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The one model that is served, and the methods that may draft for it."""
+        return {"object": "list", "data": [service.describe_model()]}
+
+    @app.get("/v1/models/{name:path}", responses={404: {"description": "Another model's name"}})
+    async def model(name: str) -> dict[str, Any]:
+        """The model, by its name."""
+        service.check_model(name)
+        return service.describe_model()
+
+
+def _add_tokens(app: FastAPI, service: Service) -> None:
+    @app.post("/tokenize", responses=EVENTS)
+    def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        """Token ids of a text or a chat."""
+        service.check_model(body.model)
+        tokenizer = service.llm.tokenizer
+        if body.messages is not None:
+            messages = [message.to_dict() for message in body.messages]
+            tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=body.add_generation_prompt)
+        else:
+            tokens = tokenizer.encode(body.prompt or "", add_special=body.add_special_tokens)
+        limit = service.llm.runtime.target.context_limit
+        return {"count": len(tokens), "max_model_len": limit, "tokens": tokens}
+
+    @app.post("/detokenize", responses=EVENTS)
+    def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+        """The text of token ids."""
+        service.check_model(body.model)
+        largest = service.llm.runtime.target.vocab_size - 1
+        if any(token > largest for token in body.tokens):
+            raise errors.ApiError(f"tokens holds an id above {largest}, the model's last.", param="tokens")
+        return {"prompt": service.llm.tokenizer.decode(body.tokens, skip_special=False)}
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        """200 while the engine's thread lives."""
+        alive = service.scheduler.is_alive
+        return JSONResponse({"status": "ok" if alive else "dead"}, 200 if alive else 503)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """200 once requests are answered at full speed."""
+        return JSONResponse({"ready": service.is_ready}, 200 if service.is_ready else 503)
+
+    @app.get("/version")
+    async def version() -> dict[str, Any]:
+        """The version of eyas."""
+        return {"version": eyas.__version__}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus's text format, under vLLM's names."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error leaves in OpenAI's format."""
+
+    @app.exception_handler(eyas.EyasError)
+    async def known(request: Request, error: Exception) -> Response:
+        return errors.error_response(error, errors.request_id(request))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return errors.error_response(errors.of_validation(error), errors.request_id(request))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return errors.error_response(errors.of_http(error), errors.request_id(request))
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        log_error(log, error, errors.request_id(request))
+        return errors.error_response(error, errors.request_id(request))

@@ -1,0 +1,100 @@
+"""Errors in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
+
+import json
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from eyas.errors import CapacityError, EyasError
+from eyas.serve.jobs import DeadlineError, DrainingError, QueueFullError
+
+CLIENT_LEFT = 499  # nobody reads it
+
+
+class ApiError(EyasError):
+    """A request that cannot be answered."""
+
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+def describe(error: Exception, request_id: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers for an error. What is no user's error is named by its request id alone."""
+    message, param, headers = str(error), None, dict[str, str]()
+    match error:
+        case ApiError():
+            status, code, param = error.status, error.code, error.param
+        case QueueFullError():
+            status, code, headers = 429, "queue_full", {"Retry-After": str(error.retry_after)}
+        case DrainingError():
+            status, code, headers = 503, "draining", {"Retry-After": "1"}
+        case DeadlineError():
+            status, code = 504, "deadline_exceeded"
+        case CapacityError():
+            status, code = 400, "context_length_exceeded"
+        case EyasError():
+            status, code = 400, "invalid_value"
+        case _:
+            status, code = 500, "internal_error"
+            message = f"the server failed at this request; its log says more under {request_id}."
+    kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    body = {"message": message, "type": kind, "param": param, "code": code, "request_id": request_id}
+    return status, {"error": body}, headers
+
+
+_KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+
+
+def error_response(error: Exception, request_id: str) -> Response:
+    """The whole response for an error."""
+    status, body, headers = describe(error, request_id)
+    # ASCII: a message may quote what a client sent, lone surrogates included.
+    return Response(json.dumps(body), status, headers, media_type="application/json")
+
+
+def of_http(error: HTTPException) -> ApiError:
+    """An unknown route or method, or a body that could not be read."""
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    return ApiError(str(error.detail), status=error.status_code, code=code)
+
+
+def of_validation(error: RequestValidationError) -> ApiError:
+    """The first thing that is wrong with a body."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part != "body" and not _is_branch(part)]
+    param = ".".join(place) or None
+    context = first.get("ctx") or {}
+    match first["type"]:
+        case "unsupported" | "together":
+            return ApiError(first["msg"], param=str(context["name"]), code=first["type"])
+        case "extra_forbidden":
+            return ApiError(
+                f"{param} is no field of this request; leave it out.", param=param, code="unknown"
+            )
+        case "json_invalid":
+            return ApiError(
+                f"the body is no JSON ({context.get('error', first['msg'])}).", code="json_invalid"
+            )
+        case "missing" if param is None:
+            return ApiError("the request has no JSON body.", code="missing")
+    return ApiError(f"{param or 'the body'}: {first['msg']}.", param=param, code="invalid_value")
+
+
+def _is_branch(part: Any) -> bool:
+    """Whether a part of a place names a branch of a union of types, not a field."""
+    return isinstance(part, str) and (
+        "[" in part or part in ("str", "int", "function-before", "function-after")
+    )
+
+
+def request_id(request: Request) -> str:
+    """The id that the middleware gave a request."""
+    return str(request.scope.get("request_id", "unknown"))

@@ -1,0 +1,57 @@
+"""Runs the application on uvicorn until a signal ends it, and lets what is under way end first."""
+
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from eyas.api import LLM
+from eyas.errors import ConfigError
+from eyas.serve.app import create_app
+from eyas.serve.logs import set_up_logs
+from eyas.serve.settings import ServeSettings
+
+
+def serve(llm: LLM, settings: ServeSettings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; then nothing new is taken, and running answers get `drain` seconds.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    with _bind(settings.host, settings.port) as listener:
+        set_up_logs()
+        announce(_url(listener))
+        # uvicorn raises the signal again once it has ended, which should not kill an orderly exit.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        make_server(llm, settings).run(sockets=[listener])
+
+
+def make_server(llm: LLM, settings: ServeSettings) -> uvicorn.Server:
+    """The HTTP server, not yet running."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(llm, settings),
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=round(settings.drain),
+        )
+    )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({error.strerror or error}); choose another --port or "
+            "--host."
+        ) from error
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

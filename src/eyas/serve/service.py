@@ -1,0 +1,260 @@
+"""One model behind the routes: from a checked body to answers on the scheduler, and back to a response."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+import eyas
+from eyas.api import LLM, Prompt
+from eyas.capacity import check_room
+from eyas.engine import Request
+from eyas.errors import CheckpointError, ModelError
+from eyas.options import GenerationOptions
+from eyas.registry import Method, find_method, methods
+from eyas.serve.channel import DONE, Channel, ClientLeftError, EventStream, dump, event, unless_gone
+from eyas.serve.errors import CLIENT_LEFT, ApiError, describe, request_id
+from eyas.serve.jobs import Job, Update
+from eyas.serve.logs import RequestLog, log_error, log_event
+from eyas.serve.metrics import ServerMetrics
+from eyas.serve.plans import Plan
+from eyas.serve.replies import Reply, Texts
+from eyas.serve.scheduler import Scheduler
+from eyas.serve.settings import ServeSettings
+
+SHOWN = ("method", "lossless", "tree", "draft_tokens", "depth", "cost_table", "seed", "temperature")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Call:
+    """One request under way."""
+
+    id: str
+    plan: Plan
+    reply: Reply
+    jobs: list[Job]
+    updates: AsyncIterator[tuple[int, Update]]
+    failed: int | None = None  # status of the error that ended its stream
+
+
+class Service:
+    """A loaded model, its scheduler and its counts."""
+
+    def __init__(self, llm: LLM, settings: ServeSettings) -> None:
+        target = llm.runtime.target
+        self.llm = llm
+        self.settings = settings
+        self.model_name = settings.served_model_name or model_name(target.name)
+        self.metrics = ServerMetrics(self.model_name)
+        self.texts = Texts(llm.tokenizer)
+        self.is_ready = False
+        self.scheduler = Scheduler(
+            self.metrics,
+            max_concurrent=settings.max_concurrent,
+            max_queue=settings.max_queue,
+            limit_tokens=settings.limit_tokens(target.context_limit),
+            keep=settings.keep,
+        )
+        self._fingerprint = f"eyas-{eyas.__version__}-{(target.fingerprint or target.dtype)[:12]}"
+        self._started = int(time.time())
+        self._methods = [name for name, method in methods().items() if self._has_networks(method)]
+        self._warm: set[str] = set()
+
+    async def start(self) -> None:
+        """Begin to work; ready once the server's own method is loaded and measured."""
+        self.scheduler.start()
+        await self._warm_up(self.llm.method)
+        self.is_ready = True
+        log_event(log, "ready", model=self.model_name, method=self.llm.method)
+
+    async def stop(self) -> None:
+        """End; what is still under way ends with an error."""
+        self.is_ready = False
+        await run_in_threadpool(self.scheduler.close)
+
+    def check_model(self, name: str | None) -> None:
+        """Refuse a model that is not the one served here."""
+        if name is not None and name != self.model_name:
+            raise ApiError(
+                f"the model {name!r} is not served here; this server has {self.model_name!r}.",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+
+    def describe_model(self) -> dict[str, Any]:
+        """As /v1/models lists it; the methods are those whose networks were found."""
+        target = self.llm.runtime.target
+        return {
+            "id": self.model_name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "eyas",
+            "max_model_len": target.context_limit,
+            "eyas": {
+                "method": self.llm.method,
+                "methods": self._methods,
+                "runtime": target.runtime,
+                "dtype": target.dtype,
+            },
+        }
+
+    async def answer(
+        self, http: HttpRequest, plan: Plan, kind: type[Reply], client: str, *, stream: bool
+    ) -> Response:
+        """Make the answers of a plan, as one body or as a stream of events."""
+        record = RequestLog(request_id(http), http.url.path, client)
+        try:
+            call = await self._begin(http, plan, kind, client)
+            record.reply = call.reply
+            if self.settings.log_prompts:
+                record.prompts = plan.prompts
+            if not stream:
+                response = await self._whole(http, call)
+                record.write(200)
+                return response
+            first = await self._guarded(http, call, anext(call.updates))
+        except ClientLeftError:
+            record.write(CLIENT_LEFT)
+            return Response(status_code=CLIENT_LEFT)
+        except Exception as error:
+            record.write(describe(error, record.request_id)[0])
+            raise
+
+        def at_end() -> None:
+            self.scheduler.cancel(call.jobs)
+            record.write(200 if call.reply.is_whole else call.failed or CLIENT_LEFT)
+
+        return EventStream(self._events(call, first), at_end)
+
+    async def _begin(self, http: HttpRequest, plan: Plan, kind: type[Reply], client: str) -> Call:
+        """Prepare the requests of a plan, and put them in the queue."""
+        method = await self._warm_up(plan.method or self.llm.method)
+        options, requests = await run_in_threadpool(self._requests, plan, method)
+        described = self.llm.describe(options, method)
+        reply = kind(
+            request_id=request_id(http),
+            model=self.model_name,
+            fingerprint=self._fingerprint,
+            prompt_tokens=[len(request.prompt_ids) for request in requests[:: plan.n]],
+            choices_per_prompt=plan.n,
+            settings={name: described[name] for name in SHOWN},
+            texts=self.texts,
+            logprobs=options.logprobs is not None,
+            trace=plan.trace,
+            include_usage=plan.include_usage,
+        )
+        channel, engine = Channel(), self.llm.engine(method)
+        jobs = [
+            Job(
+                request,
+                engine,
+                options.stopping.max_new_tokens,
+                channel.receiver(index),
+                client,
+                self.settings.deadline,
+            )
+            for index, request in enumerate(requests)
+        ]
+        self.scheduler.submit(jobs)
+        return Call(request_id(http), plan, reply, jobs, channel.updates(len(jobs)))
+
+    def _requests(self, plan: Plan, method: str) -> tuple[GenerationOptions, list[Request]]:
+        """The requests of a plan, each prompt's n together."""
+        limit = self.llm.runtime.target.context_limit
+        if plan.options.get("max_new_tokens", 1) > limit:
+            raise ApiError(
+                f"max_tokens is {plan.options['max_new_tokens']}, but the model holds {limit}; lower it.",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        options = self.llm.options(plan.options).with_seed()
+        requests = [
+            self.llm.request(self._prompt(prompt), options, choice, method)
+            for prompt in plan.prompts
+            for choice in range(plan.n)
+        ]
+        for request in requests[:: plan.n]:
+            check_room(request.prompt_ids, self.llm.runtime)
+        return options, requests
+
+    def _prompt(self, prompt: Prompt) -> Prompt:
+        """A prompt that is not blank; a completion may begin with any text that has a token."""
+        if isinstance(prompt, str) and not prompt.strip():
+            return self.llm.tokenizer.encode(prompt)
+        return prompt
+
+    async def _whole(self, http: HttpRequest, call: Call) -> Response:
+        async def collect() -> None:
+            async for index, update in call.updates:
+                call.reply.add(index, update)
+
+        await self._guarded(http, call, collect())
+        return Response(dump(call.reply.body()), media_type="application/json")
+
+    async def _guarded(self, http: HttpRequest, call: Call, work: Any) -> Any:
+        """The result of `work`; where it fails or the client leaves, the jobs end too."""
+        try:
+            return await unless_gone(http, work)
+        except BaseException:
+            self.scheduler.cancel(call.jobs)
+            raise
+
+    async def _events(self, call: Call, first: tuple[int, Update]) -> AsyncIterator[str]:
+        """The events of a stream; an error becomes the last one before [DONE]."""
+        try:
+            reply, (index, update) = call.reply, first
+            reply.add(index, update)
+            yield event(reply.chunk(index, update))
+            async for index, update in call.updates:
+                reply.add(index, update)
+                yield event(reply.chunk(index, update))
+            if call.plan.include_usage:
+                yield event(reply.usage_chunk())
+        except Exception as error:
+            log_error(log, error, call.id)
+            call.failed, document, _ = describe(error, call.id)
+            yield event(document)
+        yield DONE
+
+    def _has_networks(self, method: Method) -> bool:
+        return method.head is None or self.llm.head(method.name).path is not None
+
+    async def _warm_up(self, name: str) -> str:
+        """Load and measure a method, once, between two cycles of the others; returns its name."""
+        if name in self._warm:
+            return name
+        find_method(name)
+
+        def load() -> None:
+            self.llm.engine(name)
+            if self.llm.options({}).tree.is_auto:
+                self.llm.costs(name)
+
+        try:
+            await asyncio.wrap_future(self.scheduler.call(load))
+        except (CheckpointError, ModelError) as error:
+            if name == self.llm.method:
+                raise
+            log_event(log, "method unusable", method=name, reason=str(error))
+            raise ApiError(
+                f"the method {name!r} needs draft networks that this server does not have.",
+                param="eyas.method",
+                code="method_unusable",
+            ) from error
+        self._warm.add(name)
+        return name
+
+
+def model_name(name: str) -> str:
+    """How the API calls a model: a hub id as it is, a directory by its last part."""
+    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
