@@ -14,9 +14,10 @@ A value is the product of the confidences on the path, kept as a sum of natural 
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 
@@ -134,7 +135,7 @@ class Expansion:
             return root_only(root)
         values = np.concatenate([level.log_values for level in self._levels])
         if math.isnan(values.sum()):
-            raise FloatingPointError("the draft gave a confidence that is not a number (docs/laws.md, L5)")
+            raise FloatingPointError(_NO_NUMBER)
         node_of = {-1: 0}  # flat index -> node
         token_ids, parents, log_values = [root], [-1], [0.0]
         levels = iter(self._levels)
@@ -170,6 +171,7 @@ class _Level:
 
 _ROOT = np.zeros(1)  # log value of the root
 _NO_PARENT = [-1]
+_NO_NUMBER = "the draft gave a confidence that is not a number (docs/laws.md, L5)"
 _LEAST = -float(np.finfo(np.float64).max)  # the least finite number
 
 
@@ -223,35 +225,56 @@ def grow_tree(
     return expansion.rerank(root, config.draft_tokens)
 
 
-def grow_static(root: int, choices: Sequence[tuple[int, ...]], draft: Draft, *, max_depth: int) -> DraftTree:
+def grow_static(
+    root: int,
+    choices: Iterable[tuple[int, ...]],
+    draft: Draft,
+    *,
+    max_depth: int,
+    terminal: Collection[int] = (),
+) -> DraftTree:
     """A tree of fixed shape: EAGLE-1's (arXiv 2401.15077) or Medusa's.
 
     Args:
         root: token id at the top.
         choices: each node as the sibling ranks on its path, e.g. (0, 2) = third child of the best child.
-            With a node its parent is in the list too.
-        draft: as in `grow_tree`; it is called for the nodes that have children, level by level.
+            With a node its parent is in the list too, and so are its better siblings.
+        draft: as in `grow_tree`; it is called for the nodes that have children, level by level. A frontier's
+            candidates are node indices. A child of log confidence -inf does not exist.
         max_depth: deeper nodes are left out.
+        terminal: stop tokens, which are never expanded: what the list has below them is left out.
+
+    Raises:
+        FloatingPointError: the draft gave a confidence that is not a number.
     """
-    paths = sorted((path for path in choices if len(path) <= max_depth), key=lambda p: (len(p), p))
-    nodes = {(): 0} | {path: 1 + index for index, path in enumerate(paths)}
+    paths = sorted((path for path in choices if len(path) <= max_depth), key=lambda path: (len(path), path))
+    inner = {path[:-1] for path in paths}
+    nodes: dict[tuple[int, ...], int] = {(): 0}
     token_ids, parents, log_values = [root], [-1], [0.0]
-    expanded: list[tuple[int, ...]] = [()]
-    frontier: Frontier | None = None
-    for depth in range(1, 1 + max((len(path) for path in paths), default=0)):
+    frontier, rows = None, {(): 0}  # where the nodes of the frontier stand in it
+    for _, group in groupby(paths, key=len):
+        level = list(group)
         children, log_confidences = draft(frontier)
-        for path in (path for path in paths if len(path) == depth):
-            row, rank = expanded.index(path[:-1]), path[-1]
+        if np.isnan(log_confidences).any():
+            raise FloatingPointError(_NO_NUMBER)
+        for path in level:
+            row, rank = rows.get(path[:-1]), path[-1]
+            if row is None or rank >= children.shape[1] or log_confidences[row, rank] == -math.inf:
+                continue
+            nodes[path] = len(token_ids)
             token_ids.append(int(children[row, rank]))
             parents.append(nodes[path[:-1]])
             log_values.append(log_values[parents[-1]] + min(0.0, float(log_confidences[row, rank])))
-        above = expanded
-        expanded = [p for p in paths if len(p) == depth and any(q[:-1] == p for q in paths)]
+        expanded = [path for path in level if path in inner and path in nodes]
+        expanded = [path for path in expanded if token_ids[nodes[path]] not in terminal]
+        if not expanded:
+            break
         at = [nodes[path] for path in expanded]
         frontier = Frontier(
             candidates=at,
             token_ids=[token_ids[node] for node in at],
             log_values=[log_values[node] for node in at],
-            parent_rows=[above.index(path[:-1]) for path in expanded],
+            parent_rows=[rows[path[:-1]] for path in expanded],
         )
+        rows = {path: row for row, path in enumerate(expanded)}
     return DraftTree(np.array(token_ids), np.array(parents), np.array(log_values))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import reference
 from eyas.config import TreeConfig
+from eyas.drafters.eagle import TREE as EAGLE_TREE
 from eyas.errors import ConfigError
 from eyas.expansion import best_of, grow_static, grow_tree
 from eyas.tree import ancestor_mask, chain, node_depths, root_only
@@ -184,21 +185,62 @@ def test_impossible_trees_are_refused(sizes):
 
 
 CHOICES = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 0)]
+shapes = st.sampled_from([CHOICES, EAGLE_TREE])
 
 
-def test_static_trees_take_the_named_ranks():
-    confidences = confidences_from(5, vocab=6, ties=False)
-    tree = grow_static(9, CHOICES, draft_from(confidences, 4), max_depth=9)
-    expected = []
-    for ranks in CHOICES:
-        path = ()
+@given(
+    shape=shapes,
+    seed=st.integers(0, 10**6),
+    max_depth=st.integers(1, 6),
+    stops=st.sets(st.integers(0, 4), max_size=2),
+    vocab=st.integers(1, 5),
+)
+def test_static_trees_take_the_named_ranks(shape, seed, max_depth, stops, vocab):
+    """Every named node is there, but those below the context, a stop token, or what the draft cannot give."""
+    confidences = confidences_from(seed, vocab, ties=False)
+    draft = draft_from(confidences, 4)
+    passes = []
+
+    def counted(frontier):
+        passes.append(0 if frontier is None else len(frontier.token_ids))
+        return draft(frontier)
+
+    tree = grow_static(9, shape, counted, max_depth=max_depth, terminal=stops)
+    expected, values = [], []
+    for ranks in shape:
+        path, value = (), 1.0
         for rank in ranks:
-            path += (confidences(path)[rank][0],)
-        expected.append(path)
+            below = confidences(path)
+            if len(ranks) > max_depth or rank >= len(below) or stops & {*path}:
+                break
+            path, value = (*path, below[rank][0]), value * below[rank][1]
+        else:
+            expected.append(path)
+            values.append(value)
     assert kept_paths(tree) == expected
-    assert tree.parents.tolist() == [-1, 0, 0, 1, 1, 2, 4]
-    shallow = grow_static(9, CHOICES, draft_from(confidences, 4), max_depth=1)
-    assert kept_paths(shallow) == expected[:2]
+    np.testing.assert_allclose(np.exp(tree.log_values[1:]), values, atol=1e-12)
+    parents = {(): 0} | {path: node for node, path in enumerate(expected, start=1)}
+    assert tree.parents[1:].tolist() == [parents[path[:-1]] for path in expected]
+    named = [ranks for ranks in shape if len(ranks) < max_depth]
+    most = {
+        depth: sum(len(r) == depth and any(s[:-1] == r for s in shape) for r in named) for depth in range(7)
+    }
+    assert all(count <= most[depth] for depth, count in enumerate(passes) if depth), "only what has children"
+
+
+def test_eagles_tree_is_the_papers():
+    assert len(EAGLE_TREE) == len(set(EAGLE_TREE)) == 25
+    assert [sum(len(node) == depth for node in EAGLE_TREE) for depth in range(1, 6)] == [4, 8, 8, 3, 2]
+    leaves = [node for node in EAGLE_TREE if not any(other[:-1] == node for other in EAGLE_TREE)]
+    assert len(leaves) == 15
+    for node in EAGLE_TREE:
+        assert node[:-1] in {(), *EAGLE_TREE}, "with a node its parent"
+        assert not node[-1] or (*node[:-1], node[-1] - 1) in EAGLE_TREE, "and its better sibling"
+
+
+def test_a_static_tree_refuses_what_is_not_a_number():
+    with pytest.raises(FloatingPointError, match="not a number"):
+        grow_static(0, CHOICES, lambda _: (np.array([[1, 2]]), np.array([[np.nan, -1.0]])), max_depth=3)
 
 
 parent_lists = st.lists(st.integers(0, 10**6), max_size=12).map(

@@ -112,7 +112,8 @@ class HeadState:
             self._cache.commit(range(len(tokens)))
         self._waiting = []
         assert self._cache.length == len(token_ids) - 1, "the head's cache ends before the root"
-        answer = [Prefix(token_ids[len(self._context.prompt_ids) :])] if self._is_coupled else []
+        is_greedy = self._context.sampler.config.is_greedy
+        answer = [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
         return Expander(self, output[-1:], answer)
 
     def _joined(self) -> list[tuple[Features, Ints]]:
@@ -164,6 +165,21 @@ class HeadState:
             laps.mark("draft")
         return top
 
+    def log_probs(self, features: Features, prefixes: Sequence[Prefix]) -> Floats:
+        """(F, V) natural logs of the draft's distributions, processed as the target's are."""
+        sampler, laps = self._context.sampler, self._context.laps
+        if laps is not None:
+            laps.mark("tree")
+        logits = self._lm_head.logits(features)
+        if laps is not None:
+            laps.mark("draft")
+        rows = [sampler.log_probs(row, prefix) for row, prefix in zip(logits, prefixes, strict=True)]
+        return np.stack(rows)
+
+    def draw(self, log_probs: Floats, prefix: Prefix, count: int) -> Ints:
+        """Up to `count` tokens from (V,) `log_probs`, in order and without replacement."""
+        return self._context.sampler.draw_draft(log_probs, len(prefix), count)
+
 
 class Expander:
     """Drafts one tree, level by level; leave it as a context so that its rows are dropped."""
@@ -171,7 +187,9 @@ class Expander:
     def __init__(self, state: HeadState, root_feature: Features, prefixes: list[Prefix]) -> None:
         self._state = state
         self._features = root_feature  # (F, H) predicted features below the frontier's nodes
-        self._prefixes = prefixes  # per frontier node: the answer up to and including its token; or none
+        self._prefixes = (
+            prefixes  # per frontier node: the answer up to and including its token; none if greedy
+        )
         self._first_row: int | None = None  # where the frontier's rows start among the pending ones
         self._depth = 1  # of the children to come
 
@@ -187,6 +205,24 @@ class Expander:
             self._descend(frontier)
         top = self._state.top_k(self._features, k, self._prefixes, self._depth)
         return top.token_ids, top.log_probs
+
+    def sample(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats, Floats]:
+        """Up to `k` children of each frontier node, *drawn* from the draft's processed distribution.
+
+        Returns:
+            (F, k) token ids in the order of the draws, without replacement; (F, k) their natural logs, -inf
+            where a distribution has fewer tokens; and the (F, V) distributions.
+        """
+        if frontier is not None:
+            self._descend(frontier)
+        log_probs = self._state.log_probs(self._features, self._prefixes)
+        token_ids = np.zeros((len(log_probs), k), dtype=np.int64)
+        drawn = np.full(token_ids.shape, -np.inf)
+        for row, prefix in enumerate(self._prefixes):
+            found = self._state.draw(log_probs[row], prefix, k)
+            token_ids[row, : len(found)] = found
+            drawn[row, : len(found)] = log_probs[row, found]
+        return token_ids, drawn, np.exp(log_probs)
 
     def _descend(self, frontier: Frontier) -> None:
         rows = np.array(frontier.parent_rows, dtype=np.int64)

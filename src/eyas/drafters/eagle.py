@@ -1,0 +1,106 @@
+"""EAGLE(-1): a static draft tree of 25 nodes over the same head as EAGLE-2.
+
+Source: EAGLE (arXiv 2401.15077), Sec. 4.1 and App. A; the tree's shape is that of its experiments. A node is
+written as the sibling ranks on its path. Of the 25 nodes the 10 that have children are run, in four passes
+beside the one over the committed pairs.
+
+At temperature > 0 ranks are chosen as in `eagle2`: by logit plus the sampler's noise, or by logit alone. With
+`eagle_ratio` children are drawn from the draft's own distribution and judged by the paper's ratio test, which
+keeps the distribution of the answer, not its ids.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
+
+from eyas.drafters._eagle_head import EagleHead, HeadState
+from eyas.expansion import Frontier, grow_static
+from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.registry import register_drafter
+from eyas.tree import DraftTree, Floats, Ints, root_only
+from eyas.verification import WALK, RatioTest, Rule
+
+TREE = tuple(
+    tuple(map(int, node))
+    for node in (
+        *("0", "1", "2", "3"),
+        *("00", "01", "02", "10", "11", "20", "21", "30"),
+        *("000", "001", "002", "010", "011", "020", "021", "100"),
+        *("0000", "0001", "0002"),
+        *("00000", "00001"),
+    )
+)
+WIDTH = 4  # most children of a node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EagleOptions(DraftOptions):
+    """How drafts are drawn and judged at temperature > 0."""
+
+    eagle_ratio: bool = option(
+        False, "draw drafts and judge them by the ratio test: the answer's distribution stays, its ids do not"
+    )
+
+    @property
+    def rule(self) -> Rule:
+        """The walk, or the ratio test."""
+        return RatioTest() if self.eagle_ratio else WALK
+
+
+@register_drafter("eagle", options=EagleOptions, head="eagle")
+class Eagle:
+    """EAGLE static draft trees of 25 nodes; needs an EAGLE head for the target."""
+
+    def __init__(self, head: EagleHead) -> None:
+        self._head = head
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
+        """Read the head and put it on the runtime."""
+        return cls(EagleHead.load(runtime, files.head()))
+
+    def open(self) -> "Session":
+        """A session with an empty head cache."""
+        return Session(self._head)
+
+
+class Session:
+    """One sequence's head state; fills the static tree in each cycle."""
+
+    def __init__(self, head: EagleHead) -> None:
+        self._state = HeadState(head)
+
+    @property
+    def num_forwards(self) -> int:
+        """Passes of the head since `begin`."""
+        return self._state.num_forwards
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Start an answer; the head keeps its first `keep` pairs."""
+        assert isinstance(context.options, EagleOptions), "the options of this method"
+        self._stops = context.stop_token_ids
+        self._is_drawn = context.options.eagle_ratio and not context.sampler.config.is_greedy
+        self._state.begin(context, keep)
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Remember the committed pairs."""
+        self._state.extend(features, token_ids)
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """The static tree, its ranks filled by the head."""
+        if max_depth < 1:
+            return root_only(token_ids[-1])
+        with self._state.expander(token_ids) as expand:
+            fill = partial(grow_static, token_ids[-1], TREE, max_depth=max_depth, terminal=self._stops)
+            if not self._is_drawn:
+                return fill(lambda frontier: expand(frontier, WIDTH))
+            proposals: dict[int, Floats] = {}
+
+            def draw(frontier: Frontier | None) -> tuple[Ints, Floats]:
+                children, log_probs, distributions = expand.sample(frontier, WIDTH)
+                nodes = [0] if frontier is None else frontier.candidates
+                proposals.update(zip(nodes, distributions, strict=True))
+                return children, log_probs
+
+            return replace(fill(draw), proposals=proposals)
