@@ -28,23 +28,26 @@ def gumbel(seed, choice, position, token):
     return -math.log(-math.log((word + 0.5) / 2**32))
 
 
-def eagle2_tree(confidences, top_k, depth, draft_tokens):
+def eagle2_tree(confidences, top_k, depth, draft_tokens, by_value=True, rerank=True):
     """EAGLE-2 by definition. `confidences(path)` gives [(token, probability), ...] below a path, best first.
 
-    Returns the kept nodes as (path, value), ordered by flat index.
+    Without `by_value` nodes are expanded by their own probability; without `rerank` those that were expanded
+    are kept, and of the last level those that would be. Returns the kept nodes as (path, value), by flat index.
     """
     candidates = []  # (path, value) in flat order
+    expanded = []  # flat indices
     frontier = [((), 1.0)]
     for _ in range(depth):
         level = [
-            ((*path, token), value * confidence)
+            ((*path, token), value * confidence, value if by_value else 1.0, confidence)
             for path, value in frontier
             for token, confidence in confidences(path)[:top_k]
         ]
-        candidates += level
-        order = sorted(range(len(level)), key=lambda i: (-level[i][1], i))
-        frontier = [level[i] for i in order[:top_k]]
-    order = sorted(range(len(candidates)), key=lambda i: (-candidates[i][1], i))
+        order = sorted(range(len(level)), key=lambda i: (-level[i][2] * level[i][3], i))[:top_k]
+        expanded += [len(candidates) + i for i in order]
+        candidates += [node[:2] for node in level]
+        frontier = [level[i][:2] for i in order]
+    order = sorted(range(len(candidates)), key=lambda i: (-candidates[i][1], i)) if rerank else expanded
     return [candidates[i] for i in sorted(order[:draft_tokens])]
 
 

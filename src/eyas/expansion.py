@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -131,16 +131,37 @@ class Expansion:
         Raises:
             FloatingPointError: the draft gave a confidence that is not a number.
         """
-        if not self.num_candidates:
+        return self._tree(root, best_of(self._values(), draft_tokens)) if self._levels else root_only(root)
+
+    def expanded(self, root: int, draft_tokens: int) -> DraftTree:
+        """The nodes that were expanded, and the best of the last level: the paper's tree without rerank.
+
+        They are taken level by level, of each level the best first, until there are `draft_tokens`. Where a
+        node is taken its parent was expanded, and so is taken too.
+
+        Raises:
+            FloatingPointError: as in `rerank`.
+        """
+        if not self._levels:
             return root_only(root)
+        self._values()
+        frontiers = [level.parents for level in self._levels[1:]] + [self.frontier().candidates]
+        return self._tree(root, sorted([*chain.from_iterable(frontiers)][:draft_tokens]))
+
+    def _values(self) -> Floats:
+        """All candidates' log values, by flat index."""
         values = np.concatenate([level.log_values for level in self._levels])
         if math.isnan(values.sum()):
             raise FloatingPointError(_NO_NUMBER)
+        return values
+
+    def _tree(self, root: int, kept: list[int]) -> DraftTree:
+        """The candidates `kept`, ascending flat indices: so level by level, parents before children."""
         node_of = {-1: 0}  # flat index -> node
         token_ids, parents, log_values = [root], [-1], [0.0]
         levels = iter(self._levels)
         level, end = None, 0
-        for flat in best_of(values, draft_tokens):  # ascending is level-major: parents come first
+        for flat in kept:
             while level is None or flat >= end:
                 level = next(levels)
                 end = level.first + len(level.token_ids)
@@ -200,9 +221,8 @@ def grow_tree(
     max_depth: int,
     terminal: Collection[int] = (),
     rounding: Rounding = unrounded,
-    by_value: bool = True,
 ) -> DraftTree:
-    """Expand and rerank: the whole of EAGLE-2's drafting.
+    """Expand and rerank: the whole of EAGLE-2's drafting, or without one of its parts where `config` says so.
 
     Args:
         root: token id at the top.
@@ -212,9 +232,8 @@ def grow_tree(
         max_depth: no node is deeper, whatever `config` says: the context ends there.
         terminal: stop tokens, which are never expanded.
         rounding: rounds each sum of logs (score_precision).
-        by_value: see `Expansion`.
     """
-    expansion = Expansion(config.tree_top_k, terminal, rounding, by_value)
+    expansion = Expansion(config.tree_top_k, terminal, rounding, config.expand_by_value)
     frontier: Frontier | None = None
     for depth in range(min(config.depth, max_depth)):
         if depth:
@@ -222,7 +241,8 @@ def grow_tree(
             if not frontier.token_ids:
                 break
         expansion.grow(frontier, *draft(frontier))
-    return expansion.rerank(root, config.draft_tokens)
+    keep = expansion.rerank if config.rerank else expansion.expanded
+    return keep(root, config.draft_tokens)
 
 
 def grow_static(
@@ -251,7 +271,8 @@ def grow_static(
     inner = {path[:-1] for path in paths}
     nodes: dict[tuple[int, ...], int] = {(): 0}
     token_ids, parents, log_values = [root], [-1], [0.0]
-    frontier, rows = None, {(): 0}  # where the nodes of the frontier stand in it
+    frontier: Frontier | None = None
+    rows: dict[tuple[int, ...], int] = {(): 0}  # where its nodes stand in it
     for _, group in groupby(paths, key=len):
         level = list(group)
         children, log_confidences = draft(frontier)

@@ -97,18 +97,22 @@ trees = st.one_of(
     st.just(TreeConfig()),
     st.sampled_from([AUTO, replace(AUTO, draft_sampling="top-k")]),
     st.builds(
-        lambda k, depth, share, coupled, precision: TreeConfig(
+        lambda k, depth, share, coupled, precision, by_value, rerank: TreeConfig(
             tree_top_k=k,
             depth=depth,
             draft_tokens=max(1, int(share * (k + (depth - 1) * k * k))),
             draft_sampling=coupled,
             score_precision=precision,
+            expand_by_value=by_value,
+            rerank=rerank,
         ),
         st.integers(1, 5),
         st.integers(1, 5),
         st.floats(0, 1),
         st.sampled_from(["coupled", "top-k"]),
         st.sampled_from(["float32", "model"]),
+        st.booleans(),
+        st.booleans(),
     ),
 )
 

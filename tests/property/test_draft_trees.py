@@ -61,23 +61,34 @@ def kept_paths(tree):
     depth=st.integers(1, 4),
     draft_tokens=st.integers(1, 30),
     ties=st.booleans(),
+    by_value=st.booleans(),
+    rerank=st.booleans(),
 )
-def test_expand_and_rerank_follow_the_paper(seed, k, depth, draft_tokens, ties):
+def test_expand_and_rerank_follow_the_paper(seed, k, depth, draft_tokens, ties, by_value, rerank):
+    """Also without values and without rerank, as in the ablations of its Table 3."""
     confidences = confidences_from(seed, vocab=5, ties=ties)
     draft_tokens = min(draft_tokens, k + (depth - 1) * k * k)
-    config = TreeConfig(draft_tokens=draft_tokens, depth=depth, tree_top_k=k)
+    config = TreeConfig(
+        draft_tokens=draft_tokens, depth=depth, tree_top_k=k, expand_by_value=by_value, rerank=rerank
+    )
     # The base of the logarithm is free: to base 2 the sums of powers of two are as exact as their products,
     # so that both sides see the same ties.
     log = np.log2 if ties else np.log
     tree = grow_tree(7, config, draft_from(confidences, k, log), max_depth=99)
-    expected = reference.eagle2_tree(confidences, k, depth, draft_tokens)
+    expected = reference.eagle2_tree(confidences, k, depth, draft_tokens, by_value, rerank)
     np.testing.assert_allclose(tree.log_values[1:], [log(value) for _, value in expected], atol=1e-12)
     assert kept_paths(tree) == [path for path, _ in expected]
     assert tree.token_ids[0] == 7
 
 
-@given(data=st.data(), k=st.integers(1, 4), depth=st.integers(1, 4), precision=st.sampled_from([1, 2, 23]))
-def test_rerank_is_ancestor_closed_under_ties_in_every_precision(data, k, depth, precision):
+@given(
+    data=st.data(),
+    k=st.integers(1, 4),
+    depth=st.integers(1, 4),
+    precision=st.sampled_from([1, 2, 23]),
+    parts=st.tuples(st.booleans(), st.booleans()),
+)
+def test_every_tree_is_ancestor_closed_under_ties_in_every_precision(data, k, depth, precision, parts):
     """L5: with scores rounded to a few bits nearly everything ties; parents still come too."""
     levels = st.sampled_from([0.0, -0.5, -1.0, -np.inf])
 
@@ -90,7 +101,13 @@ def test_rerank_is_ancestor_closed_under_ties_in_every_precision(data, k, depth,
         logs = np.array([sorted((data.draw(levels) for _ in range(k)), reverse=True) for _ in range(rows)])
         return np.tile(np.arange(k), (rows, 1)), logs
 
-    config = TreeConfig(draft_tokens=min(6, k + (depth - 1) * k * k), depth=depth, tree_top_k=k)
+    config = TreeConfig(
+        draft_tokens=min(6, k + (depth - 1) * k * k),
+        depth=depth,
+        tree_top_k=k,
+        expand_by_value=parts[0],
+        rerank=parts[1],
+    )
     tree = grow_tree(0, config, draft, max_depth=99, rounding=rounding)
     # DraftTree itself asserts that parents stand before children; kept values never rise downwards.
     assert all(
@@ -157,12 +174,14 @@ def test_stop_tokens_are_kept_but_never_expanded():
     assert not set(ends) & set(tree.parents.tolist())
 
 
-def test_not_a_number_is_an_error():
+@pytest.mark.parametrize("rerank", [True, False])
+def test_not_a_number_is_an_error(rerank):
     def draft(frontier):
         return np.array([[0]]), np.array([[np.nan]])
 
+    config = TreeConfig(draft_tokens=1, depth=1, tree_top_k=1, rerank=rerank)
     with pytest.raises(FloatingPointError, match="not a number"):
-        grow_tree(0, TreeConfig(draft_tokens=1, depth=1, tree_top_k=1), draft, max_depth=1)
+        grow_tree(0, config, draft, max_depth=1)
 
 
 @pytest.mark.parametrize("max_depth", [0, 1, 2, 5])

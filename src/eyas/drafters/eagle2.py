@@ -1,7 +1,8 @@
 """EAGLE-2: a dynamic draft tree, shaped by the head's confidence.
 
 Source: EAGLE-2 (arXiv 2406.16858), Sec. 4. The head's networks and caches are in `_eagle_head.py`, the
-tree's mathematics in `eyas.expansion`.
+tree's mathematics in `eyas.expansion`. Its ablations (Table 3) are options of the tree: `expand_by_value` and
+`rerank`.
 """
 
 from collections.abc import Sequence
