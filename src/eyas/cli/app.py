@@ -14,13 +14,26 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import eyas
-from eyas.cli import calibrate, chat, doctor, evaluate, export, generate, models, profile, serve, train, tree
+from eyas.cli import (
+    bench,
+    calibrate,
+    chat,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    models,
+    profile,
+    serve,
+    train,
+    tree,
+)
 from eyas.cli.output import drop_stdout
 from eyas.cli.parser import Parser
 from eyas.errors import EyasError
 from eyas.registry import methods
 
-COMMANDS = (generate, chat, serve, tree, models, train, export, evaluate, calibrate, profile, doctor)
+COMMANDS = (generate, chat, serve, tree, models, train, export, evaluate, bench, calibrate, profile, doctor)
 INTERRUPTED = 130
 READER_LEFT = 141
 # What the machine refuses is the user's to mend; any other OSError would be a bug of ours.

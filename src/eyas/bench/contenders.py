@@ -1,0 +1,163 @@
+"""Contenders of a benchmark: methods with options, `eagle2` or `eagle2:draft_tokens=25,name=small`."""
+
+import types
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from eyas.bench.equality import PLAIN
+from eyas.config import TREE_SIZES, TreeConfig
+from eyas.errors import ConfigError
+from eyas.options import GenerationOptions
+from eyas.registry import Method, find_method, methods
+
+# The order of the paper's Table 1; methods that it does not know follow.
+PAPER_ORDER = (PLAIN, "sps", "pld", "medusa", "lookahead", "hydra", "eagle", "eagle2")
+EQUAL = "eagle2-equal"
+WITHOUT_VALUE = "eagle2-without-value"
+WITHOUT_RERANK = "eagle2-without-rerank"
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "all": (),  # filled from the registry
+    # Table 3 of the paper.
+    "ablations": (
+        "eagle2",
+        f"eagle2:expand_by_value=false,name={WITHOUT_VALUE}",
+        f"eagle2:rerank=false,name={WITHOUT_RERANK}",
+        "eagle2:expand_by_value=false,rerank=false,name=eagle2-without-both",
+    ),
+    # EAGLE's static tree has 25 nodes on 5 levels.
+    "equal-budget": ("eagle", f"eagle2:draft_tokens=25,depth=5,name={EQUAL}"),
+    "budgets": (*(f"eagle2:draft_tokens={n},name=eagle2-{n}" for n in (7, 15, 25, 40)), "eagle2"),
+}
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A method with options of its own, under a name that rows and tables show.
+
+    Attributes:
+        method: None for an outside baseline.
+        wanted: False where it came with a preset, and is left out if its networks are missing.
+    """
+
+    name: str
+    method: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    wanted: bool = True
+
+    def settings(self, base: Mapping[str, Any], temperature: float, seed: int) -> GenerationOptions:
+        """The options of one answer: its own over the run's. A size given here makes the tree a fixed one.
+
+        Raises:
+            ConfigError: a value out of bounds.
+        """
+        own = dict(self.options)
+        if any(size in own for size in TREE_SIZES):
+            own.setdefault("tree", "fixed")
+        dropped: Collection[str] = TREE_SIZES if own.get("tree") == "auto" else ()
+        if self.method in (None, PLAIN):  # no tree: its answers serve every one
+            dropped = [item.name for item in fields(TreeConfig)]
+        kept = {name: value for name, value in base.items() if name not in dropped}
+        return GenerationOptions.from_names({**kept, **own, "temperature": temperature, "seed": seed})
+
+
+def contenders(words: Sequence[str]) -> list[Contender]:
+    """Contenders from what was typed; plain decoding, which all are compared with, comes first.
+
+    Args:
+        words: presets, methods (several with commas), or `METHOD:option=value,...`.
+
+    Raises:
+        ConfigError: an unknown method or option, a value of another type, or two contenders of one name.
+    """
+    found = {PLAIN: Contender(PLAIN, PLAIN)}
+    for word in words:
+        specs = [word] if ":" in word else [part for part in word.split(",") if part]
+        for spec in specs:
+            preset = _preset(spec)
+            for text in (spec,) if preset is None else preset:
+                _add(found, _parsed(text, wanted=preset is None))
+    return list(found.values())
+
+
+def _preset(name: str) -> tuple[str, ...] | None:
+    if name == "all":
+        known = methods()
+        return tuple(dict.fromkeys((*(n for n in PAPER_ORDER if n in known), *known)))
+    preset = PRESETS.get(name)
+    return preset and tuple(spec for spec in preset if spec.split(":")[0] in methods())
+
+
+def _add(found: dict[str, Contender], new: Contender) -> None:
+    old = found.setdefault(new.name, new)
+    if (old.method, old.options) != (new.method, new.options):
+        raise ConfigError(f"two contenders are called {new.name!r}; give one of them another name=.")
+    if new.wanted and not old.wanted:
+        found[new.name] = new
+
+
+def _parsed(spec: str, *, wanted: bool) -> Contender:
+    name, _, rest = spec.partition(":")
+    if name not in methods():
+        raise ConfigError(
+            f"unknown method {name!r}; the methods are {', '.join(methods())}; "
+            f"the presets are {', '.join(PRESETS)}."
+        )
+    method, options, label = find_method(name), dict[str, Any](), spec
+    for part in filter(None, rest.split(",")):
+        key, equals, text = part.partition("=")
+        if not equals:
+            raise ConfigError(f"{part!r} in {spec!r} is no option=value.")
+        key = key.replace("-", "_")
+        if key == "name":
+            label = text
+            continue
+        if key in options:
+            raise ConfigError(f"{spec!r} gives {key} twice.")
+        options[key] = _typed(key, _hint(key, method), text)
+    if not label:
+        raise ConfigError(f"{spec!r} has an empty name.")
+    Contender(label, name, options).settings({}, 0.0, 0).of_method(name)  # checked before anything is loaded
+    return Contender(label, name, options, wanted)
+
+
+def _hint(key: str, method: Method) -> Any:
+    """The type of an option that a contender may have."""
+    hints = get_type_hints(TreeConfig)
+    hints |= {name: hint for name, hint in get_type_hints(method.options).items() if name != "rule"}
+    names = [item.name for kind in (TreeConfig, method.options) for item in fields(kind)]
+    if key not in names:
+        raise ConfigError(f"{key!r} is no option of a {method.name} contender; it has {', '.join(names)}.")
+    return hints[key]
+
+
+def _typed(key: str, hint: Any, text: str) -> Any:
+    """`text` as the first of a hint's types that takes it."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for kind in sorted(kinds, key=lambda kind: kind is str):
+        try:
+            return _read(kind, text)
+        except (ValueError, KeyError):
+            continue
+    shown = " or ".join(_shown(kind) for kind in kinds)
+    raise ConfigError(f"{key} is {text!r}; it wants {shown}.")
+
+
+def _read(kind: Any, text: str) -> Any:
+    if kind is type(None):
+        return {"none": None}[text]
+    if get_origin(kind) is Literal:
+        return {str(choice): choice for choice in get_args(kind)}[text]
+    if kind is bool:
+        return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
+    if get_origin(kind) is tuple:
+        return tuple(_read(get_args(kind)[0], part) for part in text.split("+"))
+    return kind(text)
+
+
+def _shown(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(choice) for choice in get_args(kind))
+    names = {bool: "true or false", int: "a whole number", float: "a number", type(None): "none"}
+    return names.get(kind, "a value")

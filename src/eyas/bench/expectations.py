@@ -1,0 +1,98 @@
+"""What the paper leads one to expect, held against the rows. Nothing fails here: a table says what held.
+
+Orderings of tau are those of its Table 1 and 3; calibration is its Figure 6; that one position is accepted
+differently in different contexts, the reason for dynamic trees, is its Figure 4.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from eyas.bench import statistics as st
+from eyas.bench.contenders import EQUAL, WITHOUT_RERANK, WITHOUT_VALUE
+from eyas.bench.results import Results
+from eyas.bench.tables import Table
+
+CHAIN = ("eagle2", "eagle", "hydra", "medusa")
+BELOW = ("sps", "pld", "lookahead")
+WANTED_CORRELATION = 0.95
+WANTED_SCORE = 2.33  # standard deviations: 1 in 100 by chance
+
+Finding = tuple[str, str, bool, str]  # claim, temperature, holds, evidence
+
+
+def expectations(results: Results) -> list[Table]:
+    """The table of what was expected, whether it held, and by which numbers."""
+    rows = [
+        [claim, where, "yes" if holds else "NO", evidence]
+        for temperature in results.temperatures
+        for claim, where, holds, evidence in (
+            *_orders(results, temperature),
+            *_equal_budget(results, temperature),
+            *_calibrated(results, temperature),
+            *_varied(results, temperature),
+        )
+    ]
+    columns = [(name, "text") for name in ("expected", "T", "holds", "numbers")]
+    return [Table("expectations", "What should be seen", columns, rows)] if rows else []  # type: ignore[arg-type]
+
+
+def _orders(results: Results, temperature: float) -> Iterator[Finding]:
+    """Every pair of the paper's orderings whose two methods were measured."""
+    pairs = [(left, right, ">") for left, right in pairwise(CHAIN)]
+    pairs += [(left, right, ">") for left in ("eagle2", "medusa") for right in BELOW]
+    pairs += [("eagle2", WITHOUT_VALUE, ">"), ("eagle2", WITHOUT_RERANK, ">=")]
+    for left, right, sign in pairs:
+        a, b = (_tau(results, name, temperature) for name in (left, right))
+        if a is not None and b is not None:
+            holds = a > b or (sign == ">=" and a == b)
+            yield f"tau: {left} {sign} {right}", f"{temperature:g}", holds, f"{a:.3f}, {b:.3f}"
+    for name in (*CHAIN, *BELOW):
+        value = _tau(results, name, temperature)
+        if value is not None:
+            yield f"tau: {name} > 1", f"{temperature:g}", value > 1, f"{value:.3f}"
+
+
+def _equal_budget(results: Results, temperature: float) -> Iterator[Finding]:
+    mine, other = (st.samples(results, name, temperature) for name in (EQUAL, "eagle"))
+    found = st.tau_interval(mine, other)
+    if found is not None:
+        evidence = f"difference within [{found[0]:.3f}, {found[1]:.3f}] ({st.LEVEL} %)"
+        yield "tau: eagle2 > eagle at equal size", f"{temperature:g}", found[0] > 0, evidence
+
+
+def _calibrated(results: Results, temperature: float) -> Iterator[Finding]:
+    for name in ("eagle2",):
+        points = st.calibration(st.samples(results, name, temperature).values())
+        rank = st.spearman([(confidence, rate) for confidence, rate, _ in points])
+        if rank is not None:
+            holds = rank >= WANTED_CORRELATION
+            evidence = f"Spearman {rank:.3f} over {len(points)} bins, {sum(n for *_, n in points)} nodes"
+            yield f"{name}: confidence goes with acceptance", f"{temperature:g}", holds, evidence
+
+
+def _varied(results: Results, temperature: float) -> Iterator[Finding]:
+    positions = st.by_position(st.samples(results, "eagle2", temperature).values())
+    for position in ("1", "1.1"):
+        counts = positions.get(position, [])
+        found = st.dispersion(counts) if counts else None
+        if found is not None:
+            ratio, score = found
+            rates = sorted(accepted / drafted for drafted, accepted in counts)
+            low, high = _tenths(rates)
+            yield (
+                f"eagle2: position {position} is accepted differently by context",
+                f"{temperature:g}",
+                score > WANTED_SCORE,
+                f"{len(rates)} answers, 80 % of them between {low:.2f} and {high:.2f}; variance {ratio:.1f} "
+                f"times that of chance ({score:.1f} standard deviations)",
+            )
+
+
+def _tenths(values: Sequence[float]) -> tuple[float, float]:
+    """The values below and above which a tenth lies."""
+    cut = len(values) // 10
+    return values[cut], values[-1 - cut]
+
+
+def _tau(results: Results, name: str, temperature: float) -> float | None:
+    return st.over_sets(st.tau_of, results.sets, st.samples(results, name, temperature))

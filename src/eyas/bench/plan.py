@@ -1,0 +1,182 @@
+"""What a benchmark does, in its order, and the identity of each of its rows.
+
+A *prompt* is one turn of a question at one temperature and seed. Every contender answers it once without a
+clock (repeat 0: its ids are checked, its cycles counted), then `repeats` times with one. Repeats are
+interleaved over contenders, so that a busy neighbour hurts all alike, and each repeat begins with another
+contender, so that none always follows the same one.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eyas.bench.contenders import Contender
+from eyas.bench.provenance import cpu_model, engine_hash, sources_hash
+from eyas.bench.questions import Question, QuestionSet
+from eyas.errors import ConfigError
+from eyas.interfaces import TargetInfo
+from eyas.options import GenerationOptions
+
+CHECKED = 0  # the repeat without a clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig:
+    """How much to measure."""
+
+    temperatures: tuple[float, ...] = (0.0,)
+    seeds: tuple[int, ...] = (0,)  # used at temperatures above 0
+    limit: int | None = None  # first questions of each file; None is all
+    turns: int | None = None  # first turns of each question; None is all
+    repeats: int = 3  # timed ones; 0 measures acceptance alone
+    cycles: bool = True  # keep counts by confidence and position, and where a cycle's time goes
+
+    def __post_init__(self) -> None:
+        for name in ("temperatures", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise ConfigError(f"{name} is empty; give at least one value.")
+            if len(set(values)) != len(values):
+                raise ConfigError(f"{name} has a value twice: {', '.join(str(v) for v in values)}.")
+        for name, least in (("limit", 1), ("turns", 1), ("repeats", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}, but it must be at least {least}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One turn of a question, at one temperature and seed."""
+
+    questions: QuestionSet
+    question: Question
+    turn: int  # from 1 on
+    temperature: float
+    seed: int
+    rank: int  # among all prompts: which contender begins
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What a row says about it."""
+        return {
+            "set": self.questions.name,
+            "question_id": self.question.question_id,
+            "category": self.question.category,
+            "turn": self.turn,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One answer to make: a row.
+
+    Attributes:
+        options: of the answer. An outside baseline is asked for as many greedy tokens as plain decoding gave.
+        asked: identity of what is asked: question, contender with all options, seed, repeat. Folders are
+            compared by it.
+        key: identity of the row: what is asked, and what answers.
+    """
+
+    prompt: Prompt
+    contender: Contender
+    options: GenerationOptions
+    repeat: int
+    asked: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All rows of a benchmark.
+
+    Attributes:
+        made: digest of the code, model and machine that answer.
+        heads: hash of each contender's draft networks, by its name; None for none.
+        peers: names of outside baselines, which answer at temperature 0.
+    """
+
+    sets: Sequence[QuestionSet]
+    contenders: Sequence[Contender]
+    peers: Sequence[Contender]
+    config: BenchConfig
+    base: Mapping[str, Any]
+    made: str
+    heads: Mapping[str, str | None]
+    _known: dict[tuple[str, float, int], GenerationOptions] = field(default_factory=dict)
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Every prompt: question by question, so that an early stop leaves whole comparisons."""
+        rank = 0
+        for questions in self.sets:
+            for question in questions.questions[: self.config.limit]:
+                for temperature in self.config.temperatures:
+                    for seed in self.config.seeds if temperature > 0 else (0,):
+                        for turn in range(1, 1 + len(question.turns[: self.config.turns])):
+                            yield Prompt(questions, question, turn, temperature, seed, rank)
+                            rank += 1
+
+    def tasks(self, prompt: Prompt) -> list[Task]:
+        """A prompt's rows in order: plain decoding's checked answer, the others', then the timed repeats."""
+        peers = self.peers if prompt.temperature == 0 else ()
+        order = [*self.contenders, *peers]
+        tasks = [self.task(prompt, contender, CHECKED) for contender in order]
+        for repeat in range(1, 1 + self.config.repeats):
+            first = (prompt.rank + repeat - 1) % len(order)
+            tasks += [self.task(prompt, contender, repeat) for contender in order[first:] + order[:first]]
+        return tasks
+
+    def task(self, prompt: Prompt, contender: Contender, repeat: int) -> Task:
+        """One row of a prompt."""
+        options = self._settings(contender, prompt.temperature, prompt.seed)
+        asked = digest(
+            {
+                "set": prompt.questions.name,
+                "questions": prompt.questions.sha256,
+                "question_id": prompt.question.question_id,
+                "turn": prompt.turn,
+                "contender": contender.name,
+                "method": contender.method,
+                "options": options.to_dict(),
+                "repeat": repeat,
+            }
+        )
+        key = digest({"asked": asked, "made": self.made, "head": self.heads.get(contender.name)})
+        return Task(prompt, contender, options, repeat, asked, key)
+
+    def plain(self, prompt: Prompt) -> Task:
+        """Plain decoding's checked answer to a prompt."""
+        return self.task(prompt, self.contenders[0], CHECKED)
+
+    def __len__(self) -> int:
+        answers = len(self.contenders) * sum(1 for _ in self.prompts())
+        answers += len(self.peers) * sum(prompt.temperature == 0 for prompt in self.prompts())
+        return answers * (1 + self.config.repeats)
+
+    def _settings(self, contender: Contender, temperature: float, seed: int) -> GenerationOptions:
+        known = (contender.name, temperature, seed)
+        if known not in self._known:
+            self._known[known] = contender.settings(self.base, temperature, seed)
+        return self._known[known]
+
+
+def maker(target: TargetInfo, draft_dtype: str) -> dict[str, Any]:
+    """What answers: code, model, precision, machine. A head belongs to its contender."""
+    return {
+        "sources": sources_hash(),
+        "engine": engine_hash(),
+        "model": target.fingerprint or target.name,
+        "runtime": target.runtime,
+        "dtype": target.dtype,
+        "draft_dtype": draft_dtype,
+        "threads": target.threads,
+        "cpu": cpu_model(),
+    }
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits that name a document."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,137 @@
+"""Tables as Markdown, on a terminal, and as one HTML page that needs nothing else."""
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eyas.bench.files import write_whole
+from eyas.bench.tables import Table
+from eyas.errors import DataError
+
+# Between such a pair of comments in a Markdown file the tables are put; ids choose some of them.
+_PLACE = re.compile(r"(<!-- eyas bench:([^>]*)-->\n).*?(<!-- /eyas bench -->)", re.S)
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8885; white-space: nowrap; }
+th { border-bottom-width: 2px; } .text { text-align: left; white-space: normal; }
+p.note, dt { color: #777; } dd { margin: 0 0 .5rem; overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; background: #fff; } svg { max-width: 100%; height: auto; }
+"""
+
+
+def markdown(tables: Iterable[Table]) -> str:
+    """The tables as Markdown."""
+    return "\n".join(_markdown_table(table) for table in tables)
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [
+        "| " + " | ".join(name.strip() for name, _ in table.columns) + " |",
+        "|" + "|".join("---" if form == "text" else "--:" for _, form in table.columns) + "|",
+    ]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.cells()]
+    note = f"\n{table.notes}\n" if table.notes else ""
+    return f"### {table.title}\n\n" + "\n".join(lines) + "\n" + note
+
+
+def write_markdown(path: Path, tables: Sequence[Table], heading: str) -> None:
+    """Write the tables into a new file, or between the marks of one that exists.
+
+    A mark is `<!-- eyas bench: ID ID -->`; without ids it takes all tables; `<!-- /eyas bench -->` ends it.
+
+    Raises:
+        DataError: the file has no marks, or a mark names a table that does not exist.
+    """
+    if not path.exists():
+        write_whole(path, f"# {heading}\n\n{markdown(tables)}")
+        return
+    text = path.read_text(encoding="utf-8")
+    known = {table.id: table for table in tables}
+
+    def filled(place: re.Match[str]) -> str:
+        wanted = place[2].split()
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise DataError(
+                f"{path} wants a table {missing[0]!r}, which these results do not fill; they fill "
+                f"{', '.join(known)}."
+            )
+        return place[1] + "\n" + markdown([known[name] for name in wanted] or tables) + "\n" + place[3]
+
+    text, count = _PLACE.subn(filled, text)
+    if not count:
+        raise DataError(
+            f"{path} exists and has no place for tables; put <!-- eyas bench: --> and <!-- /eyas bench --> "
+            "into it, or name a new file."
+        )
+    write_whole(path, text)
+
+
+def plain(tables: Iterable[Table]) -> str:
+    """The tables as aligned text."""
+    parts = []
+    for table in tables:
+        lines = [[name.strip() for name, _ in table.columns], *table.cells()]
+        widths = [max(len(line[at]) for line in lines) for at in range(len(table.columns))]
+        text = table.title + "\n"
+        for line in lines:
+            cells = [
+                cell.ljust(width) if form == "text" else cell.rjust(width)
+                for cell, width, (_, form) in zip(line, widths, table.columns, strict=True)
+            ]
+            text += "  " + "  ".join(cells).rstrip() + "\n"
+        parts.append(text + (f"  {table.notes}\n" if table.notes else ""))
+    return "\n".join(parts)
+
+
+def page(tables: Iterable[Table], run: Mapping[str, Any], figures: Mapping[str, str], heading: str) -> str:
+    """One HTML page: tables, figures as SVG text by title, and where the numbers come from."""
+    body = [f"<h1>{html.escape(heading)}</h1>"]
+    body += [_html_table(table) for table in tables]
+    body += [f"<h2>{html.escape(title)}</h2><figure>{svg}</figure>" for title, svg in figures.items()]
+    body.append("<h2>Where the numbers come from</h2><dl>")
+    for session in run.get("sessions", []):
+        for name, value in session.items():
+            body.append(f"<dt>{html.escape(name)}</dt><dd>{html.escape(_flat(value))}</dd>")
+    body.append("</dl>")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(heading)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f"<body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _html_table(table: Table) -> str:
+    kinds = ["text" if form == "text" else "number" for _, form in table.columns]
+    head = "".join(
+        f'<th class="{kind}" scope="col">{html.escape(name)}</th>'
+        for kind, (name, _) in zip(kinds, table.columns, strict=True)
+    )
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="{kind}">{html.escape(cell)}</td>' for kind, cell in zip(kinds, row, strict=True)
+        )
+        + "</tr>"
+        for row in table.cells()
+    )
+    note = f'<p class="note">{html.escape(table.notes)}</p>' if table.notes else ""
+    return (
+        f'<h2 id="{html.escape(table.id)}">{html.escape(table.title)}</h2><div class="scroll"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
+    )
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_flat(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value))
+    return str(value)

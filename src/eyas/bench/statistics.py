@@ -1,0 +1,266 @@
+"""From rows to rates, speed-ups and intervals. Pure functions; every formula of `eyas bench` is here.
+
+* An acceptance length (tau) pools the cycles of a set: all tokens by all cycles.
+* A question's speed is its tokens after the first by their seconds, over its turns and seeds; seconds are
+  medians over repeats. A speed-up is the mean speed over a set's questions by plain decoding's mean speed
+  over the same questions (Spec-Bench's ratio of means, but with tokens counted alike and without prefill).
+* A figure over sets is the mean of the sets' figures, so that a long set does not outweigh the others.
+* Intervals are percentiles of a bootstrap over questions, within sets, and paired where two are compared.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eyas.bench.answers import Row
+from eyas.bench.cycles import BINS
+from eyas.bench.results import PromptKey, Results, prompt_key, sound
+from eyas.tree import Floats, Ints
+
+DRAWS = 2000  # of a bootstrap
+LEVEL = 95  # per cent of an interval
+Interval = tuple[float, float]
+Question = tuple[Any, Any]  # set, question id
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt as one contender answered it.
+
+    Attributes:
+        row: the checked row, with ids, counts and `stats`.
+        decode: seconds after the first token, of each timed repeat.
+        prefill: seconds to the first token, of each timed repeat.
+    """
+
+    row: Row
+    decode: tuple[float, ...]
+    prefill: tuple[float, ...]
+
+    @property
+    def question(self) -> Question:
+        """What it belongs to."""
+        return self.row["set"], self.row["question_id"]
+
+    @property
+    def stats(self) -> Mapping[str, Any]:
+        """Counts of the checked answer."""
+        stats: Mapping[str, Any] = self.row["stats"]
+        return stats
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it has a speed: repeats with a clock, and tokens after the first."""
+        return bool(self.decode) and self.stats["new_tokens"] > 1 and statistics.median(self.decode) > 0
+
+
+Samples = dict[PromptKey, Sample]
+
+
+def samples(results: Results, contender: str, temperature: float) -> Samples:
+    """What a contender answered, without errors and failed checks, by prompt."""
+    times: dict[PromptKey, list[Row]] = {}
+    for row in results.timed(contender, temperature):
+        times.setdefault(prompt_key(row), []).append(row)
+    found = {}
+    for row in results.checked(contender, temperature):
+        if sound(row):
+            stats = [timed["stats"] for timed in times.get(prompt_key(row), ())]
+            found[prompt_key(row)] = Sample(
+                row,
+                tuple(s["decode_seconds"] for s in stats),
+                tuple(s["prefill_seconds"] for s in stats),
+            )
+    return found
+
+
+def of_set(found: Samples, name: str) -> Samples:
+    """The samples of one question set."""
+    return {key: sample for key, sample in found.items() if key[0] == name}
+
+
+def tau(found: Iterable[Sample]) -> float | None:
+    """Tokens per cycle over all cycles; None without a cycle, or where cycles are not known."""
+    rows = [sample.stats for sample in found if sample.stats.get("cycles")]
+    cycles = sum(row["cycles"] for row in rows)
+    return sum(row["cycle_tokens"] for row in rows) / cycles if cycles else None
+
+
+def rates(found: Iterable[Sample], *, prefill: bool = False) -> dict[Question, float]:
+    """Tokens per second of each question; with `prefill` the whole answer's, first token included."""
+    sums: dict[Question, list[float]] = {}
+    for sample in found:
+        if sample.is_timed:
+            total = sums.setdefault(sample.question, [0.0, 0.0])
+            total[0] += sample.stats["new_tokens"] - (not prefill)
+            total[1] += statistics.median(sample.decode)
+            total[1] += statistics.median(sample.prefill) if prefill else 0.0
+    return {question: tokens / seconds for question, (tokens, seconds) in sums.items()}
+
+
+def shared(mine: Samples, plain: Samples) -> tuple[Samples, Samples]:
+    """The prompts that both have a speed for."""
+    keys = [key for key, sample in mine.items() if sample.is_timed and key in plain and plain[key].is_timed]
+    return {key: mine[key] for key in keys}, {key: plain[key] for key in keys}
+
+
+def speedup(mine: Samples, plain: Samples, *, prefill: bool = False) -> float | None:
+    """Mean speed over questions by plain decoding's over the same; None without a timed one."""
+    mine, plain = shared(mine, plain)
+    if not mine:
+        return None
+    fast = rates(mine.values(), prefill=prefill).values()
+    slow = rates(plain.values(), prefill=prefill).values()
+    return statistics.fmean(fast) / statistics.fmean(slow)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of what is known; None of nothing."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def over_sets(function: Callable[..., float | None], sets: Iterable[str], *found: Samples) -> float | None:
+    """The mean over sets of a function of each set's samples."""
+    return mean(function(*(of_set(each, name) for each in found)) for name in sets)
+
+
+def tau_of(found: Samples) -> float | None:
+    """`tau` of samples by prompt."""
+    return tau(found.values())
+
+
+def repeat_spread(found: Samples) -> float | None:
+    """How far repeats of one answer differ: the median over prompts of (longest - shortest) / median."""
+    spreads = [
+        (max(sample.decode) - min(sample.decode)) / statistics.median(sample.decode)
+        for sample in found.values()
+        if sample.is_timed and len(sample.decode) > 1
+    ]
+    return statistics.median(spreads) if spreads else None
+
+
+# ---- intervals ----
+
+
+def resampled(sizes: Sequence[int], seed: int = 0) -> list[Ints]:
+    """For each group, (DRAWS, size) indices drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, size, (DRAWS, size)) for size in sizes]
+
+
+def interval(draws: Floats) -> Interval:
+    """The middle `LEVEL` per cent."""
+    low, high = np.percentile(draws, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def tau_interval(found: Samples, minus: Samples | None = None) -> Interval | None:
+    """Interval of the mean tau over sets, or of its difference to other samples of the same questions."""
+    groups = _counts(found) if minus is None else paired_counts(found, minus)
+    if not groups:
+        return None
+    draws = []
+    for counts, drawn in zip(groups, resampled([len(counts) for counts in groups]), strict=True):
+        tokens, cycles, other_tokens, other_cycles = (counts[:, at][drawn].sum(axis=1) for at in range(4))
+        draws.append(tokens / cycles - (other_tokens / other_cycles if minus is not None else 0.0))
+    return interval(np.mean(draws, axis=0))
+
+
+def speedup_interval(mine: Samples, plain: Samples) -> Interval | None:
+    """Interval of the mean speed-up over sets."""
+    mine, plain = shared(mine, plain)
+    fast, slow = rates(mine.values()), rates(plain.values())
+    groups = [[(fast[q], slow[q]) for q in fast if q[0] == name] for name in {q[0]: None for q in fast}]
+    if not groups:
+        return None
+    draws = []
+    for pairs, drawn in zip(groups, resampled([len(pairs) for pairs in groups]), strict=True):
+        picked = np.array(pairs)[drawn]  # (DRAWS, questions, 2)
+        draws.append(picked[..., 0].mean(axis=1) / picked[..., 1].mean(axis=1))
+    return interval(np.mean(draws, axis=0))
+
+
+def _counts(found: Samples) -> list[Floats]:
+    return paired_counts(found, found)
+
+
+def paired_counts(left: Samples, right: Samples) -> list[Floats]:
+    """Per set, (questions, 4): tokens and cycles of the left, then of the right, where both have cycles."""
+    sums: dict[Any, dict[Question, Floats]] = {}
+    for key, sample in left.items():
+        a, b = sample.stats, right[key].stats if key in right else {}
+        if a.get("cycles") and b.get("cycles"):
+            held = sums.setdefault(key[0], {}).setdefault(sample.question, np.zeros(4))
+            held += (a["cycle_tokens"], a["cycles"], b["cycle_tokens"], b["cycles"])
+    return [np.array(list(questions.values())) for questions in sums.values()]
+
+
+# ---- calibration and positions ----
+
+
+def calibration(found: Iterable[Sample]) -> list[tuple[float, float, int]]:
+    """Per bin of confidence that holds nodes: mean confidence, acceptance rate, number of nodes."""
+    total = sum((np.array(cycles["calibration"]) for cycles in _cycles(found)), np.zeros((BINS, 3)))
+    return [(conf / seen, hits / seen, int(seen)) for seen, hits, conf in total.tolist() if seen]
+
+
+def spearman(points: Sequence[tuple[float, float]]) -> float | None:
+    """Rank correlation, ties at their mean rank; None where a side does not vary or there are under 3."""
+    if len(points) < 3:
+        return None
+    x, y = (_ranks(np.array(side)) for side in zip(*points, strict=True))
+    if x.std() == 0 or y.std() == 0:
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _ranks(values: Floats) -> Floats:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Floats = ((last - counts + 1 + last) / 2)[inverse]
+    return ranks
+
+
+def by_position(found: Iterable[Sample]) -> dict[str, list[tuple[int, int]]]:
+    """Per position in the tree, (cycles whose tree had it, cycles that accepted it) of each answer."""
+    seen: dict[str, list[tuple[int, int]]] = {}
+    for cycles in _cycles(found):
+        for position, (drafted, _, accepted) in cycles["positions"].items():
+            seen.setdefault(position, []).append((drafted, accepted))
+    return dict(sorted(seen.items(), key=lambda item: (item[0].count("."), item[0])))
+
+
+def dispersion(counts: Sequence[tuple[int, int]]) -> tuple[float, float] | None:
+    """Do answers accept a position more differently than chance explains?
+
+    Returns:
+        The variance of their rates by that of binomial draws at the pooled rate, and the standard score of
+        the chi-squared statistic behind it; None where there is nothing to compare.
+    """
+    drafted, accepted = (np.array(side, dtype=float) for side in zip(*counts, strict=True))
+    rate = accepted.sum() / drafted.sum()
+    if len(counts) < 3 or not 0 < rate < 1:
+        return None
+    chi_squared = float(((accepted - drafted * rate) ** 2 / (drafted * rate * (1 - rate))).sum())
+    freedom = len(counts) - 1
+    return chi_squared / freedom, (chi_squared - freedom) / (2 * freedom) ** 0.5
+
+
+def phase_seconds(found: Iterable[Sample]) -> tuple[dict[str, float], int]:
+    """Seconds of each phase over all cycles, and the number of cycles."""
+    total: dict[str, float] = {}
+    cycles = 0
+    for sample in found:
+        if sample.row.get("cycles"):
+            cycles += sample.stats["cycles"]
+            for phase, seconds in sample.row["cycles"]["seconds"].items():
+                total[phase] = total.get(phase, 0.0) + seconds
+    return total, cycles
+
+
+def _cycles(found: Iterable[Sample]) -> Iterable[Mapping[str, Any]]:
+    return [sample.row["cycles"] for sample in found if sample.row.get("cycles")]

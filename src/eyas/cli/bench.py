@@ -1,0 +1,206 @@
+"""`eyas bench`: methods side by side, on equal ids, with what is needed to believe the numbers."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from eyas.bench.answers import AnswerFile
+from eyas.bench.contenders import PRESETS, contenders
+from eyas.bench.peers import PEERS, PeerSettings, load_peers
+from eyas.bench.plan import BenchConfig
+from eyas.bench.provenance import now, provenance
+from eyas.bench.questions import find_question_files, read_questions
+from eyas.bench.results import ROWS, Results, read_run, write_run
+from eyas.bench.run import Bench
+from eyas.cli.aliases import add_aliases, resolve_aliases
+from eyas.cli.bench_report import add_check, add_mixed, add_plot, add_report, add_spec_bench, export, show
+from eyas.cli.evaluate import CHECK_FAILED, FOLDER
+from eyas.cli.helps import GENERATION_HELPS
+from eyas.cli.output import note
+from eyas.cli.parser import GROUPS, Commands, add_model_options, add_option, comma_list, options_of
+from eyas.cli.session import generation_settings, load_llm
+from eyas.models import progress_bar
+
+OWN_DEFAULTS = {"max_new_tokens": 128}
+# Lists here, or of no use; options of single methods belong to contenders.
+NOT_HERE = ("temperature", "seed", "n", "logprobs")
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands."""
+    parser = commands.add_parser(
+        "bench", help="methods side by side: speeds on equal ids", description=(__doc__ or "").split("\n")[0]
+    )
+    steps = parser.add_subparsers(title="steps", metavar="STEP", required=True)
+    _add_run(steps)
+    add_report(steps)
+    add_plot(steps)
+    add_check(steps)
+
+
+def _add_run(steps: Commands) -> None:
+    parser = steps.add_parser(
+        "run",
+        help="measure methods on question files",
+        description="Answer question files with each contender: once for its ids and counts, then with a "
+        "clock. No speed is kept where ids differ from plain decoding's. Run again after an interruption: "
+        "what is in --out is not done twice. Exit code 1 if an answer was lost or its ids differ.",
+    )
+    group = parser.add_argument_group("what to measure")
+    group.add_argument(
+        "--methods",
+        nargs="+",
+        default=["eagle2"],
+        metavar="CONTENDER",
+        help="METHOD, METHOD:option=value,...,name=LABEL, or a preset: "
+        f"{', '.join(PRESETS)}; plain decoding is always among them (default: eagle2)",
+    )
+    group.add_argument(
+        "--questions",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help=f"JSON-lines files (question_id, category, turns), or names in the folder that {FOLDER} names; "
+        "without it all files there",
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="first N questions of each file")
+    group.add_argument("--turns", type=int, metavar="N", help="first N turns of each question")
+    group.add_argument(
+        "--temperature", type=comma_list(float), default=(0.0,), metavar="T,..", help="by comma (default: 0)"
+    )
+    group.add_argument(
+        "--seeds",
+        type=comma_list(int),
+        default=(0,),
+        metavar="S,..",
+        help="where T is above 0, by comma (default: 0)",
+    )
+    group.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="timed answers to each prompt, after the one that is checked; 0 measures acceptance alone "
+        "(default: 3)",
+    )
+    group.add_argument(
+        "--cycles",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep counts by confidence and by position in the tree, and where a cycle's time goes "
+        "(default: on)",
+    )
+    group.add_argument(
+        "--peers",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"other programs to measure beside, greedily: {', '.join(PEERS)}, or all",
+    )
+    group.add_argument(
+        "--peer-assistant", type=Path, metavar="DIR", help="small model for transformers' assisted generation"
+    )
+    group.add_argument(
+        "--gguf-dir",
+        type=Path,
+        default=Path("build/gguf"),
+        metavar="DIR",
+        help="where files for llama.cpp are made (default: build/gguf)",
+    )
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("eyas-bench"),
+        metavar="DIR",
+        help=f"{ROWS} and run.json go there (default: eyas-bench)",
+    )
+    add_mixed(group)
+    add_spec_bench(group)
+    group.add_argument("--json", action="store_true", help="print the report as one document")
+    add_model_options(parser, leave_out=("method",))
+    for title, kind in GROUPS.items():
+        options = parser.add_argument_group(title)
+        for option in options_of(kind, NOT_HERE):
+            default = {"tree": "fixed", **OWN_DEFAULTS}.get(option.name, option.default)
+            add_option(
+                options, type(option)(option.name, option.hint, default), GENERATION_HELPS[option.name]
+            )
+    add_aliases(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, then report; the exit code says whether every answer is there with its ids."""
+    resolve_aliases(args)
+    temperatures = args.temperature
+    del args.temperature  # a list here, so it is no generation option
+    for temperature in temperatures:
+        generation_settings(args, **OWN_DEFAULTS, temperature=temperature)
+    for seed in args.seeds:
+        generation_settings(args, **OWN_DEFAULTS, seed=seed)
+    base = generation_settings(args, **OWN_DEFAULTS)
+    config = BenchConfig(
+        temperatures=temperatures,
+        seeds=args.seeds,
+        limit=args.limit,
+        turns=args.turns,
+        repeats=args.repeats,
+        cycles=args.cycles,
+    )
+    wanted = contenders(args.methods)
+    sets = [read_questions(path) for path in find_question_files(args.questions, os.environ.get(FOLDER))]
+    names = list(PEERS) if args.peers == ["all"] else args.peers
+    session = provenance(args.command_line)
+    llm = load_llm(args)
+    target = llm.runtime.target
+    peers, absent = load_peers(
+        names,
+        PeerSettings(
+            model=Path(llm.names()["model"]),
+            dtype=target.dtype,
+            threads=target.threads or os.cpu_count() or 1,
+            assistant=args.peer_assistant,
+            gguf_dir=args.gguf_dir,
+        ),
+    )
+    bench = Bench(llm, sets, wanted, config, base, peers=peers, mixed=args.mixed)
+    bench.left_out |= absent
+    for name, reason in bench.left_out.items():
+        note(f"left out: {name} ({reason})")
+    with AnswerFile(args.out / ROWS) as answers:
+        there = bench.read(answers)
+        if there:
+            note(f"{there} of {len(bench.plan)} rows are in {answers.path} already")
+        earlier = read_run(args.out)
+        _write_session(args.out, earlier, bench, session)
+        with progress_bar() as progress:
+            bench.run(answers, progress)
+    _write_session(args.out, earlier, bench, session | {"ended": now()})
+    results = Results.load(args.out, mixed=args.mixed)
+    export(args, results)
+    show(args, results)
+    problems = lost(results)
+    for problem in problems:
+        note(problem)
+    return CHECK_FAILED if problems else 0
+
+
+def _write_session(out: Path, earlier: dict[str, Any], bench: Bench, session: dict[str, Any]) -> None:
+    """run.json with this session after the earlier ones, and everything that rows refer to."""
+    document = dict(earlier)
+    for name, part in bench.describe().items():
+        document[name] = {**document.get(name, {}), **part} if name != "left_out" else part
+    document["sessions"] = [*earlier.get("sessions", []), session]
+    write_run(out, document)
+
+
+def lost(results: Results) -> list[str]:
+    """What keeps a run from passing, a sentence each."""
+    rows = [row for name in results.contenders for row in results.checked(name)]
+    errors = sum(row["error"] is not None for row in rows)
+    failed = sum(row["error"] is None and row["check"]["state"] == "failed" for row in rows)
+    problems = [f"{errors} of {len(rows)} answers were lost to errors"] if errors else []
+    if failed:
+        problems.append(f"{failed} of {len(rows)} answers differ from plain decoding without excuse")
+    return problems
