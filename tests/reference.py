@@ -32,7 +32,8 @@ def eagle2_tree(confidences, top_k, depth, draft_tokens, by_value=True, rerank=T
     """EAGLE-2 by definition. `confidences(path)` gives [(token, probability), ...] below a path, best first.
 
     Without `by_value` nodes are expanded by their own probability; without `rerank` those that were expanded
-    are kept, and of the last level those that would be. Returns the kept nodes as (path, value), by flat index.
+    are kept, and of the last level those that would be. Returns the kept nodes as (path, value), in the order
+    of their flat indices.
     """
     candidates = []  # (path, value) in flat order
     expanded = []  # flat indices
@@ -109,6 +110,24 @@ def recursive_rejection(p, q, siblings):
             for token, mass in enumerate(recursive_rejection(rest, left, siblings - 1)):
                 emitted[token] += drawn * (1 - accept) * mass
     return emitted
+
+
+def typical_path(paths, probs, epsilon, delta):
+    """Medusa's rule: of the drafted `paths` whose tokens are all typical the longest, then most probable one.
+
+    A token x is typical below a path where p(x) > min(epsilon, delta * exp(-entropy of p)).
+    """
+
+    def is_typical(path, token):
+        p = probs(path)
+        entropy = -sum(value * math.log(value) for value in p if value > 0)
+        return p[token] > min(epsilon, delta * math.exp(-entropy))
+
+    def log_prob(path):
+        return sum(math.log(probs(path[:at])[path[at]]) for at in range(len(path)))
+
+    kept = [path for path in paths if all(is_typical(path[:at], path[at]) for at in range(len(path)))]
+    return max(kept, key=lambda path: (len(path), log_prob(path)))
 
 
 def prompt_lookup(tokens, rule, max_ngram, count):
