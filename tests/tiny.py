@@ -34,8 +34,6 @@ def write_llama(directory, *, vocab_size=VOCAB, max_positions=128, seed=0, **cha
 
 def write_head(directory, *, layers=1, draft_ids=None, seed=0, bias=True, scale=0.3, **config):
     """A random head in the EAGLE-1/2 layout for the Llama above."""
-    from safetensors.numpy import save_file
-
     rng = np.random.default_rng(seed)
     size = HIDDEN // HEADS
 
@@ -74,12 +72,49 @@ def write_head(directory, *, layers=1, draft_ids=None, seed=0, bias=True, scale=
         "bias": bias,
         **config,
     }
+    return write_arrays(directory, weights, document, draft_ids)
+
+
+def write_medusa(directory, *, heads=4, layers=1, draft_ids=None, own_heads=False, seed=1, **config):
+    """Random Medusa heads for the Llama above; `own_heads` in the published layout, as a pickle."""
+    rng = np.random.default_rng(seed)
+
+    def matrix(*shape):
+        return (0.3 * rng.standard_normal(shape)).astype(np.float32)
+
+    weights = {}
+    for head in range(heads):
+        for layer in range(layers):
+            weights[f"{head}.{layer}.linear.weight"] = matrix(HIDDEN, HIDDEN)
+            weights[f"{head}.{layer}.linear.bias"] = matrix(HIDDEN)
+        if own_heads:
+            weights[f"{head}.{layers}.weight"] = matrix(VOCAB, HIDDEN)
+    document = {"medusa_num_heads": heads, "medusa_num_layers": layers, **config}
+    if own_heads:
+        return write_pickle(directory, "medusa_lm_head.pt", weights, document)
+    return write_arrays(directory, weights, {"hidden_size": HIDDEN, **document}, draft_ids)
+
+
+def write_arrays(directory, weights, document, draft_ids=None):
+    """A network's two files, with a draft vocabulary if there is one."""
+    from safetensors.numpy import save_file
+
     if draft_ids is not None:
         ids = np.asarray(draft_ids, dtype=np.int64)
         weights["d2t"] = ids - np.arange(len(ids))
         document["draft_vocab_size"] = len(ids)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(weights, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(document))
+    return directory
+
+
+def write_pickle(directory, name, weights, document):
+    """A network as its authors published it."""
+    import torch
+
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.save({key: torch.from_numpy(array) for key, array in weights.items()}, directory / name)
     (directory / "config.json").write_text(json.dumps(document))
     return directory
 
@@ -92,5 +127,8 @@ NETWORKS = {
         "two-layers-draft-vocabulary": partial(
             write_head, layers=2, draft_ids=range(0, VOCAB, 2), bias=False
         ),
+    },
+    "medusa": {
+        "draft-vocabulary": partial(write_medusa, draft_ids=range(0, VOCAB, 2)),
     },
 }

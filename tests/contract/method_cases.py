@@ -12,6 +12,7 @@ from tiny import NETWORKS
 
 # Sizes have no list of choices to take from; these are small enough to meet every edge.
 SIZES: dict[str, list[dict[str, Any]]] = {
+    "medusa": [{"medusa_draft_tokens": 1}, {"medusa_draft_tokens": 12}],
     "pld": [
         {"pld_max_ngram": 1, "pld_tokens": 1},
         {"pld_rule": "reference", "pld_max_ngram": 1, "pld_tokens": 2},

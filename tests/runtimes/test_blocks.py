@@ -189,6 +189,54 @@ def test_linear_reads_its_inputs_side_by_side(llama):
     np.testing.assert_allclose(np.asarray(bare), joined @ weight.T, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("reduces", [True, False], ids=["with-shortcut", "identity"])
+def test_a_residual_block_adds_silu_to_its_shortcut(llama, reduces, has_bias):
+    generator = np.random.default_rng(5)
+    outputs = 6 if reduces else 64
+    weight, bias = generator.normal(size=(outputs, 64)), generator.normal(size=outputs)
+    weight[0] *= 100  # SiLU of large numbers of either sign
+    straight = (generator.normal(size=(outputs, 64)), generator.normal(size=outputs)) if reduces else None
+    rows, features = llama.embed(np.array([1, 2, 3])), forward(llama).features[:3]
+    joined = np.concatenate([np.asarray(rows), np.asarray(features)], axis=1).astype(np.float64)
+    inner = joined @ weight.T + (bias if has_bias else 0)
+    with np.errstate(over="ignore"):
+        wanted = inner / (1 + np.exp(-inner)) + (
+            joined if straight is None else joined @ straight[0].T + straight[1]
+        )
+    got = llama.res_block(weight, bias if has_bias else None, straight)(rows, features)
+    np.testing.assert_allclose(np.asarray(got), wanted, rtol=1e-5, atol=allowed(llama, 1e-11))
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_an_lm_head_of_a_drafts_own(llama, has_bias):
+    generator = np.random.default_rng(6)
+    features = forward(llama).features
+    weight, bias = generator.normal(size=(VOCAB, 32)), generator.normal(size=VOCAB)
+    head = llama.own_lm_head(weight, bias if has_bias else None)
+    wanted = np.asarray(features, dtype=np.float64) @ weight.T + (bias if has_bias else 0)
+    atol = allowed(llama, 1e-11)
+    np.testing.assert_allclose(head.logits(features), wanted, rtol=0, atol=atol)
+    top = head.top_k(features, 4)
+    for row, logits in enumerate(wanted):
+        ids, best = reference_top_k(log_softmax(logits), 4)
+        np.testing.assert_array_equal(top.token_ids[row], ids)
+        np.testing.assert_allclose(top.log_probs[row], best, rtol=0, atol=max(atol, 1e-6))
+
+
+def test_logits_of_a_draft_vocabulary_are_the_targets_and_nothing_elsewhere(llama):
+    rows = forward(llama)
+    wanted = np.stack([rows.logits(row) for row in range(len(PROMPT))])
+    atol = allowed(llama, 1e-12)
+    np.testing.assert_allclose(llama.lm_head().logits(rows.features), wanted, rtol=0, atol=atol)
+    draft_ids, also = np.array([0, 4, 9, 33]), np.array([4, 7])
+    some = llama.lm_head(draft_ids, also=also).logits(rows.features)
+    known = np.union1d(draft_ids, also)
+    assert some.shape == wanted.shape
+    np.testing.assert_allclose(some[:, known], wanted[:, known], rtol=0, atol=atol)
+    assert np.all(np.delete(some, known, axis=1) == -np.inf)
+
+
 def test_scores_round_to_the_targets_precision(llama, coarse):
     values = np.array([[0.1, -1 / 3]])
     own = np.dtype(llama.target.dtype)

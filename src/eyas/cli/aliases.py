@@ -2,6 +2,8 @@
 
 EAGLE counts the root among its tokens and its `--depth 5` is six levels, hence `--ea-depth`; SGLang's number
 of steps is the number of levels, and its number of draft tokens counts the root.
+
+Switches of our methods may have a second, shorter name too.
 """
 
 import argparse
@@ -37,6 +39,8 @@ ALIASES = (
     Alias("--speculative-num-draft-tokens", "SGLang", "draft_tokens", -1),
 )
 
+SWITCHES = {"--lossy-typical": "medusa_lossy_typical"}
+
 
 def add_aliases(parser: argparse.ArgumentParser) -> None:
     """Accept the flags of other systems."""
@@ -50,6 +54,10 @@ def add_aliases(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             default=argparse.SUPPRESS,
             help=f"{alias.system}'s; {flag(alias.name)} N{sign}",
+        )
+    for switch, name in SWITCHES.items():
+        parser.add_argument(
+            switch, dest=name, action="store_true", default=argparse.SUPPRESS, help=f"short for {flag(name)}"
         )
 
 

@@ -21,10 +21,10 @@ from typing import Self
 import numpy as np
 
 from eyas.acceptance import AcceptanceMap
-from eyas.errors import CheckpointError
+from eyas.drafters._target import check_target, draft_head
 from eyas.expansion import Frontier
 from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime, TopK
-from eyas.models import EagleCheckpoint, read_eagle_checkpoint
+from eyas.models import read_eagle_checkpoint
 from eyas.tree import Floats, Ints, Prefix
 
 
@@ -53,7 +53,14 @@ class EagleHead:
             CheckpointError: broken files, or a head for another target.
         """
         checkpoint = read_eagle_checkpoint(directory)
-        _check_target(checkpoint, runtime, directory)
+        check_target(
+            runtime,
+            directory,
+            hidden_size=checkpoint.stack.hidden_size,
+            fingerprint=checkpoint.fingerprint,
+            draft_ids=checkpoint.draft_ids,
+            training="eyas train head",
+        )
         weights = checkpoint.weights
         return cls(
             runtime=runtime,
@@ -66,9 +73,7 @@ class EagleHead:
 
     def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:
         """The LM head over the draft vocabulary and the prompt's own tokens, which answers often repeat."""
-        if self.draft_ids is None:
-            return self.runtime.lm_head()
-        return self.runtime.lm_head(self.draft_ids, also=np.unique(np.asarray(prompt_ids, dtype=np.int64)))
+        return draft_head(self.runtime, self.draft_ids, prompt_ids)
 
     def scale(self, depth: int) -> float:
         """Scale of the coupled confidence of nodes at `depth` (1 is below the root)."""
@@ -236,25 +241,3 @@ class Expander:
                 self._prefixes[row].extended(token)
                 for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
             ]
-
-
-def _check_target(checkpoint: EagleCheckpoint, runtime: Runtime, directory: Path) -> None:
-    target = runtime.target
-    if checkpoint.stack.hidden_size != target.hidden_size:
-        raise CheckpointError(
-            f"{directory} is a head for hidden size {checkpoint.stack.hidden_size}, but {target.name} has "
-            f"{target.hidden_size}; use this target's head, or train one with `eyas train head`."
-        )
-    known = checkpoint.fingerprint and target.fingerprint
-    if known and checkpoint.fingerprint != target.fingerprint:
-        raise CheckpointError(
-            f"{directory} was trained for the target with fingerprint {checkpoint.fingerprint}, but "
-            f"{target.name} has {target.fingerprint}; use this target's head, or train one with "
-            "`eyas train head`."
-        )
-    largest = -1 if checkpoint.draft_ids is None else int(checkpoint.draft_ids.max())
-    if largest >= target.vocab_size:
-        raise CheckpointError(
-            f"{directory} drafts token id {largest}, but the ids of {target.name} end at "
-            f"{target.vocab_size - 1}; use this target's head."
-        )

@@ -1,0 +1,72 @@
+"""Whether draft networks belong to a target."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eyas.errors import CheckpointError
+from eyas.interfaces import LMHead, Runtime
+from eyas.tree import Ints
+
+
+def check_target(
+    runtime: Runtime,
+    directory: Path,
+    *,
+    hidden_size: int,
+    fingerprint: str | None,
+    draft_ids: Ints | None,
+    training: str,
+) -> None:
+    """Refuse networks that were made for another target.
+
+    Args:
+        runtime: of the target.
+        directory: where the networks come from.
+        hidden_size: of the features or embeddings that they read.
+        fingerprint: of the target that they were trained for; None for published ones.
+        draft_ids: (M,) ascending ids of their draft vocabulary; None for the whole one.
+        training: the command that makes them.
+
+    Raises:
+        CheckpointError: with the remedy.
+    """
+    target = runtime.target
+    if hidden_size != target.hidden_size:
+        raise CheckpointError(
+            f"{directory} is a head for hidden size {hidden_size}, but {target.name} has "
+            f"{target.hidden_size}; use this target's head, or train one with `{training}`."
+        )
+    if fingerprint and target.fingerprint and fingerprint != target.fingerprint:
+        raise CheckpointError(
+            f"{directory} was trained for the target with fingerprint {fingerprint}, but {target.name} has "
+            f"{target.fingerprint}; use this target's head, or train one with `{training}`."
+        )
+    largest = -1 if draft_ids is None else int(draft_ids.max())
+    if largest >= target.vocab_size:
+        raise CheckpointError(
+            f"{directory} drafts token id {largest}, but the ids of {target.name} end at "
+            f"{target.vocab_size - 1}; use this target's head."
+        )
+
+
+def check_vocabulary(runtime: Runtime, directory: Path, size: int) -> None:
+    """Refuse networks over another vocabulary.
+
+    Raises:
+        CheckpointError: their LM head has other tokens than the target's.
+    """
+    target = runtime.target
+    if size != target.vocab_size:
+        raise CheckpointError(
+            f"{directory} has a vocabulary of {size} tokens, but {target.name} has {target.vocab_size}; a "
+            "draft wants the target's own tokenizer."
+        )
+
+
+def draft_head(runtime: Runtime, draft_ids: Ints | None, prompt_ids: Sequence[int]) -> LMHead:
+    """The target's LM head over a draft vocabulary and the prompt's tokens, which answers often repeat."""
+    if draft_ids is None:
+        return runtime.lm_head()
+    return runtime.lm_head(draft_ids, also=np.unique(np.asarray(prompt_ids, dtype=np.int64)))

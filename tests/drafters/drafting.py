@@ -1,0 +1,33 @@
+"""Drafting by hand: a method on a tiny target, cycle by cycle."""
+
+from pathlib import Path
+
+from eyas.config import SamplingConfig, StoppingConfig
+from eyas.engine import Engine
+from eyas.interfaces import DraftFiles
+from eyas.registry import methods
+from fake import make_request
+from tiny import VOCAB
+
+
+def engine_of(method, runtime, directory: Path, model=None) -> Engine:
+    files = DraftFiles(head=lambda: directory, model=model)
+    return Engine(runtime, methods()[method].drafter.load(runtime, files))
+
+
+def request(method, prompt, temperature=0.0, new_tokens=24, given=None, **sampling):
+    return make_request(
+        prompt,
+        SamplingConfig(temperature=temperature, seed=4, **sampling),
+        StoppingConfig(max_new_tokens=new_tokens, ignore_eos=True),
+        options=methods()[method].options(**(given or {})),
+        vocab_size=VOCAB,
+    )
+
+
+def cycles(engine, wanted, earlier=None):
+    """Each cycle's run, after the cycle."""
+    run, _ = engine.start(wanted, earlier)
+    while not run.is_finished:
+        engine.step([run])
+        yield run
