@@ -143,3 +143,32 @@ def prompt_lookup(tokens, rule, max_ngram, count):
             if rule == "transformers" and after < min(after + count, length):
                 return tokens[after : min(after + count, length)]
     return []
+
+
+def lookahead(choose, text, first_row, level, size, emitted):
+    """Lookahead decoding's window and pool after each cycle, by its own description.
+
+    `choose(tokens)` is the target's token after a sequence, `text` the committed tokens, `first_row` the
+    random start of row 0, `level` N, `size` G, and `emitted` the tokens that each cycle adds to the text.
+    Yields (rows, {first token: list of n-grams, least recently seen first}).
+    """
+    text, rows, pool = list(text), [list(first_row)], {}
+    for tokens in emitted:
+        root, before = text[-1], text[:-1]
+        row0 = [root, *rows[0]]
+
+        def after(column, below, row0=row0, before=before):
+            return choose([*before, *row0[: column + 1], *(row[column] for row in below)])
+
+        if len(rows) < level - 1:  # warm-up
+            new = [after(column, rows[1:]) for column in range(1, len(row0))]
+            rows = [row[1:] for row in rows] + [new]
+        else:
+            new = [after(column, rows[1:]) for column in range(len(row0))]
+            for column, first in enumerate(row0):
+                ngram = (*(row[column] for row in rows[1:]), new[column])
+                seen = [other for other in pool.get(first, []) if other != ngram]
+                pool[first] = [*seen, ngram][-size:]
+            rows = [rows[1][1:], *rows[2:], new]
+        text += tokens
+        yield rows, pool

@@ -63,9 +63,10 @@ class RowsJudge:
         return Choice.reported(token_id, self._rows.logits(node), self._num_log_probs)
 
     def after_auxiliary(self, tree: DraftTree) -> list[int]:
-        """The target's tokens after the auxiliary rows of `tree`."""
+        """The target's tokens after those auxiliary rows of `tree` that are asked for."""
+        assert tree.auxiliary is not None, "a tree with auxiliary rows"
         token_ids, parents = tree.rows
-        first = len(tree.token_ids)
+        first = len(tree.token_ids) + tree.auxiliary.first_asked
         paths: list[tuple[int, ...]] = []
         for token, parent in zip(token_ids.tolist(), parents.tolist(), strict=True):
             paths.append((*paths[parent], token) if parent >= 0 else ())

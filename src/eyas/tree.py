@@ -13,7 +13,7 @@ their children, so one left-to-right pass visits a tree in topological order.
         3   4                             4   x x . . x          2
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain as chain_iterators
@@ -112,12 +112,13 @@ class Auxiliary:
     Attributes:
         token_ids: (A,) their tokens.
         parents: (A,) what they follow: a node of the tree (0..N-1), or an earlier auxiliary row (N..).
-        receive: takes the (A,) tokens that the target chooses after them.
+        receive: takes the tokens that the target chooses after the rows from `first_asked` on.
     """
 
     token_ids: Ints
     parents: Ints
     receive: Callable[[list[int]], None]
+    first_asked: int = 0
 
 
 def node_depths(parents: Sequence[int] | Ints) -> Ints:
@@ -186,3 +187,27 @@ def chain(root: int, token_ids: Sequence[int]) -> DraftTree:
         parents=np.arange(-1, size - 1, dtype=np.int64),
         log_values=np.zeros(size),
     )
+
+
+def trie(root: int, continuations: Iterable[Sequence[int]]) -> DraftTree:
+    """A tree of continuations, each of value 1; those that begin alike share their first nodes."""
+    nodes: dict[tuple[int, ...], int] = {(): 0}
+    token_ids, parents = [root], [-1]
+    for tokens in continuations:
+        for depth in range(1, len(tokens) + 1):
+            path = tuple(tokens[:depth])
+            if path not in nodes:
+                nodes[path] = len(token_ids)
+                token_ids.append(path[-1])
+                parents.append(nodes[path[:-1]])
+    return DraftTree(
+        np.array(token_ids, dtype=np.int64), np.array(parents, dtype=np.int64), np.zeros(len(token_ids))
+    )
+
+
+def before_stop(token_ids: Sequence[int], stops: Collection[int]) -> Sequence[int]:
+    """The tokens before the first of `stops`: if all are accepted, the target itself says the stop."""
+    for at, token in enumerate(token_ids):
+        if token in stops:
+            return token_ids[:at]
+    return token_ids

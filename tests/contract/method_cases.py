@@ -12,6 +12,11 @@ from tiny import NETWORKS
 
 # Sizes have no list of choices to take from; these are small enough to meet every edge.
 SIZES: dict[str, list[dict[str, Any]]] = {
+    "lookahead": [
+        {"lookahead_window": 1, "lookahead_level": 3, "lookahead_guesses": 1},
+        {"lookahead_window": 3, "lookahead_level": 4, "lookahead_guesses": 2},
+    ],
+    "hydra": [{"hydra_draft_tokens": 1}, {"hydra_draft_tokens": 12}],
     "medusa": [{"medusa_draft_tokens": 1}, {"medusa_draft_tokens": 12}],
     "pld": [
         {"pld_max_ngram": 1, "pld_tokens": 1},

@@ -37,6 +37,7 @@ on_each_head = pytest.mark.parametrize(
 )
 
 lossless = each([case for case in default_cases() if case != PLAIN], {"ids"})
+dynamic = each([case for case in default_cases() if methods()[case.method].uses_costs], {"ids"})
 contract_settings = settings(
     max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -159,7 +160,7 @@ def test_what_keeps_no_ids_says_so_and_keeps_them_where_greedy(
     check_same_answer(case, engines, prompt, drawn, stopping, tree)
 
 
-@lossless
+@dynamic
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("tree", [(1, 1, 1), (1, 4, 4), (2, 3, 10), (10, 6, 59), (3, 2, 12)], ids=str)
 def test_trees_from_smallest_to_largest(case, engines, temperature, tree):
@@ -173,7 +174,7 @@ def test_trees_from_smallest_to_largest(case, engines, temperature, tree):
     assert drafted.generated == plain.generated
 
 
-@each([case for case in default_cases() if methods()[case.method].uses_costs], {"ids"})
+@dynamic
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("costs", [FREE, FAST, SLOW], ids=["free", "fast", "slow"])
 def test_trees_of_measured_size(case, engines, costs, temperature):

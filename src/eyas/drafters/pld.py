@@ -21,7 +21,7 @@ from typing import Literal, Self, get_args
 from eyas.config import at_least, one_of
 from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
 from eyas.registry import register_drafter
-from eyas.tree import DraftTree, chain
+from eyas.tree import DraftTree, before_stop, chain
 
 PldRule = Literal["transformers", "reference"]
 _MAX_NGRAM = {"transformers": 2, "reference": 3}
@@ -101,9 +101,7 @@ class Session:
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """A chain of what followed, cut before a stop token and at `max_depth`."""
         self._index.read(token_ids)
-        guess = self._lookup(token_ids)[:max_depth]
-        stop = next((at for at, token in enumerate(guess) if token in self._stops), len(guess))
-        return chain(token_ids[-1], guess[:stop])
+        return chain(token_ids[-1], before_stop(self._lookup(token_ids)[:max_depth], self._stops))
 
     def _lookup(self, token_ids: Sequence[int]) -> Sequence[int]:
         """The continuation by the rule; what follows the earliest occurrence is longest."""
