@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny_chat import write_chat_model
 
 from eyas.cli import main
+from tiny_chat import write_chat_model
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from tiny_chat import SHORT
 
 from eyas import load
+from tiny_chat import SHORT
 
 LONG = ("--ignore-eos", *SHORT)
 

@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_chat import SHORT, VOCAB
 
 from tiny import write_head
+from tiny_chat import SHORT, VOCAB
 
 OPTIONS = [
     pytest.param(["--temperature", "-0.1"], "temperature is -0.1", id="temperature-below-0"),

@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+
 from tiny_chat import SHORT
 
 STATS = {

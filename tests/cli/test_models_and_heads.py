@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from tiny_chat import VOCAB
 
 from tiny import write_head
+from tiny_chat import VOCAB
 
 
 @pytest.fixture

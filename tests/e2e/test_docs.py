@@ -44,10 +44,10 @@ def test_internal_links_lead_somewhere():
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["generate", "chat", "tree", "pull", "models", "train", "eval", "calibrate", "profile", "doctor"],
-)
+COMMANDS = "generate chat serve tree pull models train eval calibrate profile doctor"
+
+
+@pytest.mark.parametrize("command", COMMANDS.split())
 def test_every_command_has_help(command):
     result = subprocess.run([sys.executable, "-m", "eyas", command, "--help"], capture_output=True, text=True)
     assert result.returncode == 0

@@ -33,7 +33,7 @@ def samplers(draw, vocab, temperatures=(0.0, 0.3, 0.7, 1.0, 2.5)):
     tokens = st.lists(st.integers(0, vocab - 1), max_size=8)
     config = SamplingConfig(
         temperature=draw(st.sampled_from(temperatures)),
-        top_k=draw(st.sampled_from([0, 0, 1, 2, 5, 40])),
+        top_k=draw(st.sampled_from([0, 0, 1, 2, 5, 40, 10**12])),
         top_p=draw(st.sampled_from([1.0, 1.0, 0.3, 0.9, 0.999])),
         min_p=draw(st.sampled_from([0.0, 0.0, 0.05, 0.5])),
         repetition_penalty=draw(st.sampled_from([1.0, 1.0, 0.8, 1.3])),

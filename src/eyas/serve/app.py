@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 import eyas
 from eyas.api import LLM
 from eyas.serve import errors
-from eyas.serve.guard import Guard
+from eyas.serve.guard import OPEN, Guard
 from eyas.serve.logs import log_error
+from eyas.serve.page import PATHS, add_page
 from eyas.serve.plans import plan_chat, plan_completion
 from eyas.serve.replies import ChatReply, TextReply
 from eyas.serve.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
@@ -43,11 +44,17 @@ def create_app(llm: LLM, settings: ServeSettings | None = None) -> FastAPI:
 
     app = FastAPI(title="eyas", version=eyas.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(Guard, api_key=settings.api_key, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Guard,
+        api_key=settings.api_key,
+        max_body_bytes=settings.max_body_bytes,
+        open_paths=(*OPEN, *PATHS),
+    )
     _add_errors(app)
     _add_answers(app, service)
     _add_tokens(app, service)
     _add_operations(app, service)
+    add_page(app)
     return app
 
 

@@ -1,6 +1,7 @@
 """Errors in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
@@ -69,8 +70,7 @@ def of_http(error: HTTPException) -> ApiError:
 def of_validation(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a body."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body" and not _is_branch(part)]
-    param = ".".join(place) or None
+    param = ".".join(_place(first["loc"], error.body, is_missing=first["type"] == "missing")) or None
     context = first.get("ctx") or {}
     match first["type"]:
         case "unsupported" | "together":
@@ -88,11 +88,14 @@ def of_validation(error: RequestValidationError) -> ApiError:
     return ApiError(f"{param or 'the body'}: {first['msg']}.", param=param, code="invalid_value")
 
 
-def _is_branch(part: Any) -> bool:
-    """Whether a part of a place names a branch of a union of types, not a field."""
-    return isinstance(part, str) and (
-        "[" in part or part in ("str", "int", "function-before", "function-after")
-    )
+def _place(location: Sequence[Any], body: Any, *, is_missing: bool) -> list[str]:
+    """The part of a location that leads through the body; it also names branches of unions of types."""
+    place = []
+    for part in location:
+        if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int)):
+            place.append(str(part))
+            body = body[part]
+    return [*place, str(location[-1])] if is_missing and len(location) > 1 else place
 
 
 def request_id(request: Request) -> str:

@@ -90,9 +90,6 @@ def _plan(body: Sampled, prompts: Sequence[Prompt], own: dict[str, Any], setting
 
 
 def _logit_bias(given: dict[str, float]) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in given.items()}
-    except ValueError:
-        raise ApiError(
-            "logit_bias wants token ids as keys, written as numbers.", param="logit_bias"
-        ) from None
+    if not all(token.isdecimal() and len(token) < 10 for token in given):
+        raise ApiError("logit_bias wants token ids as keys, written as numbers.", param="logit_bias")
+    return {int(token): bias for token, bias in given.items()}

@@ -5,10 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from eyas.serve.settings import MAX_DEPTH, MAX_DRAFT_TOKENS
+
 MAX_TEXT = 1000  # characters of names, and of stop strings
 MAX_BIASES = 1024
 TOP_LOGPROBS = 20
-MAX_DRAFT_TOKENS, MAX_DEPTH = 255, 16  # of one request's trees: others share its passes
 
 # Fields of OpenAI's that mean something we cannot do, each with the values that ask for nothing.
 IDLE: dict[str, tuple[Any, ...]] = {
@@ -34,7 +35,8 @@ IDLE: dict[str, tuple[Any, ...]] = {
 IDLE_IN_MESSAGE = ("annotations", "audio", "function_call", "name", "reasoning", "refusal", "tool_calls")
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-TokenId = Annotated[int, Field(ge=0)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Body(BaseModel):
@@ -64,7 +66,7 @@ class Sampled(Body):
     """Fields that chats and completions share."""
 
     model: Text | None = None
-    temperature: float | None = Field(None, ge=0, description="null is 1, as OpenAI has it")
+    temperature: float | None = Field(None, ge=0, le=100, description="null is 1, as OpenAI has it")
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, description="0 and -1 are off")
     min_p: float | None = Field(None, ge=0, le=1)
@@ -74,8 +76,8 @@ class Sampled(Body):
     n: int | None = Field(None, ge=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0)
-    logit_bias: dict[Text, float] | None = Field(None, max_length=MAX_BIASES)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    logit_bias: dict[Text, Bias] | None = Field(None, max_length=MAX_BIASES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Text | None = None

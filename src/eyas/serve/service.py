@@ -20,7 +20,7 @@ from eyas.errors import CheckpointError, ModelError
 from eyas.options import GenerationOptions
 from eyas.registry import Method, find_method, methods
 from eyas.serve.channel import DONE, Channel, ClientLeftError, EventStream, dump, event, unless_gone
-from eyas.serve.errors import CLIENT_LEFT, ApiError, describe, request_id
+from eyas.serve.errors import CLIENT_LEFT, ApiError, describe, error_response, request_id
 from eyas.serve.jobs import Job, Update
 from eyas.serve.logs import RequestLog, log_error, log_event
 from eyas.serve.metrics import ServerMetrics
@@ -127,8 +127,10 @@ class Service:
             record.write(CLIENT_LEFT)
             return Response(status_code=CLIENT_LEFT)
         except Exception as error:
-            record.write(describe(error, record.request_id)[0])
-            raise
+            log_error(log, error, record.request_id)
+            response = error_response(error, record.request_id)
+            record.write(response.status_code)
+            return response
 
         def at_end() -> None:
             self.scheduler.cancel(call.jobs)

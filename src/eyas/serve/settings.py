@@ -6,6 +6,8 @@ from typing import Any
 
 from eyas.errors import ConfigError
 
+MAX_DRAFT_TOKENS, MAX_DEPTH = 255, 16  # of one request's trees: others share its passes
+
 
 def _setting(default: Any, text: str) -> Any:
     """A field with its default and help text."""
@@ -50,4 +52,6 @@ class ServeSettings:
 
     def limit_tokens(self, context_limit: int) -> int:
         """Tokens that all caches may hold together, for a model of this context."""
-        return self.max_concurrent * context_limit if self.cache_tokens is None else self.cache_tokens
+        if self.cache_tokens is not None:
+            return self.cache_tokens
+        return self.max_concurrent * (context_limit + 1 + MAX_DRAFT_TOKENS)

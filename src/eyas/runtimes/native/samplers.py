@@ -26,7 +26,7 @@ class NativeSamplers:
         return _native.Sampler(
             self._engine,
             temperature=config.temperature,
-            top_k=config.top_k,
+            top_k=min(config.top_k, sampler.vocab_size),  # a machine word holds it
             top_p=config.top_p,
             min_p=config.min_p,
             repetition_penalty=config.repetition_penalty,
