@@ -34,17 +34,34 @@ def write_llama(directory, *, vocab_size=VOCAB, max_positions=128, seed=0, **cha
 
 def write_head(directory, *, layers=1, draft_ids=None, seed=0, bias=True, scale=0.3, **config):
     """A random head in the EAGLE-1/2 layout for the Llama above."""
-    rng = np.random.default_rng(seed)
-    size = HIDDEN // HEADS
-
-    def matrix(*shape):
-        return (scale * rng.standard_normal(shape)).astype(np.float32)
-
+    matrix = matrices(seed, scale)
     weights = {"fc.weight": matrix(HIDDEN, 2 * HIDDEN)}
     if bias:
         weights["fc.bias"] = matrix(HIDDEN)
+    weights |= layer_weights(matrix, layers, first_norm=False)
+    document = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        **layer_sizes(layers),
+        "max_position_embeddings": 128,
+        "vocab_size": VOCAB,
+        "bias": bias,
+        **config,
+    }
+    return write_arrays(directory, weights, document, draft_ids)
+
+
+def matrices(seed, scale=0.3):
+    """What makes random arrays of a shape."""
+    rng = np.random.default_rng(seed)
+    return lambda *shape: (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def layer_weights(matrix, layers, *, first_norm=True, prefix=""):
+    """Random decoder layers of the Llama's sizes."""
+    size, weights = HIDDEN // HEADS, {}
     for layer in range(layers):
-        name = f"layers.{layer}."
+        name = f"{prefix}layers.{layer}."
         weights |= {
             name + "self_attn.q_proj.weight": matrix(HEADS * size, HIDDEN),
             name + "self_attn.k_proj.weight": matrix(KV_HEADS * size, HIDDEN),
@@ -55,34 +72,26 @@ def write_head(directory, *, layers=1, draft_ids=None, seed=0, bias=True, scale=
             name + "mlp.down_proj.weight": matrix(HIDDEN, INTER),
             name + "post_attention_layernorm.weight": np.ones(HIDDEN, dtype=np.float32),
         }
-        if layer:
+        if layer or first_norm:
             weights[name + "input_layernorm.weight"] = np.ones(HIDDEN, dtype=np.float32)
-    document = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    return weights
+
+
+def layer_sizes(layers):
+    return {
         "hidden_size": HIDDEN,
         "intermediate_size": INTER,
         "num_hidden_layers": layers,
         "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
         "hidden_act": "silu",
-        "max_position_embeddings": 128,
         "rms_norm_eps": 1e-6,
-        "vocab_size": VOCAB,
-        "bias": bias,
-        **config,
     }
-    return write_arrays(directory, weights, document, draft_ids)
 
 
 def write_medusa(directory, *, heads=4, layers=1, draft_ids=None, own_heads=False, seed=1, **config):
     """Random Medusa heads for the Llama above; `own_heads` in the published layout, as a pickle."""
-    rng = np.random.default_rng(seed)
-
-    def matrix(*shape):
-        return (0.3 * rng.standard_normal(shape)).astype(np.float32)
-
-    weights = {}
+    matrix, weights = matrices(seed), {}
     for head in range(heads):
         for layer in range(layers):
             weights[f"{head}.{layer}.linear.weight"] = matrix(HIDDEN, HIDDEN)
@@ -93,6 +102,41 @@ def write_medusa(directory, *, heads=4, layers=1, draft_ids=None, own_heads=Fals
     if own_heads:
         return write_pickle(directory, "medusa_lm_head.pt", weights, document)
     return write_arrays(directory, weights, {"hidden_size": HIDDEN, **document}, draft_ids)
+
+
+def write_hydra(
+    directory, *, arch="prefix-mlp", heads=4, layers=3, draft_ids=None, own_heads=False, seed=2, **config
+):
+    """Random Hydra heads for the Llama above; `own_heads` in the published layout, as a pickle."""
+    matrix, weights = matrices(seed), {}
+    places = [2 * j + 1 if arch == "prefix-mlp" else j for j in range(layers)]
+    if arch == "prefix-mlp":
+        weights |= layer_weights(matrix, 1, prefix="prefix_embeding_layer.")
+        weights["prefix_embeding_layer.norm.weight"] = 1 + matrix(HIDDEN)
+    for head in range(heads):
+        shared = matrix(HIDDEN, HIDDEN), matrix(HIDDEN)
+        for place in places if own_heads else places[:2]:
+            name, inputs = f"hydra_mlp.{head}.{place}.", (head + 2) * HIDDEN
+            if place == places[0]:
+                weights |= {
+                    name + "linear.weight": matrix(HIDDEN, inputs),
+                    name + "linear.bias": matrix(HIDDEN),
+                }
+                weights[name + "res_connection.weight"] = matrix(HIDDEN, inputs)
+                weights[name + "res_connection.bias"] = matrix(HIDDEN)
+            else:
+                weights |= {name + "linear.weight": shared[0], name + "linear.bias": shared[1]}
+        if own_heads:
+            name = f"hydra_lm_head.{head}{'.1' if arch == 'prefix-mlp' else ''}"
+            weights |= {name + ".weight": matrix(VOCAB, HIDDEN), name + ".bias": matrix(VOCAB)}
+    document = {"hydra_num_heads": heads, "hydra_num_layers": layers, "hydra_head_arch": arch}
+    document |= {"grounded_heads": True, **layer_sizes(1), **config}
+    if own_heads:
+        unused = ["input_embed_fn.weight"]
+        unused += ["prefix_embeding_layer.embed_tokens.weight"] if arch == "prefix-mlp" else []
+        weights |= {name: matrix(VOCAB, HIDDEN) for name in unused}
+        return write_pickle(directory, "hydra_lm_head.pt", weights, document)
+    return write_arrays(directory, weights, document, draft_ids)
 
 
 def write_arrays(directory, weights, document, draft_ids=None):
@@ -131,4 +175,5 @@ NETWORKS = {
     "medusa": {
         "draft-vocabulary": partial(write_medusa, draft_ids=range(0, VOCAB, 2)),
     },
+    "hydra": {"draft-vocabulary": partial(write_hydra, draft_ids=range(0, VOCAB, 2))},
 }

@@ -1,6 +1,9 @@
 """Drafting by hand: a method on a tiny target, cycle by cycle."""
 
+import json
 from pathlib import Path
+
+from safetensors.numpy import load_file, save_file
 
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.engine import Engine
@@ -31,3 +34,13 @@ def cycles(engine, wanted, earlier=None):
     while not run.is_finished:
         engine.step([run])
         yield run
+
+
+def edit_network(directory, change, config):
+    """Change arrays of a network's file (None removes one) and entries of its config."""
+    path = directory / "model.safetensors"
+    weights = {name: array for name, array in (load_file(path) | change).items() if array is not None}
+    save_file(weights, path)
+    document = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(document | config))
+    return directory

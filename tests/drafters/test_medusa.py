@@ -1,11 +1,9 @@
 """Medusa heads: which feature and which head fills which level, and files that are refused."""
 
-import json
-
 import numpy as np
 import pytest
-from drafting import cycles, engine_of, request
-from safetensors.numpy import load_file, save_file
+from drafting import cycles, edit_network, engine_of, request
+from safetensors.numpy import load_file
 
 from eyas.drafters._static_tree import TREE, first_nodes
 from eyas.drafters.medusa import MedusaOptions
@@ -90,20 +88,6 @@ def test_published_files_are_read_with_their_own_lm_heads(tmp_path):
     assert ours.draft_ids.tolist() == [3, 5]
 
 
-def edited(directory, change, config):
-    path = directory / "model.safetensors"
-    weights = load_file(path)
-    for name, array in change.items():
-        if array is None:
-            del weights[name]
-        else:
-            weights[name] = array
-    save_file(weights, path)
-    document = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(document | config))
-    return directory
-
-
 @pytest.mark.parametrize(
     ("change", "config", "message"),
     [
@@ -120,7 +104,7 @@ def edited(directory, change, config):
     ids=str,
 )
 def test_wrong_files_are_named(tmp_path, change, config, message):
-    directory = edited(write_medusa(tmp_path), change, config)
+    directory = edit_network(write_medusa(tmp_path), change, config)
     with pytest.raises(CheckpointError, match=message) as error:
         read_medusa_checkpoint(directory)
     assert "\n" not in str(error.value)
