@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
@@ -67,12 +67,18 @@ def register_drafter(
 
 def methods() -> dict[str, Method]:
     """All methods by name: every file of `eyas.drafters`, then the entry points `eyas.drafters`."""
+    _discover()
+    return dict(sorted(_METHODS.items()))
+
+
+@cache
+def _discover() -> None:
+    """Import what registers methods, once: looking through all installed packages takes a while."""
     package = import_module("eyas.drafters")
     for module in sorted(module.name for module in iter_modules(package.__path__)):
         import_module(f"eyas.drafters.{module}")
     for entry_point in entry_points(group="eyas.drafters"):
         entry_point.load()
-    return dict(sorted(_METHODS.items()))
 
 
 def find_method(name: str) -> Method:

@@ -128,7 +128,7 @@ def _hint(key: str, method: Method) -> Any:
     hints |= {name: hint for name, hint in get_type_hints(method.options).items() if name != "rule"}
     names = [item.name for kind in (TreeConfig, method.options) for item in fields(kind)]
     if key not in names:
-        raise ConfigError(f"{key!r} is no option of a {method.name} contender; it has {', '.join(names)}.")
+        raise ConfigError(f"{key!r} is no option of {method.name}; it has {', '.join(names)}.")
     return hints[key]
 
 
