@@ -245,7 +245,7 @@ class LLM:
     def _resolve(self, method: str) -> str:
         if method != "auto":
             return method
-        return "eagle2" if self.heads.find("eagle").path is not None else "autoregressive"
+        return "eagle2" if self.heads.find("eagle").path is not None else "pld"
 
 
 class Conversation:
@@ -307,7 +307,7 @@ def load(
             is fetched at its first use.
         head: directory of the method's draft networks; None looks beside the model, in the cache, then among
             those shipped.
-        method: a drafter's name; "auto" is eagle2 where a head is found, plain decoding otherwise.
+        method: a drafter's name; "auto" is eagle2 where a head is found, otherwise pld, which needs none.
         runtime: "native", "torch", or "auto".
         dtype: "float32", "bfloat16", ...; "auto" is the fastest that the machine has.
         draft_dtype: precision of draft networks, which never changes the ids; "auto" is the fastest.

@@ -7,7 +7,7 @@ MODEL_HELPS = {
     "model": "directory of a Hugging Face model, a hub id, or a name that `eyas models` lists; "
     "without it the default model, which is fetched at its first use",
     "head": "directory of the EAGLE head; without it: in the model's head/, the cache, those shipped",
-    "method": "how tokens are drafted",
+    "method": "how tokens are drafted (auto: eagle2 where a head is found, otherwise pld)",
     "runtime": "what computes: native, torch, or auto (native where it can)",
     "dtype": "precision: float32, bfloat16, float16, float64, or auto (the fastest here)",
     "draft_dtype": "precision of the draft's networks, which never changes the answer; or auto",

@@ -74,6 +74,6 @@ def _why(llm: LLM) -> str:
     if llm.head().path is not None:
         return f", with the head in {llm.head().path}"
     return (
-        ": no draft head for this model was found; give one with --head DIR, or train one with "
-        "`eyas train head`"
+        ", which repeats earlier text: no draft head for this model was found; give one with --head DIR, or "
+        "train one with `eyas train head`"
     )

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt)
     llm = load_llm(args)
     if is_auto(args):
-        llm.head("eagle2").require()  # plain decoding drafts no tree: without a head there is nothing to draw
+        llm.head("eagle2").require()  # a tree is a head's; a chain is drawn where it is asked for
     options = GenerationOptions.from_names(settings).with_seed()
     cycle, tokens = _cycle(llm, prompt, options, args.cycle)
     announce_method(args, llm)

@@ -117,7 +117,7 @@ class TorchRuntime:
         if not self.head_is_plain:
             raise ModelError(
                 f"{self._target.name} (family {self._target.family!r}) computes its logits in a way that "
-                "eyas does not know, so no head can draft for it; use method 'autoregressive'."
+                "eyas does not know, so no head can draft for it; use method 'pld'."
             )
         weight, bias = self._head_weight, self._head_bias
         if token_ids is not None:
