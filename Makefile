@@ -42,4 +42,10 @@ equality: ## compare ids with plain decoding on EYAS_EVAL_DATA (about an hour on
 peers: ## measure eyas beside transformers and llama.cpp (about half an hour on 2 cores)
 	bash benchmarks/peers.sh
 
-.PHONY: help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality
+bench: ## every method side by side on EYAS_EVAL_DATA, then tables and figures (hours on 2 cores)
+	bash benchmarks/bench.sh
+
+bench-smoke: ## the same on twelve questions of our own, into build/ (minutes)
+	SMOKE=1 bash benchmarks/bench.sh
+
+.PHONY: bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality
