@@ -14,19 +14,19 @@ def write_llama(directory, *, vocab_size=VOCAB, max_positions=128, seed=0, **cha
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=INTER,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS,
-        num_hidden_layers=LAYERS,
-        vocab_size=vocab_size,
-        max_position_embeddings=max_positions,
-        eos_token_id=2,
-        bos_token_id=1,
-        initializer_range=0.3,
-        **changes,
-    )
+    sizes = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTER,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "num_hidden_layers": LAYERS,
+        "vocab_size": vocab_size,
+        "max_position_embeddings": max_positions,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+        "initializer_range": 0.3,
+    }
+    config = LlamaConfig(**(sizes | changes))
     torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
@@ -139,6 +139,14 @@ def write_hydra(
     return write_arrays(directory, weights, document, draft_ids)
 
 
+def write_draft_lm(directory, *, layers=2, draft_ids=None, seed=3, **config):
+    """Random layers between the Llama's embedding and LM head."""
+    matrix = matrices(seed)
+    weights = layer_weights(matrix, layers) | {"norm.weight": 3 + matrix(HIDDEN)}
+    document = {"model_type": "eyas-draft-lm", **layer_sizes(layers), **config}
+    return write_arrays(directory, weights, document, draft_ids)
+
+
 def write_arrays(directory, weights, document, draft_ids=None):
     """A network's two files, with a draft vocabulary if there is one."""
     from safetensors.numpy import save_file
@@ -176,4 +184,8 @@ NETWORKS = {
         "draft-vocabulary": partial(write_medusa, draft_ids=range(0, VOCAB, 2)),
     },
     "hydra": {"draft-vocabulary": partial(write_hydra, draft_ids=range(0, VOCAB, 2))},
+    "draft-lm": {
+        "draft-vocabulary": partial(write_draft_lm, draft_ids=range(0, VOCAB, 2)),
+        "whole-model-of-few-positions": partial(write_llama, num_hidden_layers=1, max_positions=48),
+    },
 }

@@ -22,6 +22,7 @@ SIZES: dict[str, list[dict[str, Any]]] = {
         {"pld_max_ngram": 1, "pld_tokens": 1},
         {"pld_rule": "reference", "pld_max_ngram": 1, "pld_tokens": 2},
     ],
+    "sps": [{"sps_length": "confidence"}, {"sps_length": 1}, {"sps_length": "9"}],
 }
 
 

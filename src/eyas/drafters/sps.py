@@ -1,0 +1,285 @@
+"""Speculative sampling with a small draft model: it writes a few tokens, one after the other.
+
+Source: Leviathan et al. (arXiv 2211.17192), Chen et al. (arXiv 2302.01318). The draft model is decoder layers
+between the target's embedding and LM head (`eyas train draft-lm`), or any whole model with the target's
+vocabulary. Its cache holds committed tokens; what it drafted stays pending until the next cycle, which keeps
+the rows that were accepted:
+
+    committed   a b c            drafted  d e f      rows of a b c (committed), d e (pending)
+    accepted    d e, bonus x     next     keeps the rows of d e, reads x
+    accepted    d e f, bonus x   next     keeps the rows of d e, reads f x
+
+How many tokens (`sps_length`):
+
+* "heuristic", transformers' rule up to version 4.44: 5 at first; 2 more if all were accepted, else 1 less.
+* "confidence", its rule since: up to 20; a token of which the draft is less sure than 0.4 is the last.
+* a number.
+
+In each answer anew. At temperature > 0 the draft takes the argmax of its processed logits plus the sampler's
+noise (docs/algorithm.md, section 4) and the walk keeps plain decoding's ids. `sps_ratio` is the classical
+scheme instead: the draft draws from its own processed distribution, and a ratio test judges.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from eyas.drafters._target import check_target, check_vocabulary, draft_head
+from eyas.errors import CheckpointError, ConfigError
+from eyas.interfaces import (
+    Coupling,
+    DraftContext,
+    DraftFiles,
+    DraftOptions,
+    Features,
+    LMHead,
+    PathCache,
+    Runtime,
+    TargetCall,
+    option,
+)
+from eyas.models import DraftLMCheckpoint, is_draft_lm, read_draft_lm_checkpoint
+from eyas.registry import register_drafter
+from eyas.tree import DraftTree, Floats, Ints, Prefix, root_only
+from eyas.verification import WALK, RatioTest, Rule
+
+FIRST_LENGTH, LONGER, SHORTER = 5, 2, 1  # "heuristic"
+MOST, LEAST_CONFIDENCE = 20, 0.4  # "confidence"
+ROWS = 256  # of one pass over a prompt: bounds the memory of its mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpsOptions(DraftOptions):
+    """How much is drafted, and how it is judged at temperature > 0."""
+
+    sps_length: str | int = option(
+        "heuristic",
+        "tokens drafted at once: a number, heuristic (more after success, fewer after failure), or "
+        "confidence (until the draft is unsure)",
+    )
+    sps_ratio: bool = option(
+        False, "draw drafts and judge them by the ratio test: the answer's distribution stays, its ids do not"
+    )
+
+    def __post_init__(self) -> None:
+        if self.sps_length not in ("heuristic", "confidence") and self.fixed_length < 1:
+            raise ConfigError(
+                f"sps_length is {self.sps_length!r}; it is heuristic, confidence, or at least 1."
+            )
+
+    @property
+    def fixed_length(self) -> int:
+        """The number that was given, else 0."""
+        text = str(self.sps_length)
+        return int(text) if text.isdecimal() else 0
+
+    @property
+    def rule(self) -> Rule:
+        """The walk, or the ratio test."""
+        return RatioTest() if self.sps_ratio else WALK
+
+
+class DraftModel(Protocol):
+    """A language model over the target's tokens."""
+
+    @property
+    def limit(self) -> int:
+        """Positions."""
+        ...
+
+    def new_cache(self) -> PathCache:
+        """An empty cache."""
+        ...
+
+    def forward(self, cache: PathCache, token_ids: Ints, parents: Ints | None) -> Features:
+        """Append tokens (T,) under `parents`; outputs (T, H) for the LM head."""
+        ...
+
+    def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:
+        """For one answer."""
+        ...
+
+
+class OwnLayers:
+    """Decoder layers between the target's embedding and LM head."""
+
+    def __init__(self, runtime: Runtime, checkpoint: DraftLMCheckpoint) -> None:
+        self.limit = runtime.target.context_limit
+        self._runtime = runtime
+        self._draft_ids = checkpoint.draft_ids
+        self._stack = runtime.decoder_stack(checkpoint.stack, checkpoint.weights)
+
+    def new_cache(self) -> PathCache:
+        """An empty cache of the layers."""
+        return self._stack.new_cache()
+
+    def forward(self, cache: PathCache, token_ids: Ints, parents: Ints | None) -> Features:
+        """Embed and run the layers."""
+        return self._stack.forward(cache, self._runtime.embed(token_ids), parents)
+
+    def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:
+        """The target's, over the draft vocabulary and the prompt's tokens."""
+        return draft_head(self._runtime, self._draft_ids, prompt_ids)
+
+
+class WholeModel:
+    """A model of its own, on a runtime of its own."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.limit = runtime.target.context_limit
+        self._runtime = runtime
+        self._lm_head = runtime.lm_head()
+
+    def new_cache(self) -> PathCache:
+        """An empty cache of the model."""
+        return self._runtime.new_cache()
+
+    def forward(self, cache: PathCache, token_ids: Ints, parents: Ints | None) -> Features:
+        """A pass of the model."""
+        [rows] = self._runtime.forward([TargetCall(cache, token_ids, parents, last_only=True)])
+        return rows.features
+
+    def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:  # noqa: ARG002 - it is whole already
+        """Its own."""
+        return self._lm_head
+
+
+@register_drafter("sps", options=SpsOptions, head="draft-lm")
+class SpeculativeSampling:
+    """Speculative sampling: a small draft model writes a chain; any local model serves (--head DIR)."""
+
+    def __init__(self, model: DraftModel) -> None:
+        self._model = model
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
+        """Read the draft model and put it on the runtime, or on one of its own."""
+        directory: Path = files.head()
+        if is_draft_lm(directory):
+            checkpoint = read_draft_lm_checkpoint(directory)
+            check_target(
+                runtime,
+                directory,
+                hidden_size=checkpoint.stack.hidden_size,
+                fingerprint=checkpoint.fingerprint,
+                draft_ids=checkpoint.draft_ids,
+                training="eyas train draft-lm",
+            )
+            return cls(OwnLayers(runtime, checkpoint))
+        if files.model is None:
+            raise CheckpointError(
+                f"{directory} is a whole model, and nothing here loads one; use `eyas.load`."
+            )
+        own = files.model(directory)
+        check_vocabulary(runtime, directory, own.target.vocab_size)
+        return cls(WholeModel(own))
+
+    def open(self) -> "Session":
+        """A session with an empty cache."""
+        return Session(self._model)
+
+
+class Session:
+    """One sequence's draft cache; writes a chain per cycle."""
+
+    def __init__(self, model: DraftModel) -> None:
+        self.num_forwards = 0
+        self._model = model
+        self._cache = model.new_cache()
+        self._pending: list[int] = []  # tokens of the cache's pending rows, a chain
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Start an answer; rows of the first `keep` tokens stay."""
+        assert isinstance(context.options, SpsOptions), "the options of this method"
+        self.num_forwards = 0
+        self._context = context
+        self._lm_head = self._model.lm_head(context.prompt_ids)
+        self._is_drawn = context.options.sps_ratio and not context.sampler.config.is_greedy
+        self._length = _Length(context.options)
+        self._cache.truncate(min(keep, self._cache.length))
+        self._pending = []
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002 - tokens are read later
+        """Learn how many drafted tokens were accepted."""
+        self._length.settle(len(token_ids) - 1)
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """A chain of drafted tokens."""
+        # The last drafted token needs no row, so n tokens and k drafted ones take n + k - 1 positions.
+        most = min(max_depth, self._length.most, self._model.limit - len(token_ids) + 1)
+        if most < 1:
+            return root_only(token_ids[-1])
+        features = self._catch_up(token_ids)
+        prefix = Prefix(token_ids[len(self._context.prompt_ids) :])
+        drafted, log_values, proposals = [token_ids[-1]], [0.0], dict[int, Floats]()
+        while True:
+            token, log_prob = self._next(features, prefix, proposals)
+            drafted.append(token)
+            log_values.append(log_values[-1] + min(0.0, log_prob))
+            is_last = len(drafted) > most or log_prob < self._length.least_log_prob
+            if is_last or token in self._context.stop_token_ids:
+                break
+            prefix = prefix.extended(token)
+            features = self._forward([token], np.array([len(self._pending) - 1]))
+            self._pending.append(token)
+        self._length.num_drafted = len(drafted) - 1
+        return DraftTree(np.array(drafted), np.arange(-1, len(drafted) - 1), np.array(log_values), proposals)
+
+    def _catch_up(self, token_ids: Sequence[int]) -> Features:
+        """Keep the pending rows that came true, and read what is missing; the output (1, H) at the root."""
+        missing = token_ids[self._cache.length :]
+        agreed = 0
+        while agreed < min(len(self._pending), len(missing) - 1) and self._pending[agreed] == missing[agreed]:
+            agreed += 1
+        self._cache.commit(range(agreed))
+        self._pending = []
+        for start in range(agreed, len(missing), ROWS):
+            part = missing[start : start + ROWS]
+            features = self._forward(part, None)
+            self._cache.commit(range(len(part)))
+        return features[-1:]
+
+    def _forward(self, token_ids: Sequence[int], parents: Ints | None) -> Features:
+        laps = self._context.laps
+        self.num_forwards += 1
+        if laps is not None:
+            laps.mark("tree")
+        features = self._model.forward(self._cache, np.array(token_ids), parents)
+        if laps is not None:
+            laps.mark("draft")
+        return features
+
+    def _next(self, features: Features, prefix: Prefix, proposals: dict[int, Floats]) -> tuple[int, float]:
+        """The token after a row and its log-probability; what it was drawn from joins `proposals`."""
+        sampler = self._context.sampler
+        if self._is_drawn:
+            log_probs = sampler.log_probs(self._lm_head.logits(features)[0], prefix)
+            proposals[len(proposals)] = np.exp(log_probs)
+            [drawn] = sampler.draw_draft(log_probs, len(prefix), 1).tolist()
+            return drawn, float(log_probs[drawn])
+        coupling = Coupling(sampler, [prefix], 1.0) if self._context.is_coupled else None
+        top = self._lm_head.top_k(features, 1, coupling)
+        return int(top.token_ids[0, 0]), float(top.log_probs[0, 0])
+
+
+class _Length:
+    """How many tokens are drafted in the next cycle."""
+
+    def __init__(self, options: SpsOptions) -> None:
+        self.num_drafted = 0  # in the cycle under way
+        self.most = options.fixed_length or FIRST_LENGTH
+        self.least_log_prob = -math.inf
+        self._adapts = options.sps_length == "heuristic"
+        if options.sps_length == "confidence":
+            self.most, self.least_log_prob = MOST, math.log(LEAST_CONFIDENCE)
+
+    def settle(self, num_accepted: int) -> None:
+        """Learn from a cycle that drafted."""
+        if self._adapts and self.num_drafted:
+            all_accepted = num_accepted >= self.num_drafted
+            self.most = max(1, self.most + (LONGER if all_accepted else -SHORTER))
+        self.num_drafted = 0
