@@ -1,0 +1,36 @@
+"""The examples of README and docs/serving.md run as they are written, against the tiny model."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def examples(page, language):
+    text = (ROOT / page).read_text()
+    return [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.S) if ":8000" in block]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/serving.md"])
+def test_curl(server, page):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    found = examples(page, "sh")
+    assert found
+    for block in found:
+        command = block.replace("http://127.0.0.1:8000", server.url)
+        done = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert '"choices"' in done.stdout
+        assert '"error"' not in done.stdout
+
+
+def test_the_openai_client(server, capsys):
+    [block] = examples("docs/serving.md", "python")
+    code = block.replace("http://127.0.0.1:8000", server.url).replace('"default"', '"tiny"')
+    exec(compile(code, "serving.md", "exec"), {})  # our own documentation
+    assert capsys.readouterr().out.strip()
