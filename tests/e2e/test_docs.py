@@ -44,7 +44,7 @@ def test_internal_links_lead_somewhere():
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-COMMANDS = "generate chat serve tree pull models train eval calibrate profile doctor"
+COMMANDS = "generate chat serve tree pull models train eval bench calibrate profile doctor"
 
 
 @pytest.mark.parametrize("command", COMMANDS.split())

@@ -27,6 +27,8 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     ),
     # EAGLE's static tree has 25 nodes on 5 levels.
     "equal-budget": ("eagle", f"eagle2:draft_tokens=25,depth=5,name={EQUAL}"),
+    # What to use where speed matters: the size of each tree from costs measured here.
+    "auto": ("eagle2:tree=auto,name=eagle2-auto",),
     "budgets": (*(f"eagle2:draft_tokens={n},name=eagle2-{n}" for n in (7, 15, 25, 40)), "eagle2"),
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")

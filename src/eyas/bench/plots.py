@@ -248,9 +248,11 @@ _DRAWN: Mapping[str, tuple[str, Callable[[Results], Figure | None]]] = {
 
 
 def _plain_methods(results: Results) -> list[str]:
-    """Methods with their default options; all contenders where there are none."""
+    """Methods with default options, or with trees of measured size; all contenders if there are none."""
     names = {row["contender"]: row["method"] for row in results.rows}
-    return [name for name in results.methods if names[name] == name] or results.methods
+    return [
+        name for name in results.methods if name in (names[name], f"{names[name]}-auto")
+    ] or results.methods
 
 
 def _bars(results: Results, names: list[str], temperature: float) -> dict[str, list[float | None]]:

@@ -15,10 +15,10 @@ from eyas.bench.results import ROWS, Results, read_run, write_run
 from eyas.bench.run import Bench
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.bench_report import add_check, add_mixed, add_plot, add_report, add_spec_bench, export, show
-from eyas.cli.evaluate import CHECK_FAILED, FOLDER
+from eyas.cli.evaluate import CHECK_FAILED, FOLDER, add_question_options
 from eyas.cli.helps import GENERATION_HELPS
 from eyas.cli.output import note
-from eyas.cli.parser import GROUPS, Commands, add_model_options, add_option, comma_list, options_of
+from eyas.cli.parser import GROUPS, Commands, add_model_options, add_option, options_of
 from eyas.cli.session import generation_settings, load_llm
 from eyas.models import progress_bar
 
@@ -56,26 +56,8 @@ def _add_run(steps: Commands) -> None:
         help="METHOD, METHOD:option=value,...,name=LABEL, or a preset: "
         f"{', '.join(PRESETS)}; plain decoding is always among them (default: eagle2)",
     )
-    group.add_argument(
-        "--questions",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=f"JSON-lines files (question_id, category, turns), or names in the folder that {FOLDER} names; "
-        "without it all files there",
-    )
-    group.add_argument("--limit", type=int, metavar="N", help="first N questions of each file")
+    add_question_options(group)
     group.add_argument("--turns", type=int, metavar="N", help="first N turns of each question")
-    group.add_argument(
-        "--temperature", type=comma_list(float), default=(0.0,), metavar="T,..", help="by comma (default: 0)"
-    )
-    group.add_argument(
-        "--seeds",
-        type=comma_list(int),
-        default=(0,),
-        metavar="S,..",
-        help="where T is above 0, by comma (default: 0)",
-    )
     group.add_argument(
         "--repeats",
         type=int,
@@ -91,6 +73,31 @@ def _add_run(steps: Commands) -> None:
         help="keep counts by confidence and by position in the tree, and where a cycle's time goes "
         "(default: on)",
     )
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("eyas-bench"),
+        metavar="DIR",
+        help=f"{ROWS} and run.json go there (default: eyas-bench)",
+    )
+    add_mixed(group)
+    add_spec_bench(group)
+    group.add_argument("--json", action="store_true", help="print the report as one document")
+    _add_peers(parser)
+    add_model_options(parser, leave_out=("method",))
+    for title, kind in GROUPS.items():
+        options = parser.add_argument_group(title)
+        for option in options_of(kind, NOT_HERE):
+            default = {"tree": "fixed", **OWN_DEFAULTS}.get(option.name, option.default)
+            add_option(
+                options, type(option)(option.name, option.hint, default), GENERATION_HELPS[option.name]
+            )
+    add_aliases(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_peers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("other programs")
     group.add_argument(
         "--peers",
         nargs="+",
@@ -108,26 +115,6 @@ def _add_run(steps: Commands) -> None:
         metavar="DIR",
         help="where files for llama.cpp are made (default: build/gguf)",
     )
-    group.add_argument(
-        "--out",
-        type=Path,
-        default=Path("eyas-bench"),
-        metavar="DIR",
-        help=f"{ROWS} and run.json go there (default: eyas-bench)",
-    )
-    add_mixed(group)
-    add_spec_bench(group)
-    group.add_argument("--json", action="store_true", help="print the report as one document")
-    add_model_options(parser, leave_out=("method",))
-    for title, kind in GROUPS.items():
-        options = parser.add_argument_group(title)
-        for option in options_of(kind, NOT_HERE):
-            default = {"tree": "fixed", **OWN_DEFAULTS}.get(option.name, option.default)
-            add_option(
-                options, type(option)(option.name, option.hint, default), GENERATION_HELPS[option.name]
-            )
-    add_aliases(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -36,31 +36,13 @@ def add(commands: Commands) -> None:
         "Run again after an interruption: what is in --out is not done twice.",
     )
     group = parser.add_argument_group("what to measure")
-    group.add_argument(
-        "--questions",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=f"JSON-lines files (question_id, category, turns), or names in the folder that {FOLDER} names; "
-        "without it all files there",
-    )
-    group.add_argument("--limit", type=int, metavar="N", help="first N questions of each file")
+    add_question_options(group)
     group.add_argument(
         "--methods",
         type=comma_list(str),
         default=("eagle2",),
         metavar="NAMES",
         help="by comma (default: eagle2)",
-    )
-    group.add_argument(
-        "--temperature", type=comma_list(float), default=(0.0,), metavar="T,..", help="by comma (default: 0)"
-    )
-    group.add_argument(
-        "--seeds",
-        type=comma_list(int),
-        default=(0,),
-        metavar="S,..",
-        help="where T is above 0, by comma (default: 0)",
     )
     group.add_argument(
         "--no-equal-check", action="store_true", help="leave plain decoding out: acceptance lengths only"
@@ -84,6 +66,29 @@ def add(commands: Commands) -> None:
     add_generation_options(parser, NOT_HERE, OWN_DEFAULTS)
     add_aliases(parser)
     parser.set_defaults(run=run)
+
+
+def add_question_options(group: argparse._ArgumentGroup) -> None:
+    """What is asked, and how often: question files, temperatures, seeds."""
+    group.add_argument(
+        "--questions",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help=f"JSON-lines files (question_id, category, turns), or names in the folder that {FOLDER} names; "
+        "without it all files there",
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="first N questions of each file")
+    group.add_argument(
+        "--temperature", type=comma_list(float), default=(0.0,), metavar="T,..", help="by comma (default: 0)"
+    )
+    group.add_argument(
+        "--seeds",
+        type=comma_list(int),
+        default=(0,),
+        metavar="S,..",
+        help="where T is above 0, by comma (default: 0)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Every method, its ablations and other programs side by side, then tables and figures: the run behind docs/benchmarks.md.
+# Goes on where an interruption left it: run the same command again. Hours on two cores.
+#
+#   EYAS_EVAL_DATA=folder bash benchmarks/bench.sh          # the full run, into benchmarks/results/bench
+#   SMOKE=1 bash benchmarks/bench.sh                        # a few minutes on our own twelve questions; publishes nothing
+#
+# LIMIT      questions of each set (10)
+# REPEATS    timed answers to each prompt (2)
+# TOKENS     new tokens of an answer (128)
+# PEERS      other programs (transformers transformers-pld transformers-assisted llama.cpp); those absent are named
+# ASSISTANT  directory of a small model for transformers' assisted generation
+# OUT        the result folder
+# More words are passed to `eyas bench run`, such as --threads 2 or --dtype float32.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+eyas() { "${PYTHON:-python}" -m eyas "$@"; }
+
+if [ -n "${SMOKE:-}" ]; then
+  eyas bench run --methods all auto ablations equal-budget --questions benchmarks/questions/*.jsonl --temperature 0,1 \
+    --repeats 1 --max-new-tokens "${TOKENS:-24}" --out "${OUT:=build/bench-smoke}" "$@"
+  eyas bench report "$OUT" --html "$OUT/report.html" >/dev/null
+  eyas bench plot "$OUT"
+  eyas bench check "$OUT" "$OUT" >/dev/null
+  exit
+fi
+
+: "${EYAS_EVAL_DATA:?set it to the folder with the question files}"
+read -r -a peers <<<"${PEERS-transformers transformers-pld transformers-assisted llama.cpp}"
+out=${OUT:-benchmarks/results/bench}
+# Exit code 1 says that answers were lost or differ: the report lists them, so it is written all the same.
+code=0
+eyas bench run --methods all auto ablations equal-budget budgets --questions mt_bench humaneval gsm8k alpaca sum qa \
+  --limit "${LIMIT:-10}" --temperature 0,1 --repeats "${REPEATS:-2}" --max-new-tokens "${TOKENS:-128}" \
+  ${peers[0]:+--peers "${peers[@]}"} ${ASSISTANT:+--peer-assistant "$ASSISTANT"} --out "$out" "$@" || code=$?
+[ "$code" -le 1 ] || exit "$code"
+eyas bench report "$out" --markdown docs/benchmarks.md --html "$out/report.html"
+eyas bench plot "$out" --out docs/img
+exit "$code"
