@@ -48,4 +48,17 @@ bench: ## every method side by side on EYAS_EVAL_DATA, then tables and figures (
 bench-smoke: ## the same on twelve questions of our own, into build/ (minutes)
 	SMOKE=1 bash benchmarks/bench.sh
 
-.PHONY: bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality
+serve-load: ## load the server: speed by number of clients, every id compared (about 20 minutes on 2 cores)
+	$(PYTHON) benchmarks/serve_load.py --mix 2000 --out benchmarks/results/serve-load.json
+
+serve-soak: ## ten minutes of mixed load; fails if the server's memory grows
+	$(PYTHON) benchmarks/serve_soak.py --seconds 600 --out benchmarks/results/serve-soak.json
+
+serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
+	$(PYTHON) benchmarks/serve_load.py --clients 1 4 --requests 1 --repeats 1 --max-tokens 32 --mix 100
+	$(PYTHON) benchmarks/serve_soak.py --seconds 30 --tolerance 0.1
+
+test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
+	EYAS_TEST_RAY=1 $(PYTHON) -m pytest tests/deploy
+
+.PHONY: serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality
