@@ -1,0 +1,59 @@
+"""`eyas train acceptance`: how sure a head really is, for the trees of `--tree auto`."""
+
+import argparse
+from pathlib import Path
+
+from eyas.cli.helps import MODEL_HELPS
+from eyas.cli.output import note, write
+from eyas.cli.parser import Commands, add_option, given, model_options, options_of
+from eyas.models import progress_bar
+from eyas.training.acceptance_map import WatchConfig, fit_acceptance, store_maps
+from eyas.training.data import read_prompts
+
+MODEL_OPTIONS = ("model", "runtime", "dtype", "draft_dtype", "threads")
+HELPS = {
+    "limit": "prompts answered for each way of choosing children",
+    "max_new_tokens": "length of an answer at most",
+    "draft_tokens": "nodes of the trees that are watched",
+    "depth": "levels of the trees that are watched",
+    "seed": "of the draws",
+}
+
+
+def add(steps: Commands) -> None:
+    """Declare the step."""
+    parser = steps.add_parser(
+        "acceptance",
+        help="how sure a head really is",
+        description="Answer prompts that a head was not trained on, watch which of its nodes are accepted, "
+        "and write the acceptance rate at each confidence and depth into the head's config.json. "
+        "`--tree auto` chooses by these rates; ids never depend on them.",
+    )
+    parser.add_argument("--head", type=Path, required=True, metavar="DIR", help="the head; it is changed")
+    parser.add_argument(
+        "--prompts", type=Path, required=True, metavar="FILE", help='JSON lines with "prompt", maybe "id"'
+    )
+    for option in model_options():
+        if option.name in MODEL_OPTIONS:
+            add_option(parser, option, MODEL_HELPS[option.name])
+    for option in options_of(WatchConfig):
+        add_option(parser, option, HELPS[option.name])
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Watch, fit, write."""
+    from eyas.api import load
+
+    config = WatchConfig(**given(args, [option.name for option in options_of(WatchConfig)]))
+    prompts = read_prompts(args.prompts)
+    llm = load(head=args.head, method="eagle2", **given(args, MODEL_OPTIONS))
+    with progress_bar() as progress:
+        maps = fit_acceptance(llm, prompts, config, progress)
+    store_maps(args.head, maps)
+    for mode, fit in maps.items():
+        at = fit.confidence.index(0.5)
+        rates = " ".join(f"{rates[at]:.2f}" for rates in fit.rate_by_depth)
+        write(f"{mode}: nodes of confidence 0.5 are accepted at, by depth: {rates}\n")
+    note(f"written into {args.head}/config.json")
+    return 0

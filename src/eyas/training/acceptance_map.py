@@ -1,0 +1,101 @@
+"""How sure is a head really? Watches it draft answers that nobody trained on, and fits acceptance maps.
+
+One map for each way of choosing children, since each means another thing by confidence: best by logits where
+the target is greedy or draws, and best by logits plus the sampler's noise.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eyas.acceptance import AcceptanceMap, Observation, observed
+from eyas.api import LLM
+from eyas.config import DraftSampling, SamplingConfig, StoppingConfig, TreeConfig
+from eyas.errors import CheckpointError, ConfigError
+from eyas.models import Progress, silent
+from eyas.options import GenerationOptions
+from eyas.training.data import Prompt
+
+MODES: dict[str, tuple[float, DraftSampling]] = {  # name in the head's config -> temperature, sampling
+    "greedy": (0.0, "top-k"),
+    "coupled": (1.0, "coupled"),
+    "top-k": (1.0, "top-k"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchConfig:
+    """What is watched. Trees have sizes of their own, and so no map yet."""
+
+    limit: int = 100  # prompts for each mode
+    max_new_tokens: int = 96
+    draft_tokens: int = 31  # of the trees that are watched
+    depth: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "max_new_tokens", "draft_tokens", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+
+
+def fit_acceptance(
+    llm: LLM, prompts: Sequence[Prompt], config: WatchConfig, progress: Progress = silent
+) -> dict[str, AcceptanceMap]:
+    """Maps by mode for the head that `llm` drafts with.
+
+    Args:
+        llm: loaded with a method that drafts by an EAGLE head.
+        prompts: of answers that were not trained on; the first `limit` are used.
+        config: what is watched.
+        progress: told after each answer.
+    """
+    maps = {}
+    chosen = prompts[: config.limit]
+    for at, (mode, (temperature, draft_sampling)) in enumerate(MODES.items()):
+        seen: list[Observation] = []
+        for number, prompt in enumerate(chosen):
+            progress("watching drafts", at * len(chosen) + number, len(MODES) * len(chosen))
+            options = GenerationOptions(
+                sampling=SamplingConfig(temperature=temperature, seed=config.seed + number),
+                stopping=StoppingConfig(max_new_tokens=config.max_new_tokens),
+                tree=TreeConfig(
+                    draft_tokens=config.draft_tokens, depth=config.depth, draft_sampling=draft_sampling
+                ),
+            )
+            seen += _watch(llm, prompt, options)
+        maps[mode] = AcceptanceMap.fit(seen)
+    return maps
+
+
+def _watch(llm: LLM, prompt: Prompt, options: GenerationOptions) -> Iterator[Observation]:
+    engine = llm.engine("eagle2")
+    run, _ = engine.start(llm.request(prompt.text, options, method="eagle2"))
+    while not run.is_finished:
+        engine.step([run])
+        assert run.last_cycle is not None, "a cycle has passed"
+        yield from observed(run.last_cycle.tree, run.last_cycle.verdict)
+
+
+def store_maps(head: Path, maps: dict[str, AcceptanceMap]) -> None:
+    """Write the maps into a head's config.json, in place of those there; whole or not at all.
+
+    Raises:
+        CheckpointError: config.json cannot be read or written.
+    """
+    path = head / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config["acceptance_map"] = {
+            mode: {"confidence": list(fit.confidence), "rate_by_depth": [list(r) for r in fit.rate_by_depth]}
+            for mode, fit in maps.items()
+        }
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        new.replace(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be rewritten: {error}; give a head's directory of yours."
+        ) from None

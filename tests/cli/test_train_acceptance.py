@@ -1,0 +1,37 @@
+"""`eyas train acceptance`: rates that a head's confidences are worth, written into its config.json."""
+
+import json
+import shutil
+
+from eyas.models.eagle_checkpoint import read_eagle_checkpoint
+
+WATCH = ("--limit", "3", "--max-new-tokens", "12", "--draft-tokens", "8", "--depth", "3", "--threads", "1")
+
+
+def test_maps_are_fitted_and_read_again(eyas, model, tmp_path):
+    head = tmp_path / "head"
+    shutil.copytree(model / "head", head)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"tell {n}"}) + "\n" for n in range(4)))
+    before = json.loads((head / "config.json").read_text())
+    argv = ("train", "acceptance", "--head", head, "--prompts", prompts, "--model", model, *WATCH)
+    done = eyas(*argv)
+    assert done.code == 0, done.err
+    assert [line.split(":")[0] for line in done.out.splitlines()] == ["greedy", "coupled", "top-k"]
+    maps = read_eagle_checkpoint(head).acceptance
+    assert set(maps) == {"greedy", "coupled", "top-k"}
+    assert all(1 <= len(fit.rate_by_depth) <= 3 for fit in maps.values())
+    after = json.loads((head / "config.json").read_text())
+    after.pop("acceptance_map")
+    assert after == before
+    again = eyas(*argv)  # what was written does not change what is watched
+    assert again.out == done.out
+
+
+def test_a_head_that_is_none_is_one_line(eyas, model, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "tell"}\n')
+    done = eyas("train", "acceptance", "--head", tmp_path, "--prompts", prompts, "--model", model)
+    assert done.code == 2
+    assert "config.json" in done.err
+    assert len(done.err.splitlines()) == 1
