@@ -228,3 +228,14 @@ def test_two_heads_of_one_contender_are_mixed(eyas, tmp_path):
     )
     assert "several codes, models, heads" in eyas("bench", "report", path).error
     assert json.loads(eyas("bench", "report", path, "--mixed", "--json").out)["tables"]["paper-0"]
+
+
+def test_more_near_ties_than_float32_allows_are_a_shortcoming(tmp_path):
+    from eyas.cli.bench import shortcomings
+
+    many = [answer("eagle2", n, state="excused" if n < 2 else "equal") for n in range(101)]
+    found = results(tmp_path / "ties", answer("autoregressive", 1), *many[1:])
+    assert shortcomings(found, "float32") == []
+    found = results(tmp_path / "more", answer("autoregressive", 1), *many)
+    assert shortcomings(found, "float32") == ["2 of 101 answers differ at near ties; float32 allows 1 in 100"]
+    assert shortcomings(found, "bfloat16") == []

@@ -111,10 +111,10 @@ def _assisted(settings: PeerSettings) -> Peer:
 
 
 def _llama_cpp(settings: PeerSettings, kind: str) -> Peer:
-    from llama_cpp import Llama
-
     if settings.model.resolve() != default_model_dir().resolve():
         raise Absent("its GGUF is made for the default model only")
+    from llama_cpp import Llama
+
     llm: Any = Llama(
         str(gguf_file(settings.gguf_dir, kind)),
         n_ctx=2048,
