@@ -216,7 +216,7 @@ def test_the_whole_context_is_used(case, engines):
 
 
 @each(default_cases(), {"ids"})
-@contract_settings
+@settings(contract_settings, max_examples=6)
 @given(
     first=prompts,
     second=prompts,
@@ -236,7 +236,7 @@ def test_a_later_turn_reuses_what_is_common(case, engines, first, second, temper
 
 
 @lossless
-@contract_settings
+@settings(contract_settings, max_examples=6)
 @given(prompt_list=st.lists(prompts, min_size=2, max_size=3), temperature=st.sampled_from([0.0, 1.0]))
 def test_sequences_stepped_together_do_not_disturb_each_other(case, engines, prompt_list, temperature):
     sampling = SamplingConfig(temperature=temperature, seed=2)
