@@ -4,13 +4,12 @@ import json
 import resource
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
-from eyas.bench.plan import BenchConfig
+from eyas.bench.contenders import PRESETS
 from eyas.drafters.autoregressive import Autoregressive, Session
-from eyas.errors import ConfigError
 from eyas.interfaces import DraftOptions
 from eyas.registry import Method, methods
 from eyas.verification import RatioTest
@@ -202,12 +201,10 @@ def test_presets_leave_out_what_has_no_networks(eyas, argv, registered, monkeypa
     from eyas.drafters.eagle2 import Eagle2
 
     registered("headless", Eagle2, head="nowhere")
-    monkeypatch.setitem(
-        __import__("eyas.bench.contenders").bench.contenders.PRESETS, "two", ("headless", "eagle2")
-    )
+    monkeypatch.setitem(PRESETS, "two", ("headless", "eagle2"))
     done = eyas(*argv, "--methods", "two", "--repeats", "0", "--limit", "1", "--json")
     assert done.code == 0
-    assert "left out: headless (no draft head" in done.err
+    assert "left out: headless (no draft networks" in done.err
     assert done.document["tables"]["lost"]["rows"][0][0] == "headless"
     assert "no draft head" in eyas(*argv, "--methods", "headless").error
 
@@ -296,6 +293,7 @@ def test_a_broken_question_file_names_the_line(eyas, argv, questions, tmp_path, 
         (("--temperature", "0,0"), "temperatures has a value twice"),
         (("--seeds", ""), "seeds is empty"),
         (("--limit", "0"), "limit is 0"),
+        (("--turns", "0"), "turns is 0"),
         (("--repeats", "-1"), "repeats is -1"),
         (("--questions", "nowhere"), "there is no question file 'nowhere'"),
         (("--head", "nowhere"), "holds no config.json"),
@@ -303,9 +301,3 @@ def test_a_broken_question_file_names_the_line(eyas, argv, questions, tmp_path, 
 )
 def test_errors_are_one_line(eyas, argv, words, message):
     assert message in eyas(*argv, *words).error
-
-
-def test_the_order_turns_with_prompts_and_repeats():
-    with pytest.raises(ConfigError, match="turns is 0"):
-        BenchConfig(turns=0)
-    assert replace(BenchConfig(), repeats=0).repeats == 0

@@ -151,7 +151,8 @@ class Bench:
         except EyasError as error:
             if contender.wanted:
                 raise
-            self.left_out[contender.name] = " ".join(str(error).split())
+            found = self.llm.head(contender.method).path  # folders of this machine say nothing to others
+            self.left_out[contender.name] = described(error) if found else "no draft networks for this target"
             return False
         return True
 
