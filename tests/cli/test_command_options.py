@@ -9,12 +9,12 @@ import pytest
 from eyas.api import load
 from eyas.cli.aliases import ALIASES, add_aliases, resolve_aliases
 from eyas.cli.app import build_parser
-from eyas.cli.helps import DISTIL_HELPS, GENERATION_HELPS, HEAD_HELPS, MODEL_HELPS
+from eyas.cli.helps import DISTIL_HELPS, DRAFT_HELPS, GENERATION_HELPS, HEAD_HELPS, MODEL_HELPS
 from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
 from eyas.errors import ConfigError
 from eyas.options import GenerationOptions, option_names
 from eyas.registry import methods
-from eyas.training.config import DistilConfig, HeadConfig
+from eyas.training.config import DRAFT_CONFIGS, DistilConfig, HeadConfig
 
 
 def parser():
@@ -41,6 +41,9 @@ def test_every_option_has_a_help_text_and_every_text_an_option():
     assert set(MODEL_HELPS) == set(signature(load).parameters)
     assert set(DISTIL_HELPS) == {field.name for field in fields(DistilConfig)}
     assert set(HEAD_HELPS) == {field.name for field in fields(HeadConfig)}
+    assert set(DRAFT_HELPS) == set(DRAFT_CONFIGS)
+    for kind, config in DRAFT_CONFIGS.items():
+        assert set(DRAFT_HELPS[kind]) == {field.name for field in fields(config)}
 
 
 def leaf_parsers(parser, words=()):

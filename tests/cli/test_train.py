@@ -57,6 +57,32 @@ def test_a_head_is_trained_installed_and_found(eyas, answers, bare_model, tmp_pa
     assert found.document["config"]["head_check"] == "fingerprint"
 
 
+@pytest.mark.parametrize(("kind", "method"), [("medusa", "medusa"), ("hydra", "hydra"), ("draft-lm", "sps")])
+def test_what_other_methods_need_is_trained_installed_and_found(
+    eyas, answers, bare_model, tmp_path, kind, method
+):
+    argv = ("train", kind, "--answers", answers, "--work", tmp_path / "run", "--model", bare_model)
+    recipe = ("--epochs", "1", "--batch-rows", "512", "--held-out-every", "12", "--draft-vocab", "64")
+    done = eyas(*argv, *recipe, "--dtype", "float32", "--threads", "1", "--json")
+    assert done.code == 0, done.err
+    head = Path(done.document["head"])
+    assert head.name == kind
+    words = ("generate", "hi", "--model", bare_model, "--max-new-tokens", "8", "--threads", "1", "--json")
+    found = eyas(*words, "--method", method).document
+    assert found["config"]["head"] == str(head)
+    assert found["config"]["lossless"] == "ids"
+    plain = eyas(*words, "--method", "autoregressive").document
+    assert found["token_ids"] == plain["token_ids"]
+
+
+def test_what_training_of_others_refuses(eyas, answers, bare_model, tmp_path):
+    words = ("--answers", answers, "--work", tmp_path / "run", "--model", bare_model)
+    assert "minutes is 0.0" in eyas("train", "medusa", *words, "--minutes", "0").error
+    assert "heads is 0" in eyas("train", "hydra", *words, "--heads", "0").error
+    assert "draft_vocab is 9999" in eyas("train", "draft-lm", *words, "--draft-vocab", "9999").error
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_keeps_the_run(eyas, answers, bare_model, tmp_path, monkeypatch):
     from eyas.training.head import HeadTrainer
 

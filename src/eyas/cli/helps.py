@@ -55,19 +55,29 @@ DISTIL_HELPS = {
     "seed": "of the draws",
 }
 
-HEAD_HELPS = {
-    "layers": "decoder layers of the head",
-    "intermediate_size": "of the head's MLP; without it the target's",
+TRAINING_HELPS = {
     "draft_vocab": "keep the N most frequent tokens as draft vocabulary; without it the whole one",
-    "loss_vocab": "compare the N most frequent tokens in the loss; without it those drafted from",
     "max_length": "rows of a sequence; what is beyond is left out",
     "epochs": "passes over the answers",
+    "minutes": "train for so long instead, steps only; evaluations come on top",
     "batch_rows": "padded rows of a batch",
     "learning_rate": "of AdamW, at its peak",
-    "warmup": "share of all steps in which the learning rate rises",
+    "warmup": "share of the run in which the learning rate rises",
     "schedule": "how the learning rate falls after that",
     "weight_decay": "of matrices; norms and biases are not decayed",
     "clip_norm": "gradients are cut to this norm",
+    "prompt_share": "share of prompt rows that count too, at half weight",
+    "ema": "decay of the averaged weights that are kept; 0 keeps the last ones",
+    "held_out_every": "one answer in so many is held out",
+    "save_every": "steps between two saved states",
+    "evaluate_every": "steps between two measurements of acceptance on held-out answers",
+    "seed": "of weights, order and noise",
+}
+
+HEAD_HELPS = TRAINING_HELPS | {
+    "layers": "decoder layers of the head",
+    "intermediate_size": "of the head's MLP; without it the target's",
+    "loss_vocab": "compare the N most frequent tokens in the loss; without it those drafted from",
     "regression_weight": "of the loss on features",
     "ce_weight": "of the loss on token distributions",
     "scaled_regression": "divide features by their spread per dimension",
@@ -76,11 +86,30 @@ HEAD_HELPS = {
     "step_decay": "weight of step s is this to the power of s",
     "step_share": "share of rows that steps after the first ask for",
     "first_pair": "train on the pair of last prompt feature and first answer token too",
-    "prompt_share": "share of prompt rows that count too, at half weight",
     "closed_form_start": "start from a linear map fitted in closed form",
-    "ema": "decay of the averaged weights that are kept; 0 keeps the last ones",
-    "held_out_every": "one answer in so many is held out",
-    "save_every": "steps between two saved states",
-    "evaluate_every": "steps between two measurements of acceptance on held-out answers",
-    "seed": "of weights, order and noise",
+}
+
+_DRAFT_HELPS = TRAINING_HELPS | {
+    "draft_vocab": "keep the N most frequent tokens as draft vocabulary",
+    "precision": "of the file's matrices; int8 halves it",
+}
+_HEADS_HELPS = _DRAFT_HELPS | {
+    "heads": "how many; each drafts one level",
+    "layers": "residual blocks of a head",
+    "head_decay": "weight of head k = 0.. is this to the power of k",
+}
+DRAFT_HELPS = {
+    "medusa": _HEADS_HELPS,
+    "hydra": _HEADS_HELPS
+    | {
+        "layers": "residual blocks of a head; those after the first are one and the same",
+        "arch": "with a decoder layer over the features (Hydra++), or without",
+        "intermediate_size": "of that layer's MLP; without it the target's",
+        "closed_form_start": "start from linear maps fitted in closed form",
+    },
+    "draft-lm": _DRAFT_HELPS
+    | {
+        "layers": "decoder layers",
+        "intermediate_size": "of their MLPs; without it the target's",
+    },
 }

@@ -1,9 +1,11 @@
 """Recipes: how prompts are answered, and how a head is trained. No framework is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from eyas.config import one_of
 from eyas.errors import ConfigError
+from eyas.models.network_files import StoredPrecision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +33,56 @@ class DistilConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadConfig:
-    """How to train a head. Defaults: EAGLE-1's published recipe, with fewer steps."""
+class TrainingConfig:
+    """What all training runs have."""
 
-    layers: int = 1
-    intermediate_size: int | None = None  # None is the target's
     draft_vocab: int | None = None  # None is the whole vocabulary
-    loss_vocab: int | None = None  # tokens whose logits are compared; None is the draft vocabulary
     max_length: int = 2048  # rows of a sequence
     epochs: float = 20.0
+    minutes: float | None = None  # of training steps; takes the place of epochs
     batch_rows: int = 4096  # padded rows of a batch
     learning_rate: float = 3e-5
-    warmup: float = 0.025  # share of all steps
+    warmup: float = 0.025  # share of the run
     schedule: Literal["linear", "cosine"] = "linear"
     weight_decay: float = 0.01
     clip_norm: float = 0.5
+    prompt_share: float = 0.0  # share of prompt rows that count too, at half weight
+    ema: float = 0.0  # decay of the averaged weights that are kept; 0 keeps the last ones
+    held_out_every: int = 24  # one sample in so many is held out
+    save_every: int = 200  # steps
+    evaluate_every: int = 1000  # steps between two simulations on held-out answers
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.check(
+            positive=("max_length", "epochs", "batch_rows", "learning_rate", "clip_norm"),
+            shares=("warmup", "prompt_share", "ema"),
+        )
+        self.check(positive=("held_out_every", "save_every", "evaluate_every"))
+        if self.minutes is not None:
+            self.check(positive=("minutes",))
+        if self.schedule not in ("linear", "cosine"):
+            raise ConfigError(f"schedule is {self.schedule!r}; it is 'linear' or 'cosine'.")
+        if self.held_out_every < 2:
+            raise ConfigError("held_out_every is 1, which leaves nothing to train on; it must be at least 2.")
+
+    def check(self, positive: tuple[str, ...] = (), shares: tuple[str, ...] = ()) -> None:
+        """Refuse fields that are not above 0, or not in [0, 1]."""
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be above 0.")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must lie in [0, 1].")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig(TrainingConfig):
+    """How to train an EAGLE head. Defaults: EAGLE-1's published recipe, with fewer steps."""
+
+    layers: int = 1
+    intermediate_size: int | None = None  # None is the target's
+    loss_vocab: int | None = None  # tokens whose logits are compared; None is the draft vocabulary
     regression_weight: float = 1.0
     ce_weight: float = 0.1
     scaled_regression: bool = False  # divide features by their spread per dimension
@@ -54,23 +91,78 @@ class HeadConfig:
     step_decay: float = 0.8  # weight of step s is step_decay ** s
     step_share: float = 1.0  # share of rows from which steps after the first go on
     first_pair: bool = False  # also the pair of last prompt feature and first answer token
-    prompt_share: float = 0.0  # share of prompt rows that count too, at half weight
     closed_form_start: bool = False  # see eyas.training.initialise
-    ema: float = 0.0  # decay of the averaged weights that are kept; 0 keeps the last ones
-    held_out_every: int = 24  # one sample in so many is held out
-    save_every: int = 200  # steps
-    evaluate_every: int = 1000  # steps between two simulations on held-out answers
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("layers", "max_length", "epochs", "batch_rows", "learning_rate", "clip_norm", "steps")
-        for name in (*positive, "held_out_every", "save_every", "evaluate_every"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be above 0.")
-        for name in ("warmup", "step_share", "prompt_share", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must lie in [0, 1].")
-        if self.schedule not in ("linear", "cosine"):
-            raise ConfigError(f"schedule is {self.schedule!r}; it is 'linear' or 'cosine'.")
-        if self.held_out_every < 2:
-            raise ConfigError("held_out_every is 1, which leaves nothing to train on; it must be at least 2.")
+        TrainingConfig.__post_init__(self)
+        self.check(positive=("layers", "steps"), shares=("step_share",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftConfig(TrainingConfig):
+    """How to train the networks of the other methods, with the target's own distribution as the label."""
+
+    draft_vocab: int | None = 8192
+    max_length: int = 1280
+    epochs: float = 3.0
+    batch_rows: int = 2400
+    learning_rate: float = 1e-3
+    schedule: Literal["linear", "cosine"] = "cosine"
+    clip_norm: float = 1.0
+    prompt_share: float = 0.1
+    ema: float = 0.998
+    precision: StoredPrecision = "bfloat16"  # of the file's matrices
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        one_of("precision", self.precision, get_args(StoredPrecision))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MedusaConfig(DraftConfig):
+    """How to train Medusa heads (arXiv 2401.10774, Sec. 2.2: heads alone, the target frozen)."""
+
+    heads: int = 4
+    layers: int = 1  # residual blocks of a head
+    head_decay: float = 0.8  # weight of head k = 0.. is head_decay ** k
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        DraftConfig.__post_init__(self)
+        self.check(positive=("heads", "layers"), shares=("head_decay",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HydraConfig(DraftConfig):
+    """How to train Hydra heads (arXiv 2402.05109, Sec. 4 and its repository)."""
+
+    heads: int = 4
+    layers: int = 4  # residual blocks of a head; those after the first are one
+    arch: Literal["prefix-mlp", "mlp"] = "prefix-mlp"  # with a decoder layer over the features, or without
+    intermediate_size: int | None = None  # of that layer; None is the target's
+    head_decay: float = 0.8  # weight of head i = 0.. is head_decay ** i
+    closed_form_start: bool = True  # see eyas.training.initialise
+    weight_decay: float = 0.1
+    precision: StoredPrecision = "int8"
+
+    def __post_init__(self) -> None:
+        DraftConfig.__post_init__(self)
+        self.check(positive=("heads", "layers"), shares=("head_decay",))
+        one_of("arch", self.arch, ("prefix-mlp", "mlp"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftLMConfig(DraftConfig):
+    """How to train a small draft language model on the target's embedding and LM head."""
+
+    layers: int = 2
+    intermediate_size: int | None = None  # None is the target's
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        DraftConfig.__post_init__(self)
+        self.check(positive=("layers",))
+
+
+DRAFT_CONFIGS = {"medusa": MedusaConfig, "hydra": HydraConfig, "draft-lm": DraftLMConfig}

@@ -4,40 +4,28 @@ Source: EAGLE (arXiv 2401.15077), Sec. 4.2 and App.; the defaults of `HeadConfig
 raises the acceptance of a small target beyond it (closed-form start, cross-entropy weight, training-time
 test, more layers, draft vocabulary) are options; docs/training.md says which were used for the head that
 ships, and why.
-
-Everything random is a function of (seed, step), so a run that was interrupted and resumed gives the same
-head as one that was not.
 """
 
-import logging
-import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from time import perf_counter
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eyas.config import StackConfig
-from eyas.errors import ConfigError
-from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import HeadConfig
-from eyas.training.data import Sample, plan_batches
+from eyas.training.data import Sample
 from eyas.training.features import FeatureSource
 from eyas.training.initialise import initialise
 from eyas.training.losses import classification_loss, regression_loss
 from eyas.training.network import HeadNetwork, pad_rows
-from eyas.training.state import TrainingState, load_state, save_state, whole_step
-
-logger = logging.getLogger(__name__)
-
-Evaluate = Callable[[HeadNetwork], dict[str, float | None]]
+from eyas.training.trainer import Trainer, some_rows
 
 
-class HeadTrainer:
+class HeadTrainer(Trainer[HeadConfig, HeadNetwork]):
     """One training run.
 
     Args:
@@ -58,89 +46,18 @@ class HeadTrainer:
         features: FeatureSource,
         start: HeadNetwork | None = None,
     ) -> None:
-        self.config = config
-        if not samples:
-            raise ConfigError("no answer is left to train on; distil more.")
-        self.train = samples
-        self._runtime = runtime
-        self._features = features
+        torch.manual_seed(config.seed)
+        network = start or HeadNetwork(stack_of(runtime, config))
+        if start is None and config.closed_form_start:
+            initialise(network, _fit_rows(runtime, samples, features, config.seed), config.seed)
+        super().__init__(runtime, samples, config, network, features)
         # A runtime's tensors are made for inference; a copy may stand in a graph.
         self._head_weight = runtime.lm_head(draft_ids).weight.clone()
-        self.network = start or HeadNetwork(stack_of(runtime, config))
         self._scale = self._spread() if config.scaled_regression else None
-        if start is None:
-            self._start()
-        self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self._groups(), lr=config.learning_rate, betas=(0.9, 0.95), fused=True
-        )
-        lengths = [min(len(sample), config.max_length) for sample in self.train]
-        self._lengths = lengths
-        self.steps_per_epoch = len(plan_batches(lengths, config.batch_rows, np.random.default_rng(0)))
-        self.num_steps = max(1, math.ceil(config.epochs * self.steps_per_epoch))
-        self.state = TrainingState()
 
-    def run(self, folder: Path, progress: Progress = silent, evaluate: Evaluate | None = None) -> None:
-        """Train to the end, saving into `folder`; goes on from what is saved there.
-
-        `evaluate` measures the network now and then; its numbers stand in the state. Ctrl-C waits for the
-        end of a step and saves it before it is passed on.
-
-        Raises:
-            DataError: `folder` cannot be written; the state saved before is whole.
-        """
-        load_state(folder, self)
-        try:
-            for batch in self._batches():
-                with whole_step():
-                    self._train_on(batch)
-                progress("training", self.state.step, self.num_steps)
-                if self.state.step % self.config.save_every == 0:
-                    save_state(folder, self)
-                    logger.info("%s", self.state.last_line(self.num_steps))
-                if evaluate and self.state.step % self.config.evaluate_every == 0:
-                    self.state.evaluations.append({"step": self.state.step, **evaluate(self.best_network())})
-                    logger.info("%s", self.state.evaluations[-1])
-        except KeyboardInterrupt:
-            save_state(folder, self)
-            raise
-        save_state(folder, self)
-
-    def _train_on(self, batch: list[int]) -> None:
-        began = perf_counter()
-        losses = self._step([self.train[index] for index in batch])
-        self.state.step += 1
-        self.state.seconds += perf_counter() - began
-        self.state.record(losses)
-
-    def best_network(self) -> HeadNetwork:
-        """The averaged network where an average is kept, else the last one."""
-        if not self.config.ema:
-            return self.network
-        network = HeadNetwork(self.network.stack.config)
-        network.load_state_dict(self.average)
-        return network
-
-    def _batches(self) -> Iterator[list[int]]:
-        while self.state.step < self.num_steps:
-            epoch, done = divmod(self.state.step, self.steps_per_epoch)
-            rng = np.random.default_rng([self.config.seed, epoch])
-            batches = plan_batches(self._lengths, self.config.batch_rows, rng)
-            # Epochs are cut differently; the count of the first one rules them all.
-            batches = (batches * 2)[: self.steps_per_epoch]
-            yield from batches[done : done + self.num_steps - self.state.step]
-
-    def _step(self, samples: list[Sample]) -> list[float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.state.step)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.state.step)
-        loss, parts = self.loss(samples, generator)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        self._update_average()
-        return [float(loss.detach()), *parts]
+    def empty_network(self) -> HeadNetwork:
+        """A head of the same layers."""
+        return HeadNetwork(self.network.stack.config)
 
     def loss(self, samples: list[Sample], generator: torch.Generator) -> tuple[Tensor, list[float]]:
         """A batch's loss, and per step the share of rows where draft and target agree on the best token."""
@@ -159,7 +76,7 @@ class HeadTrainer:
         anchors = asked = None
         if config.steps > 1:
             anchors, asked = draw_chains(weights, config.step_share, generator)
-        with torch.autocast(self._runtime.device.type, torch.bfloat16, enabled=self._uses_bfloat16()):
+        with self._autocast():
             outputs = self.network.unroll(embeddings, pad_rows(noisy, rows), config.steps, anchors)
         last = ((weights > 0) * torch.arange(rows)).amax(dim=1, keepdim=True)  # row that counts
         total, agreements = torch.zeros(()), []
@@ -203,55 +120,18 @@ class HeadTrainer:
         size = self.config.noise * 512 / (len(feature) + 1)
         return ((torch.rand(feature.shape, generator=generator) - 0.5) * size).to(feature.dtype)
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then linear or cosine decay to zero."""
-        config, share = self.config, (step + 1) / self.num_steps
-        if share < config.warmup:
-            return config.learning_rate * share / config.warmup
-        left = (1 - share) / (1 - config.warmup) if config.warmup < 1 else 0.0
-        factor = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
-        return config.learning_rate * max(factor, 0.0)
-
-    def _update_average(self) -> None:
-        decay = min(self.config.ema, (1 + self.state.step) / (10 + self.state.step))
-        if not self.config.ema:
-            return
-        with torch.no_grad():
-            for name, tensor in self.network.state_dict().items():
-                self.average[name].lerp_(tensor, 1 - decay)
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """Norms and biases are not decayed."""
-        wide = [p for p in self.network.parameters() if p.dim() > 1]
-        flat = [p for p in self.network.parameters() if p.dim() <= 1]
-        return [
-            {"params": wide, "weight_decay": self.config.weight_decay},
-            {"params": flat, "weight_decay": 0.0},
-        ]
-
     def _spread(self) -> Tensor:
         rows = torch.cat(self._features.get(self.train[:64])).float()
         return rows.std(dim=0).clamp(min=1e-6)
 
-    def _start(self) -> None:
-        torch.manual_seed(self.config.seed)
-        if self.config.closed_form_start:
-            initialise(self.network, self._fit_rows(), self.config.seed)
 
-    def _fit_rows(self, count: int = 45_000) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """About `count` rows for the closed-form start."""
-        order, seen = np.random.default_rng(self.config.seed).permutation(len(self.train)), 0
-        for index in order:
-            sample = self.train[index]
-            [feature] = self._features.get([sample])
-            ids = np.array(sample.token_ids[1 : len(feature)])
-            yield self._runtime.embed(ids).float(), feature[:-1].float(), feature[1:].float()
-            seen += len(ids)
-            if seen >= count:
-                return
-
-    def _uses_bfloat16(self) -> bool:
-        return self._runtime.dtype == torch.bfloat16
+def _fit_rows(
+    runtime: TorchRuntime, samples: list[Sample], features: FeatureSource, seed: int, count: int = 45_000
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """About `count` rows for the closed-form start."""
+    for sample, feature in some_rows(samples, features, seed, count):
+        ids = np.array(sample.token_ids[1 : len(feature)])
+        yield runtime.embed(ids).float(), feature[:-1].float(), feature[1:].float()
 
 
 def draw_chains(weights: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -267,20 +147,24 @@ def draw_chains(weights: Tensor, share: float, generator: torch.Generator) -> tu
 
 
 def stack_of(runtime: TorchRuntime, config: HeadConfig) -> StackConfig:
-    """A head's layers, sized like the target's."""
+    """A head's layers: no input norm in the first, and an output in the target's feature space."""
+    stack = layers_of(runtime, config.layers, config.intermediate_size)
+    return replace(stack, first_input_norm=False, final_norm=False)
+
+
+def layers_of(runtime: TorchRuntime, count: int, intermediate_size: int | None) -> StackConfig:
+    """Decoder layers sized like the target's, with a final norm."""
     target = runtime.model.config.get_text_config(decoder=True)
     heads = int(target.num_attention_heads)
     return StackConfig(
         hidden_size=runtime.target.hidden_size,
-        intermediate_size=config.intermediate_size or int(target.intermediate_size),
-        num_layers=config.layers,
+        intermediate_size=intermediate_size or int(target.intermediate_size),
+        num_layers=count,
         num_heads=heads,
         num_kv_heads=int(getattr(target, "num_key_value_heads", None) or heads),
         head_dim=runtime.target.hidden_size // heads,
         rms_norm_eps=float(getattr(target, "rms_norm_eps", 1e-6)),
         rope_theta=_rope_theta(target),
-        first_input_norm=False,
-        final_norm=False,
     )
 
 

@@ -3,10 +3,10 @@
 The fc is the ridge solution of [embedding; feature] -> next feature, and the layers' output projections are
 zero, so the untrained head already predicts with a quarter of the target's choices right. From random
 weights that takes hundreds of steps: embeddings are many times smaller than features, so a token would
-hardly be seen.
+hardly be seen. The heads of Hydra begin likewise, each with its own map.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,29 +30,34 @@ def initialise(network: HeadNetwork, rows: Iterable[tuple[Tensor, Tensor, Tensor
             nn.init.zeros_(weight)
         elif weight.dim() > 1:
             nn.init.normal_(weight, std=0.02, generator=generator)
-    fit_fc(network, rows)
+    fit_linear(network.fc, (([embeddings, features], following) for embeddings, features, following in rows))
 
 
 @torch.no_grad()
-def fit_fc(network: HeadNetwork, rows: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
-    """Solve (X'X + lambda I) W = X'Y for X = [embedding; feature; 1], each half scaled to unit size."""
-    hidden = network.fc.out_features
-    gram = torch.zeros((2 * hidden + 1, 2 * hidden + 1), dtype=torch.float64)
-    cross = torch.zeros((2 * hidden + 1, hidden), dtype=torch.float64)
+def fit_linear(linear: nn.Linear, rows: Iterable[tuple[Sequence[Tensor], Tensor]]) -> None:
+    """Solve (X'X + lambda I) W = X'Y for X = [part; part; ..; 1], each part scaled to unit size.
+
+    Args:
+        linear: its weight and bias are set.
+        rows: (parts (T, H_i) each, outputs Y (T, H)) in blocks; one pass.
+    """
+    inputs = linear.in_features
+    gram = torch.zeros((inputs + 1, inputs + 1), dtype=torch.float64)
+    cross = torch.zeros((inputs + 1, linear.out_features), dtype=torch.float64)
     sizes: Tensor | None = None
     count = 0
-    for embeddings, features, following in rows:
-        inputs = torch.cat((embeddings, features, torch.ones(len(features), 1)), dim=1).to(torch.float32)
-        if sizes is None:  # the first block tells the scale of the two halves
-            rms = [half.to(torch.float32).square().mean().sqrt() for half in (embeddings, features)]
-            sizes = torch.cat((*(r.expand(hidden) for r in rms), torch.ones(1)))
-        inputs = inputs / sizes
-        gram += (inputs.T @ inputs).double()
-        cross += (inputs.T @ following.to(torch.float32)).double()
-        count += len(inputs)
+    for parts, following in rows:
+        x = torch.cat((*parts, torch.ones(len(following), 1)), dim=1).to(torch.float32)
+        if sizes is None:  # the first block tells the scale of the parts
+            rms = [part.to(torch.float32).square().mean().sqrt().expand(part.shape[1]) for part in parts]
+            sizes = torch.cat((*rms, torch.ones(1)))
+        x = x / sizes
+        gram += (x.T @ x).double()
+        cross += (x.T @ following.to(torch.float32)).double()
+        count += len(x)
     assert sizes is not None, "at least one block of rows"
     penalty = RIDGE * count * torch.eye(len(gram), dtype=torch.float64)
     penalty[-1, -1] = 0  # the constant is free
     solution = torch.linalg.solve(gram + penalty, cross).float() / sizes[:, None]
-    network.fc.weight.copy_(solution[:-1].T)
-    network.fc.bias.copy_(solution[-1])
+    linear.weight.copy_(solution[:-1].T)
+    linear.bias.copy_(solution[-1])

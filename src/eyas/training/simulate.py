@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.engine import Engine, Request
-from eyas.interfaces import Choice, Drafter, TargetCall
+from eyas.interfaces import Choice, Drafter, DraftOptions, TargetCall
 from eyas.metrics import GenerationStats
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.sampling import Sampler
@@ -28,7 +28,12 @@ from eyas.tree import Floats, Ints, node_depths
 
 
 def simulate(
-    runtime: TorchRuntime, drafter: Drafter, sample: Sample, features: Tensor, tree: TreeConfig
+    runtime: TorchRuntime,
+    drafter: Drafter,
+    sample: Sample,
+    features: Tensor,
+    tree: TreeConfig,
+    options: DraftOptions | None = None,
 ) -> GenerationStats:
     """What decoding `sample` with this drafter would have counted.
 
@@ -38,6 +43,7 @@ def simulate(
         sample: an answer of this target.
         features: (T, H) the target's features of the whole sequence.
         tree: sizes of the tree.
+        options: of the drafter's own kind, if it has some.
     """
     replay: Any = ReplayRuntime(runtime, sample, features)
     # The last token stays out: whether it was drafted cannot be told apart from what follows it.
@@ -48,6 +54,7 @@ def simulate(
         sampler=PosteriorSampler(config, sample, replay.logits_before),
         text=AnswerText(StoppingConfig(max_new_tokens=limit), NoText()),
         tree=tree,
+        options=options or DraftOptions(),
     )
     for run, _ in Engine(replay, drafter).stream(request):
         last = run

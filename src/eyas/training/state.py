@@ -14,7 +14,7 @@ from eyas.errors import CheckpointError, DataError
 from eyas.training.data import why_unwritten
 
 if TYPE_CHECKING:
-    from eyas.training.head import HeadTrainer
+    from eyas.training.trainer import Trainer
 
 FILE = "state.pt"
 
@@ -32,15 +32,15 @@ class TrainingState:
         """Remember one step."""
         self.history.append([round(value, 5) for value in losses])
 
-    def last_line(self, num_steps: int, count: int = 100) -> str:
+    def last_line(self, count: int = 100) -> str:
         """Means of the last `count` steps, for a log."""
         rows = self.history[-count:]
         means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         numbers = " ".join(f"{value:.4f}" for value in means)
-        return f"step {self.step}/{num_steps}, {self.seconds:.0f} s, loss and agreement: {numbers}"
+        return f"step {self.step}, {self.seconds:.0f} s, loss and agreement: {numbers}"
 
 
-def save_state(folder: Path, trainer: "HeadTrainer") -> None:
+def save_state(folder: Path, trainer: "Trainer[Any, Any]") -> None:
     """Write the run's state into `folder`.
 
     Raises:
@@ -82,7 +82,7 @@ def whole_step() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def load_state(folder: Path, trainer: "HeadTrainer") -> bool:
+def load_state(folder: Path, trainer: "Trainer[Any, Any]") -> bool:
     """Go on from what `folder` holds; False if it holds nothing.
 
     Raises:

@@ -1,0 +1,98 @@
+"""What the steps of `eyas train` have in common: their arguments, the target, the answers."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eyas.cli.helps import MODEL_HELPS
+from eyas.cli.output import note, write, write_json
+from eyas.cli.parser import add_option, given, model_options, options_of
+from eyas.errors import ConfigError, DataError
+from eyas.models import heads_dir, progress_bar
+
+MODEL_OPTIONS = ("model", "dtype", "threads")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """Answers, folders and output of a training run that makes `what`."""
+    parser.add_argument(
+        "--answers", type=Path, nargs="+", required=True, metavar="FILE", help="from distil; .gz is fine"
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="state of the run; the same DIR goes on"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"where {what}; without it into the user's cache"
+    )
+    parser.add_argument(
+        "--feature-cache", type=Path, metavar="DIR", help="keep features there; without it none are stored"
+    )
+    parser.add_argument(
+        "--feature-cache-gb", type=float, default=8.0, metavar="X", help="at most so much (default: 8)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the simulated acceptance as one document")
+
+
+def add_recipe(parser: argparse.ArgumentParser, kind: type, helps: Mapping[str, str]) -> None:
+    """The target, and the fields of a recipe."""
+    model = parser.add_argument_group("model")
+    for option in model_options():
+        if option.name in MODEL_OPTIONS:
+            add_option(model, option, MODEL_HELPS[option.name])
+    group = parser.add_argument_group("recipe")
+    for option in options_of(kind):
+        add_option(group, option, helps[option.name])
+
+
+def recipe_of(args: argparse.Namespace, kind: type) -> Any:
+    """The recipe that was typed."""
+    return kind(**given(args, [option.name for option in options_of(kind)]))
+
+
+def load_target(args: argparse.Namespace, runtime: str) -> tuple[Any, Any]:
+    """The target on a runtime, and its tokenizer."""
+    from eyas.models import Tokenizer, resolve_model
+    from eyas.runtimes import load_runtime
+
+    settings = given(args, MODEL_OPTIONS)
+    with progress_bar() as progress:
+        directory = resolve_model(settings.pop("model", None), progress)
+    return load_runtime(runtime, directory, name=directory.name, **settings), Tokenizer.load(directory)
+
+
+def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path]:
+    """The answers, the target that gave them, its tokenizer, and where the result goes.
+
+    Args:
+        args: of `add_run_arguments`.
+        folder: below the target's own in the cache; "" for that itself.
+
+    Raises:
+        DataError: the answers hold ids that the target does not have.
+        ConfigError: there is no place.
+    """
+    from eyas.training.data import read_samples
+
+    samples = read_samples(args.answers)
+    runtime, tokenizer = load_target(args, "torch")
+    target = runtime.target
+    largest = max(max(sample.token_ids) for sample in samples)
+    if largest >= target.vocab_size:
+        raise DataError(
+            f"the answers hold token id {largest}, but the ids of {target.name} end at "
+            f"{target.vocab_size - 1}; distil answers with this target."
+        )
+    if args.out is None and target.fingerprint is None:
+        raise ConfigError("this target has no fingerprint to file its head under; give --out DIR.")
+    return samples, runtime, tokenizer, args.out or heads_dir() / str(target.fingerprint) / folder
+
+
+def report(args: argparse.Namespace, place: Path, measured: Mapping[str, Any]) -> None:
+    """Say where the result is and what it reached."""
+    note(f"the head is in {place}")
+    if args.json:
+        write_json({"head": str(place), "simulated_acceptance_length": measured})
+    else:
+        write("".join(f"{name}: {json.dumps(numbers)}\n" for name, numbers in measured.items()))

@@ -1,0 +1,211 @@
+"""What every training run does: batches, learning rate, averaged weights, saving and going on.
+
+A run ends after a number of epochs or, with `minutes`, after so much time spent on steps; the learning rate
+has finished its schedule either way. Everything random is a function of (seed, step), so a run of epochs that
+was interrupted and resumed gives the same network as one that was not. With `minutes` a resumed run goes on
+at the share of its time where it stopped.
+"""
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eyas.errors import ConfigError
+from eyas.models import Progress, silent
+from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.training.config import TrainingConfig
+from eyas.training.data import Sample, plan_batches
+from eyas.training.features import FeatureSource
+from eyas.training.state import TrainingState, load_state, save_state, whole_step
+
+logger = logging.getLogger(__name__)
+
+Config = TypeVar("Config", bound=TrainingConfig)
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Trainer(ABC, Generic[Config, Network]):
+    """One training run of a network.
+
+    Args:
+        runtime: the target on torch.
+        samples: its answers to train on; whoever held some out has left them away.
+        config: the recipe.
+        network: changed in place.
+        features: where features come from.
+    """
+
+    def __init__(
+        self,
+        runtime: TorchRuntime,
+        samples: list[Sample],
+        config: Config,
+        network: Network,
+        features: FeatureSource,
+    ) -> None:
+        check_samples(samples)
+        self.config = config
+        self.network = network
+        self.train = samples
+        self._runtime = runtime
+        self._features = features
+        self._lengths = [min(len(sample), config.max_length) for sample in samples]
+        self.steps_per_epoch = len(plan_batches(self._lengths, config.batch_rows, np.random.default_rng(0)))
+        self.num_steps = max(1, math.ceil(config.epochs * self.steps_per_epoch))  # without `minutes`
+        self.average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self._groups(), lr=config.learning_rate, betas=(0.9, 0.95), fused=True
+        )
+        self.state = TrainingState()
+
+    @abstractmethod
+    def loss(self, samples: list[Sample], generator: torch.Generator) -> tuple[Tensor, list[float]]:
+        """A batch's loss, and how often draft and target agree on the best token, by depth."""
+
+    def run(
+        self,
+        folder: Path,
+        progress: Progress = silent,
+        evaluate: Callable[[Network], dict[str, Any]] | None = None,
+    ) -> None:
+        """Train to the end, saving into `folder`; goes on from what is saved there.
+
+        `evaluate` measures the network now and then; its numbers stand in the state. Ctrl-C waits for the
+        end of a step and saves it before it is passed on.
+
+        Raises:
+            DataError: `folder` cannot be written; the state saved before is whole.
+        """
+        load_state(folder, self)
+        try:
+            for batch in self._batches():
+                with whole_step():
+                    self._train_on(batch)
+                progress("training", *self._done())
+                if self.state.step % self.config.save_every == 0:
+                    save_state(folder, self)
+                    logger.info("%s", self.state.last_line())
+                if evaluate and self.state.step % self.config.evaluate_every == 0:
+                    self.state.evaluations.append({"step": self.state.step, **evaluate(self.best_network())})
+                    logger.info("%s", self.state.evaluations[-1])
+        except KeyboardInterrupt:
+            save_state(folder, self)
+            raise
+        save_state(folder, self)
+
+    def best_network(self) -> Network:
+        """The averaged network where an average is kept, else the last one."""
+        if not self.config.ema:
+            return self.network
+        network = self.empty_network()
+        network.load_state_dict(self.average)
+        return network
+
+    @abstractmethod
+    def empty_network(self) -> Network:
+        """A network of the same sizes, whose weights do not matter."""
+
+    def learning_rate(self, share: float) -> float:
+        """Linear warm-up, then linear or cosine decay to zero, at a share of the run in [0, 1]."""
+        config = self.config
+        if share < config.warmup:
+            return config.learning_rate * share / config.warmup
+        left = (1 - share) / (1 - config.warmup) if config.warmup < 1 else 0.0
+        factor = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+        return config.learning_rate * max(factor, 0.0)
+
+    def _done(self) -> tuple[int, int]:
+        """Steps, or seconds, and how many there will be."""
+        if self.config.minutes is None:
+            return self.state.step, self.num_steps
+        total = math.ceil(60 * self.config.minutes)
+        return min(int(self.state.seconds), total), total
+
+    @property
+    def _share(self) -> float:
+        """Of the run, at the end of the step to come; above 1 behind its end."""
+        if self.config.minutes is None:
+            return (self.state.step + 1) / self.num_steps
+        mean = self.state.seconds / max(1, self.state.step)
+        return (self.state.seconds + mean) / (60 * self.config.minutes)
+
+    def _batches(self) -> Iterator[list[int]]:
+        while True:
+            epoch, done = divmod(self.state.step, self.steps_per_epoch)
+            rng = np.random.default_rng([self.config.seed, epoch])
+            batches = plan_batches(self._lengths, self.config.batch_rows, rng)
+            # Epochs are cut differently; the count of the first one rules them all.
+            for batch in (batches * 2)[done : self.steps_per_epoch]:
+                if self._share > 1:
+                    return
+                yield batch
+
+    def _train_on(self, batch: list[int]) -> None:
+        began = perf_counter()
+        losses = self._step([self.train[index] for index in batch])
+        self.state.step += 1
+        self.state.seconds += perf_counter() - began
+        self.state.record(losses)
+
+    def _step(self, samples: list[Sample]) -> list[float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self._share)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.state.step)
+        loss, parts = self.loss(samples, generator)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self._update_average()
+        return [float(loss.detach()), *parts]
+
+    def _update_average(self) -> None:
+        decay = min(self.config.ema, (1 + self.state.step) / (10 + self.state.step))
+        if not self.config.ema:
+            return
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - decay)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Norms and biases are not decayed."""
+        wide = [p for p in self.network.parameters() if p.dim() > 1]
+        flat = [p for p in self.network.parameters() if p.dim() <= 1]
+        return [
+            {"params": wide, "weight_decay": self.config.weight_decay},
+            {"params": flat, "weight_decay": 0.0},
+        ]
+
+    def _autocast(self) -> torch.autocast:
+        """bfloat16 products where the target's are."""
+        return torch.autocast(
+            self._runtime.device.type, torch.bfloat16, enabled=self._runtime.dtype == torch.bfloat16
+        )
+
+
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Refuse a run without answers."""
+    if not samples:
+        raise ConfigError("no answer is left to train on; distil more.")
+
+
+def some_rows(
+    samples: Sequence[Sample], features: FeatureSource, seed: int, count: int
+) -> Iterator[tuple[Sample, Tensor]]:
+    """Samples in random order with their features (T, H), until these are about `count` rows."""
+    check_samples(samples)
+    seen = 0
+    for index in np.random.default_rng(seed).permutation(len(samples)):
+        [feature] = features.get([samples[index]])
+        yield samples[index], feature
+        seen += len(feature) - 1
+        if seen >= count:
+            return
