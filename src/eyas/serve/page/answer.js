@@ -107,7 +107,7 @@ export function pieceElement({ text, token }) {
 export function statsElements(stats) {
   const show = (value, digits) => (value === null ? "–" : value.toFixed(digits));
   return [
-    labelled(show(stats.tokensPerSecond, 0), "tokens/s"),
+    labelled(show(stats.tokensPerSecond, stats.tokensPerSecond < 10 ? 1 : 0), "tokens/s"),
     labelled(show(stats.acceptanceLength, 2), "tokens a pass", "Acceptance length: mean tokens per cycle"),
     labelled(`${stats.saved} of ${stats.tokens}`, "passes saved", `${stats.tokens} tokens, ${stats.passes} passes`),
   ];

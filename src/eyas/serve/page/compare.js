@@ -26,8 +26,8 @@ export class Compare {
     byId("compare-link").onclick = () => shareLink(byId("compare-link"), this.#fragment());
     byId("play").onclick = () => (this.#isPlaying ? this.#pause() : this.#play());
     byId("time").oninput = () => {
-      this.#pause();
       this.#show(Number(byId("time").value));
+      this.#pause();
     };
   }
 
