@@ -6,7 +6,8 @@ Defaults are not repeated here: they are read from the fields.
 MODEL_HELPS = {
     "model": "directory of a Hugging Face model, a hub id, or a name that `eyas models` lists; "
     "without it the default model, which is fetched at its first use",
-    "head": "directory of the EAGLE head; without it: in the model's head/, the cache, those shipped",
+    "head": "directory of the method's draft networks (for sps also of a whole model); without it: in the "
+    "model's head/, the cache, those shipped",
     "method": "how tokens are drafted (auto: eagle2 where a head is found, otherwise pld)",
     "runtime": "what computes: native, torch, or auto (native where it can)",
     "dtype": "precision: float32, bfloat16, float16, float64, or auto (the fastest here)",

@@ -143,6 +143,8 @@ class HydraConfig(DraftConfig):
     intermediate_size: int | None = None  # of that layer; None is the target's
     head_decay: float = 0.8  # weight of head i = 0.. is head_decay ** i
     closed_form_start: bool = True  # see eyas.training.initialise
+    learning_rate: float = 5e-4
+    warmup: float = 0.05
     weight_decay: float = 0.1
     precision: StoredPrecision = "int8"
 
