@@ -59,6 +59,6 @@ serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
 	$(PYTHON) benchmarks/serve_soak.py --seconds 30 --tolerance 0.1
 
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
-	EYAS_TEST_RAY=1 $(PYTHON) -m pytest tests/deploy
+	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/deploy
 
 .PHONY: serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality

@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/reference.py and tests/tiny.py
 
+# Ray and a minute of its own: `make test-ray`.
+collect_ignore = [] if os.environ.get("EYAS_TEST_RAY") else ["deploy"]
+
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")

@@ -12,7 +12,7 @@ SOURCE = Path(eyas.__file__).parent
 # From the top down. A module may import from rows below its own and from its own package.
 LAYERS = [
     {"__main__"},
-    {"cli"},
+    {"cli", "deploy"},
     {"bench", "training", "serve"},
     {"api"},
     {"answer", "calibration"},

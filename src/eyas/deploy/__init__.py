@@ -1,0 +1,1 @@
+"""Running eyas on other people's clusters."""
