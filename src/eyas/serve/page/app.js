@@ -37,14 +37,18 @@ function openLink() {
   );
 }
 
+let isOpen = false;
+
 async function connect() {
   try {
     const model = await loadModel();
     const { runtime, dtype } = model.eyas;
     byId("model").textContent = `${model.id} · ${runtime}, ${dtype}`;
-    offerMethods(model.eyas);
     byId("key").hidden = true;
     notice("");
+    if (isOpen) return; // a key was asked for later: what stands here stays
+    isOpen = true;
+    offerMethods(model.eyas);
     openLink();
   } catch (error) {
     if (error.status === 401) {

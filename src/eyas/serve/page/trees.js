@@ -32,6 +32,7 @@ export class TreePanel {
   /** The shown answer has a new cycle: follow it, unless an earlier one is looked at. */
   follow(answer) {
     if (answer !== this.#answer) return;
+    byId("tree-place").ariaLive = "off"; // nobody wants every cycle read out
     if (this.#index >= this.#latest - 1) this.#index = this.#latest;
     if (this.#isQueued) return;
     this.#isQueued = true; // one drawing a frame, however fast the cycles come
@@ -44,6 +45,7 @@ export class TreePanel {
   /** Show the cycle `index`; the first one is the prefill's and has no tree. */
   go(index) {
     if (this.#answer === null) return;
+    byId("tree-place").ariaLive = "polite";
     this.#index = Math.max(1, Math.min(this.#latest, index));
     this.#draw();
   }
