@@ -16,11 +16,11 @@ lint: ## check format and lint
 types: ## mypy, strict, on src
 	$(PYTHON) -m mypy
 
-test: ## the whole suite
-	$(PYTHON) -m pytest
+test: ## the whole suite, two tests at a time
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 test-fast: ## the suite without slow and network tests
-	$(PYTHON) -m pytest -m "not slow and not network"
+	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow and not network"
 
 native-sanitize: ## the native engine's kernel tests under the address and undefined-behaviour sanitizers
 	PYTHON="$(PYTHON)" bash tests/native/sanitize.sh
