@@ -152,7 +152,7 @@ def test_training_outputs_are_what_drafting_computes(runtime, samples, tmp_path,
 )
 def test_training_learns_and_resuming_changes_nothing(runtime, samples, tmp_path, kind, changes):
     def fresh():
-        return trainer(runtime, samples, kind, epochs=4, prompt_share=0.5, **changes)
+        return trainer(runtime, samples[::2], kind, epochs=6, prompt_share=0.5, **changes)
 
     whole, stopped, resumed = fresh(), fresh(), fresh()
     whole.run(tmp_path / "whole")
@@ -216,7 +216,7 @@ def test_impossible_recipes_are_refused(kind, changes):
 
 @kinds
 def test_networks_are_trained_measured_and_installed(runtime, samples, tmp_path, kind):
-    config = recipe(kind, draft_vocab=48, epochs=6.0, evaluate_every=10, held_out_every=5)
+    config = recipe(kind, draft_vocab=48, epochs=5.0, evaluate_every=10, held_out_every=5)
     place = tmp_path / "heads" / kind
     measured = train_draft(kind, runtime, samples, config, work=tmp_path / "work", place=place)
     document = json.loads((place / "config.json").read_text())
@@ -224,7 +224,7 @@ def test_networks_are_trained_measured_and_installed(runtime, samples, tmp_path,
     assert document["draft_vocab_size"] == 48
     provenance = document["provenance"]
     assert provenance["simulated_acceptance_length"] == measured
-    assert provenance["recipe"]["epochs"] == 6.0
+    assert provenance["recipe"]["epochs"] == 5.0
     assert provenance["training_seconds"] >= 0
     assert len(provenance["accuracy_by_depth"]) == (1 if kind == "draft-lm" else 4)
     assert provenance["evaluations"][0]["step"] == 10
