@@ -45,7 +45,7 @@ class RayOptions(BaseModel):
     dtype: str = "auto"
     draft_dtype: str = "auto"
     threads: int | None = None
-    replicas: int = 1  # where Ray's own configuration does not say
+    replicas: int | None = None  # without it Ray's own configuration says, or there is one
     settings: dict[str, Any] = {}
 
     def to_settings(self) -> ServeSettings:
@@ -110,9 +110,12 @@ class Front:
             try:
                 start = await anext(messages)
                 first = await anext(messages)
+                if not _is_stream(start):
+                    parts = [first, *[message async for message in messages]]
+                    return _response(start, b"".join(part.get("body", b"") for part in parts))
             except RayActorError:
                 continue
-            return _response(start, _bodies(first, messages, is_stream=_is_stream(start)))
+            return _response(start, _events(first, messages))
         return error_response(DrainingError("no replica could answer; ask again."), "unknown")
 
     async def _body(self, request: Request) -> bytes:
@@ -148,21 +151,20 @@ def _is_stream(start: Message) -> bool:
     return any(name == b"content-type" and b"event-stream" in value for name, value in start["headers"])
 
 
-def _response(start: Message, bodies: AsyncIterator[bytes]) -> Response:
-    response = StreamingResponse(bodies, start["status"])
+def _response(start: Message, body: bytes | AsyncIterator[bytes]) -> Response:
+    status = start["status"]
+    response = Response(body, status) if isinstance(body, bytes) else StreamingResponse(body, status)
     response.raw_headers = list(start["headers"])
     return response
 
 
-async def _bodies(first: Message, messages: Any, *, is_stream: bool) -> AsyncIterator[bytes]:
-    """The parts of a body. A stream whose replica dies ends with an error that says so."""
+async def _events(first: Message, messages: Any) -> AsyncIterator[bytes]:
+    """The parts of a stream. One whose replica dies ends with an error that says so."""
     try:
         yield first.get("body", b"")
         async for message in messages:
             yield message.get("body", b"")
     except RayActorError:
-        if not is_stream:
-            raise
         yield event(describe(DrainingError(LOST), "unknown")[1]).encode()
         yield DONE.encode()
     finally:
@@ -173,8 +175,7 @@ def app(options: RayOptions) -> Application:
     """What `import_path: eyas.deploy.ray:app` names; numbers of replicas stand in Ray's own configuration."""
     settings = options.to_settings()
     waiting = settings.max_concurrent + settings.max_queue
-    replica = serve.deployment(
-        Replica, name="Replica", num_replicas=options.replicas, max_ongoing_requests=waiting
-    )
+    number = {} if options.replicas is None else {"num_replicas": options.replicas}
+    replica = serve.deployment(Replica, name="Replica", max_ongoing_requests=waiting, **number)
     front = serve.deployment(Front, name="Front", max_ongoing_requests=1000)
     return front.bind(replica.bind(options), settings.max_body_bytes)
