@@ -18,7 +18,7 @@ eyas() { "${PYTHON:-python}" -m eyas "$@"; }
 
 if [ -n "${SMOKE:-}" ]; then
   eyas bench run --methods all auto ablations equal-budget --questions benchmarks/questions/*.jsonl --temperature 0,1 \
-    --repeats 1 --max-new-tokens c/bench-smoke}" "$@"
+    --repeats 1 --max-new-tokens "${TOKENS:-16}" --out "${OUT:=build/bench-smoke}" "$@"
   eyas bench report "$OUT" --html "$OUT/report.html" >/dev/null
   eyas bench plot "$OUT"
   eyas bench check "$OUT" "$OUT" >/dev/null
