@@ -347,7 +347,7 @@ def test_logs_are_json_and_hold_no_text_unless_asked(serve, caplog, log_prompts)
     server = serve(log_prompts=log_prompts)
     logging.getLogger("eyas").propagate = True
     with caplog.at_level(logging.INFO, "eyas"):
-        response = server.post(CHAT, messages=[{"role": "user", "content": "xyzzy"}], max_tokens=3)
+        response = server.post(CHAT, messages=[{"role": "user", "content": "xyzzy"}], max_tokens=3, seed=0)
         server.settle()
     lines = [json.loads(JsonLines().format(record)) for record in caplog.records]
     [line] = [line for line in lines if line["event"] == "request"]
