@@ -1,20 +1,16 @@
 """Whole commands on the tiny chat model, and result folders made by hand."""
 
 import json
-import os
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS / "cli"))
-sys.path.insert(0, str(TESTS / "bench"))
+from commands import processes, runner
+from tiny_chat import write_chat_model
 
-from eyas.cli import main  # noqa: E402
-from tiny_chat import write_chat_model  # noqa: E402 - found by the path above
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS / "bench"))
 
 OPTIONS = (
     "--dtype",
@@ -35,38 +31,10 @@ def model(tmp_path_factory):
     return write_chat_model(tmp_path_factory.mktemp("models") / "tiny", head=True)
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self):
-        return json.loads(self.out)
-
-    @property
-    def error(self):
-        """The one line of a refused command."""
-        assert self.code == 2, (self.code, self.err)
-        [line] = self.err.splitlines()
-        assert line.startswith("eyas: error: ")
-        assert self.out == ""
-        return line
-
-
 @pytest.fixture
 def eyas(capsys):
     """Run a command in this process."""
-
-    def run(*argv):
-        capsys.readouterr()
-        code = main([str(word) for word in argv])
-        return Done(code, *capsys.readouterr())
-
-    return run
+    return runner(capsys)
 
 
 @pytest.fixture
@@ -97,22 +65,4 @@ def rows(tmp_path):
 @pytest.fixture
 def start():
     """Start a command in a process of its own."""
-    started = []
-
-    def run(*argv, **settings):
-        environment = os.environ | {"PYTHONPATH": str(TESTS.parent / "src"), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "eyas", *map(str, argv)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **settings,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    yield from processes()

@@ -28,6 +28,7 @@ from eyas.models.network_files import (
     Arrays,
     StoredPrecision,
     check_names,
+    check_one_head,
     read_arrays,
     read_config,
     stack_config,
@@ -126,8 +127,7 @@ def read_hydra_checkpoint(directory: Path) -> HydraCheckpoint:
     sizes = hydra_sizes(config, directory, arrays)
     _merge_repeats(arrays, sizes, source)
     own = arrays.get(sizes.lm_head(0) + ".weight")
-    if own is not None and draft_ids is not None:
-        raise CheckpointError(f"{source} has LM heads of its own and a d2t; one of the two is wrong.")
+    check_one_head(own, draft_ids, source)
     check_names(arrays, sizes.shapes(None if own is None else len(own)), source)
     prefix = {name.removeprefix(PREFIX): w for name, w in arrays.items() if name.startswith(PREFIX)}
     return HydraCheckpoint(

@@ -22,6 +22,7 @@ from eyas.models.network_files import (
     Arrays,
     StoredPrecision,
     check_names,
+    check_one_head,
     read_arrays,
     read_config,
     take_draft_ids,
@@ -65,8 +66,7 @@ def read_medusa_checkpoint(directory: Path) -> MedusaCheckpoint:
     heads, layers = medusa_sizes(config, directory)
     hidden = _hidden_size(arrays, config, source)
     own = arrays.get(f"0.{layers}.weight")
-    if own is not None and draft_ids is not None:
-        raise CheckpointError(f"{source} has LM heads of its own and a d2t; one of the two is wrong.")
+    check_one_head(own, draft_ids, source)
     vocab = None if own is None else len(own)
     check_names(arrays, medusa_shapes(heads, layers, hidden, vocab), source)
     return MedusaCheckpoint(

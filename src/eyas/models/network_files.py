@@ -79,6 +79,16 @@ def take_draft_ids(arrays: Arrays, config: Mapping[str, Any], source: Path) -> N
     return ids
 
 
+def check_one_head(own: NDArray[Any] | None, draft_ids: NDArray[np.int64] | None, source: Path) -> None:
+    """Refuse networks with LM heads of their own and a draft vocabulary of the target's.
+
+    Raises:
+        CheckpointError: both are there.
+    """
+    if own is not None and draft_ids is not None:
+        raise CheckpointError(f"{source} has LM heads of its own and a d2t; one of the two is wrong.")
+
+
 def check_names(arrays: Mapping[str, NDArray[Any]], shapes: Shapes, source: Path) -> None:
     """Refuse arrays that are not exactly those of `shapes`, or not finite.
 
