@@ -11,7 +11,8 @@ EAGLE-2's expansion and rerank (arXiv 2406.16858, Sec. 4):
   may be overdrawn by a few plain cycles. While it is empty nothing is drafted; since the credit grows with
   the square root of the tokens, retries come at growing intervals, and a success pays for the next ones.
   Whatever the answer, its time exceeds plain decoding's by no more than the credit. (Not counted is what the
-  draft network has to read: each committed pair once, in one pass for all that gathered meanwhile.)
+  draft network has to read: each committed pair at most once, in one pass for all that gathered meanwhile,
+  and of a long prompt only its end.)
 
 Nothing else decides, no clock above all: the same table and the same answer give the same trees again.
 

@@ -16,6 +16,7 @@ from method_cases import Case, default_cases, each, option_cases
 
 import fake
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.drafters import _eagle_head
 from eyas.engine import Engine
 from eyas.errors import ConfigError
 from eyas.interfaces import TargetCall
@@ -301,6 +302,32 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle2, engines, sam
         # propose read the waiting pairs; put the next cycle on the same footing
         state._waiting = [(rows.features[-1:], np.array(run.token_ids[-1:]))]
         state._cache.truncate(len(run.token_ids) - 2)
+
+
+@on_each_head
+def test_measured_trees_read_only_the_end_of_what_waits(eagle2, engines, monkeypatch):
+    """The head begins anew with the last pairs, and a later turn that goes back before them does too."""
+    monkeypatch.setattr(_eagle_head, "READ_AT_ONCE", 4)
+    engine, prompt = engines(eagle2), list(range(3, 23))
+    [rows] = engine.runtime.forward([TargetCall(engine.runtime.new_cache(), np.array(prompt))])
+    stopping = StoppingConfig(max_new_tokens=12, ignore_eos=True)
+    request = make_request(eagle2, prompt, SamplingConfig(), stopping, AUTO, costs=FREE)
+    context = engine.start(request)[0].session._context
+
+    def drafted(session, keep, first, last):
+        """Below token `last`, from the session's first `keep` pairs and those from `first` on."""
+        session.begin(context, keep)
+        session.extend(rows.features[first:last], prompt[first + 1 : last + 1])
+        return session.propose(prompt[: last + 1], 5).token_ids.tolist()
+
+    whole, end = engine.drafter.open(), engine.drafter.open()
+    end._state._num_skipped = 15
+    assert drafted(whole, 0, 0, 19) == drafted(end, 15, 15, 19)
+    assert whole._state._cache.length == 4
+    back, end = engine.drafter.open(), engine.drafter.open()
+    drafted(back, 0, 0, 19)
+    end._state._num_skipped = 8
+    assert drafted(back, 8, 8, 10) == drafted(end, 8, 8, 10), "the first eight were never read"
 
 
 def test_joined_features_are_their_rows_in_order(runtime):

@@ -11,6 +11,10 @@ The head reads *pairs* and predicts the next feature, from which the target's LM
 A pair's position is that of its *feature*. Committed pairs always hold the target's true features; a tree
 node holds its parent's predicted one. So the committed length of the head's cache equals the target's: the
 position of the root (docs/laws.md, L7).
+
+Trees of measured size must pay for what the head reads, so there it reads at most `READ_AT_ONCE` pairs for a
+tree. Where more are waiting (a long prompt, a long stretch without drafting) it begins anew with the last of
+them; the cache's first row then is a later pair, and positions, which are relative, count from it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +30,9 @@ from eyas.expansion import Frontier
 from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime, TopK
 from eyas.models import read_eagle_checkpoint
 from eyas.tree import Floats, Ints, Prefix
+
+# Of prompts of 670 tokens the whole was worth no more accepted tokens than the end (docs/log.md, 2026-11-24).
+READ_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ class HeadState:
         self.num_forwards = 0
         self._head = head
         self._cache = head.stack.new_cache()
+        self._num_skipped = 0  # pairs before the cache's first
         self._waiting: list[tuple[Features, Ints]] = []
 
     def begin(self, context: DraftContext, keep: int) -> None:
@@ -96,8 +104,9 @@ class HeadState:
         self._context = context
         self._is_coupled = context.is_coupled
         waiting, self._waiting = self._waiting, []
-        start = self._cache.length
-        self._cache.truncate(min(keep, start))
+        start = self._num_skipped + self._cache.length
+        self._cache.truncate(max(0, min(keep, start) - self._num_skipped))
+        self._num_skipped = min(keep, self._num_skipped)
         for features, token_ids in waiting:
             count = min(len(token_ids), max(0, keep - start))
             if count:
@@ -111,22 +120,29 @@ class HeadState:
 
     def expander(self, token_ids: Sequence[int]) -> "Expander":
         """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
-        assert self._waiting, "a root always comes with a new pair"
-        for features, tokens in self._joined():
-            output = self.append(tokens, features, None)
-            self._cache.commit(range(len(tokens)))
+        features, tokens = self._to_read()
+        output = self.append(tokens, features, None)
+        self._cache.commit(range(len(tokens)))
         self._waiting = []
-        assert self._cache.length == len(token_ids) - 1, "the head's cache ends before the root"
+        assert self._num_skipped + self._cache.length == len(token_ids) - 1, (
+            "the head's cache ends before the root"
+        )
         is_greedy = self._context.sampler.config.is_greedy
         answer = [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
         return Expander(self, output[-1:], answer)
 
-    def _joined(self) -> list[tuple[Features, Ints]]:
+    def _to_read(self) -> tuple[Features, Ints]:
         """The waiting pairs; what gathered over several cycles is read in one pass."""
-        if len(self._waiting) < 2:
-            return self._waiting
-        features, tokens = zip(*self._waiting, strict=True)
-        return [(self._head.runtime.join(features), np.concatenate(tokens))]
+        assert self._waiting, "a root always comes with a new pair"
+        features, tokens = self._waiting[0]
+        if len(self._waiting) > 1:
+            parts, ids = zip(*self._waiting, strict=True)
+            features, tokens = self._head.runtime.join(parts), np.concatenate(ids)
+        if self._context.tree.is_auto and len(tokens) > READ_AT_ONCE:
+            self._num_skipped += self._cache.length + len(tokens) - READ_AT_ONCE
+            self._cache.truncate(0)
+            features, tokens = features[-READ_AT_ONCE:], tokens[-READ_AT_ONCE:]
+        return features, tokens
 
     @property
     def acceptance(self) -> AcceptanceMap | None:
