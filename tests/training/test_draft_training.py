@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
-from eyas.drafters.hydra import _Levels
 from eyas.engine import Engine, Request
 from eyas.errors import CheckpointError, ConfigError
 from eyas.expansion import Frontier
@@ -125,14 +124,11 @@ def test_training_outputs_are_what_drafting_computes(runtime, samples, tmp_path,
             drafted = [session._catch_up(tokens[: root + 1])]
             drafted = [lm_head.top_k(rows, 10) for rows in drafted]
             drafted = [(top.token_ids, top.log_probs) for top in drafted]
-        elif kind == "medusa":
-            drafted = [session.children(head, Prefix([])) for head in range(4)]
         else:  # follow the answer's own tokens, as training does
-            parts = [session.reader.read(), session.embed([tokens[root]])]
-            levels = _Levels(session, parts, Prefix([]))
-            drafted = [levels(None)]
+            fill = session.filling(tokens[root], Prefix([]))
+            drafted = [fill(None)]
             for token in tokens[root + 1 : root + 4]:
-                drafted.append(levels(Frontier([0], [token], [0.0], [0])))
+                drafted.append(fill(Frontier([0], [token], [0.0], [0])))
         assert len(drafted) == len(outputs)
         for output, (token_ids, log_probs) in zip(outputs, drafted, strict=True):
             expected = lm_head.top_k(output, 10)

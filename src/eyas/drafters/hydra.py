@@ -15,29 +15,18 @@ committed (docs/laws.md, L7), a position per feature.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from eyas.config import at_least
-from eyas.drafters._static_tree import TREE, WIDTH, first_nodes
-from eyas.drafters._target import check_target, check_vocabulary, draft_head
-from eyas.expansion import Frontier, grow_static
-from eyas.interfaces import (
-    Coupling,
-    DraftContext,
-    DraftFiles,
-    DraftOptions,
-    DraftStack,
-    Features,
-    LMHead,
-    ResBlock,
-    Runtime,
-    option,
-)
-from eyas.models import HydraCheckpoint, read_hydra_checkpoint
+from eyas.drafters._static_tree import TREE, Heads, Level, StaticTreeSession
+from eyas.drafters._target import check_target
+from eyas.expansion import Frontier
+from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, DraftStack, Features, Runtime, option
+from eyas.models import read_hydra_checkpoint
 from eyas.registry import register_drafter
-from eyas.tree import DraftTree, Floats, Ints, Prefix, root_only
+from eyas.tree import Prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,37 +39,13 @@ class HydraOptions(DraftOptions):
         at_least("hydra_draft_tokens", self.hydra_draft_tokens, 1)
 
 
-class Blocks(NamedTuple):
-    """The blocks of one head, in order; the first reads feature and path."""
-
-    first: ResBlock
-    later: list[ResBlock]
-
-    def __call__(self, inputs: Sequence[Features]) -> Features:
-        """(F, H) from the parts of z, (F, H) each."""
-        rows = self.first(*inputs)
-        for block in self.later:
-            rows = block(rows)
-        return rows
-
-
 @register_drafter("hydra", options=HydraOptions, head="hydra")
 class Hydra:
     """Hydra heads (or Hydra++) over Medusa's static tree; needs Hydra heads for the target."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        heads: Sequence[Blocks],
-        prefix: DraftStack | None,
-        lm_heads: Sequence[LMHead] | None,
-        draft_ids: Ints | None,
-    ) -> None:
-        self.runtime = runtime
-        self.heads = heads
+    def __init__(self, heads: Heads, prefix: DraftStack | None) -> None:
+        self._heads = heads
         self._prefix = prefix
-        self._lm_heads = lm_heads
-        self._draft_ids = draft_ids
 
     @classmethod
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
@@ -96,38 +61,25 @@ class Hydra:
             draft_ids=checkpoint.draft_ids,
             training="eyas train hydra",
         )
-        heads = []
+        blocks = []
         for head in checkpoint.heads:
             shared = [] if head.shared is None else [runtime.res_block(*head.shared, None)]
-            first = runtime.res_block(*head.first, head.shortcut)
-            heads.append(Blocks(first, shared * (sizes.layers - 1)))
+            blocks.append([runtime.res_block(*head.first, head.shortcut), *shared * (sizes.layers - 1)])
+        own = [head.lm_head for head in checkpoint.heads if head.lm_head is not None]
+        heads = Heads(runtime, directory, blocks, own, checkpoint.draft_ids)
         prefix = None if sizes.prefix is None else runtime.decoder_stack(sizes.prefix, checkpoint.prefix)
-        lm_heads = _own_lm_heads(runtime, checkpoint, directory)
-        return cls(runtime, heads, prefix, lm_heads, checkpoint.draft_ids)
+        return cls(heads, prefix)
 
     def open(self) -> "Session":
         """A session that has read nothing."""
-        reader = Newest() if self._prefix is None else PrefixReader(self.runtime, self._prefix)
-        return Session(self, reader)
-
-    def lm_heads(self, prompt_ids: Sequence[int]) -> list[LMHead]:
-        """The LM head of each head, for one answer."""
-        if self._lm_heads is not None:
-            return list(self._lm_heads)
-        return [draft_head(self.runtime, self._draft_ids, prompt_ids)] * len(self.heads)
-
-
-def _own_lm_heads(runtime: Runtime, checkpoint: HydraCheckpoint, directory: Path) -> list[LMHead] | None:
-    own = [head.lm_head for head in checkpoint.heads if head.lm_head is not None]
-    for weight, _ in own:
-        check_vocabulary(runtime, directory, len(weight))
-    return [runtime.own_lm_head(*layer) for layer in own] or None
+        reader = Newest() if self._prefix is None else PrefixReader(self._heads.runtime, self._prefix)
+        return Session(self._heads, reader)
 
 
 class Reader(Protocol):
     """Makes of the committed features what the heads condition on."""
 
-    num_forwards: int
+    num_forwards: int  # of one `read`
 
     def begin(self, keep: int) -> None:
         """Start an answer on the first `keep` features."""
@@ -162,8 +114,9 @@ class Newest:
 class PrefixReader:
     """A decoder layer over all features (Hydra++), with its cache and what it has not read yet."""
 
+    num_forwards = 1
+
     def __init__(self, runtime: Runtime, stack: DraftStack) -> None:
-        self.num_forwards = 0
         self._runtime = runtime
         self._stack = stack
         self._cache = stack.new_cache()
@@ -171,7 +124,6 @@ class PrefixReader:
 
     def begin(self, keep: int) -> None:
         """Keep what was read, or waits, of the first `keep` features."""
-        self.num_forwards = 0
         waiting, self._waiting = self._waiting, []
         start = self._cache.length
         self._cache.truncate(min(keep, start))
@@ -188,89 +140,42 @@ class PrefixReader:
         """Read what waits; the output of its last row."""
         features = self._waiting[0] if len(self._waiting) == 1 else self._runtime.join(self._waiting)
         self._waiting = []
-        self.num_forwards += 1
         outputs = self._stack.forward(self._cache, features)
         self._cache.commit(range(len(features)))
         return outputs[-1:]
 
 
-class Session:
-    """One sequence's prefix; fills the static tree in each cycle."""
+class Session(StaticTreeSession):
+    """One sequence's features, as its heads condition on them."""
 
-    def __init__(self, drafter: Hydra, reader: Reader) -> None:
+    def __init__(self, heads: Heads, reader: Reader) -> None:
+        super().__init__(heads)
         self.reader = reader
-        self._drafter = drafter
-        self._num_levels = 0
-
-    @property
-    def num_forwards(self) -> int:
-        """Passes of the prefix layer and of single heads since `begin`."""
-        return self.reader.num_forwards + self._num_levels
+        self._runtime = heads.runtime
 
     def begin(self, context: DraftContext, keep: int = 0) -> None:
         """Start an answer; the prefix keeps its first `keep` features."""
         assert isinstance(context.options, HydraOptions), "the options of this method"
-        self._num_levels = 0
-        self._context = context
-        self._lm_heads = self._drafter.lm_heads(context.prompt_ids)
-        self._tree = first_nodes(context.options.hydra_draft_tokens)
+        self.start(context, context.options.hydra_draft_tokens)
         self.reader.begin(keep)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002 - `propose` gets them
         """Remember the committed features."""
         self.reader.extend(features)
 
-    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
-        """The static tree, each node's children from the head of its depth."""
-        depth = min(max_depth, len(self._drafter.heads))
-        if depth < 1:
-            return root_only(token_ids[-1])
-        laps = self._context.laps
-        if laps is not None:
-            laps.mark("tree")
-        parts = [self.reader.read(), self.embed(token_ids[-1:])]
-        if laps is not None:
-            laps.mark("draft")
-        levels = _Levels(self, parts, Prefix(token_ids[len(self._context.prompt_ids) :]))
-        return grow_static(
-            token_ids[-1], self._tree, levels, max_depth=depth, terminal=self._context.stop_token_ids
-        )
+    def first_level(self, root: int, answer: Prefix) -> Level:
+        """The parts c and e(root) of z."""
+        self.num_forwards += self.reader.num_forwards + 1
+        with self.drafting():
+            return Level([self.reader.read(), self._embed([root])], [answer])
 
-    def embed(self, token_ids: Sequence[int]) -> Features:
-        """(F, H) embeddings of a level's tokens."""
-        return self._drafter.runtime.embed(np.array(token_ids))
+    def next_level(self, level: Level, frontier: Frontier) -> Level:
+        """For each node the parts of its parent, and its own embedding."""
+        self.num_forwards += 1
+        rows = np.array(frontier.parent_rows)
+        parts = [*(part[rows] for part in level.inputs), self._embed(frontier.token_ids)]
+        paths = zip(frontier.parent_rows, frontier.token_ids, strict=True)
+        return Level(parts, [level.prefixes[row].extended(token) for row, token in paths])
 
-    def children(
-        self, head: int, parts: Sequence[Features], prefixes: Sequence[Prefix]
-    ) -> tuple[Ints, Floats]:
-        """(F, K) best tokens and log confidences below nodes of one level."""
-        context, laps = self._context, self._context.laps
-        coupling = Coupling(context.sampler, prefixes, 1.0) if context.is_coupled else None
-        self._num_levels += 1
-        if laps is not None:
-            laps.mark("tree")
-        top = self._lm_heads[head].top_k(self._drafter.heads[head](parts), WIDTH, coupling)
-        if laps is not None:
-            laps.mark("draft")
-        return top.token_ids, top.log_probs
-
-
-class _Levels:
-    """Fills one tree level by level: for each frontier node the parts of its z, and its prefix."""
-
-    def __init__(self, session: Session, parts: list[Features], answer: Prefix) -> None:
-        self._session = session
-        self._parts = parts
-        self._prefixes = [answer]
-
-    def __call__(self, frontier: Frontier | None) -> tuple[Ints, Floats]:
-        """Children of the frontier's nodes."""
-        if frontier is not None:
-            rows = np.array(frontier.parent_rows)
-            self._parts = [part[rows] for part in self._parts]
-            self._parts.append(self._session.embed(frontier.token_ids))
-            self._prefixes = [
-                self._prefixes[row].extended(token)
-                for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
-            ]
-        return self._session.children(len(self._parts) - 2, self._parts, self._prefixes)
+    def _embed(self, token_ids: Sequence[int]) -> Features:
+        return self._runtime.embed(np.array(token_ids))

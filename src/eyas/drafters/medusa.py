@@ -22,26 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from eyas.config import at_least
-from eyas.drafters._static_tree import TREE, WIDTH, first_nodes
-from eyas.drafters._target import check_target, check_vocabulary, draft_head
-from eyas.expansion import Frontier, grow_static
-from eyas.interfaces import (
-    Coupling,
-    DraftContext,
-    DraftFiles,
-    DraftOptions,
-    Features,
-    LMHead,
-    ResBlock,
-    Runtime,
-    option,
-)
+from eyas.drafters._static_tree import TREE, Heads, Level, StaticTreeSession
+from eyas.drafters._target import check_target
+from eyas.expansion import Frontier
+from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
 from eyas.models import read_medusa_checkpoint
 from eyas.registry import register_drafter
-from eyas.tree import DraftTree, Floats, Ints, Prefix, root_only
+from eyas.tree import Prefix
 from eyas.verification import WALK, Rule, TypicalAcceptance
 
 
@@ -67,18 +55,8 @@ class MedusaOptions(DraftOptions):
 class Medusa:
     """Medusa heads over a static tree of 63 nodes; needs Medusa heads for the target."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        blocks: Sequence[Sequence[ResBlock]],
-        lm_heads: Sequence[LMHead] | None,
-        draft_ids: Ints | None,
-    ) -> None:
-        self.runtime = runtime
-        self.num_heads = len(blocks)
-        self._blocks = blocks
-        self._lm_heads = lm_heads
-        self._draft_ids = draft_ids
+    def __init__(self, heads: Heads) -> None:
+        self._heads = heads
 
     @classmethod
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
@@ -93,86 +71,32 @@ class Medusa:
             draft_ids=checkpoint.draft_ids,
             training="eyas train medusa",
         )
-        lm_heads = None
-        if checkpoint.lm_heads is not None:
-            check_vocabulary(runtime, directory, len(checkpoint.lm_heads[0]))
-            lm_heads = [runtime.own_lm_head(weight, None) for weight in checkpoint.lm_heads]
         blocks = [[runtime.res_block(*block, None) for block in head] for head in checkpoint.blocks]
-        return cls(runtime, blocks, lm_heads, checkpoint.draft_ids)
+        own = [(weight, None) for weight in checkpoint.lm_heads or ()]
+        return cls(Heads(runtime, directory, blocks, own, checkpoint.draft_ids))
 
     def open(self) -> "Session":
         """A session that knows no feature yet."""
-        return Session(self)
-
-    def lm_heads(self, prompt_ids: Sequence[int]) -> list[LMHead]:
-        """The LM head of each Medusa head, for one answer."""
-        if self._lm_heads is not None:
-            return list(self._lm_heads)
-        return [draft_head(self.runtime, self._draft_ids, prompt_ids)] * self.num_heads
-
-    def look(self, head: int, feature: Features) -> Features:
-        """(1, H) what a head makes of a feature (1, H), for its LM head."""
-        for block in self._blocks[head]:
-            feature = block(feature)
-        return feature
+        return Session(self._heads)
 
 
-class Session:
+class Session(StaticTreeSession):
     """One sequence's newest feature; heads have no cache."""
-
-    def __init__(self, drafter: Medusa) -> None:
-        self.num_forwards = 0
-        self._drafter = drafter
 
     def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - the newest feature is to come
         """Start an answer."""
         assert isinstance(context.options, MedusaOptions), "the options of this method"
-        self.num_forwards = 0
-        self._context = context
-        self._lm_heads = self._drafter.lm_heads(context.prompt_ids)
-        self._tree = first_nodes(context.options.medusa_draft_tokens)
+        self.start(context, context.options.medusa_draft_tokens)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002 - heads read none
         """Remember the newest feature."""
         self._feature = features[-1:]
 
-    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
-        """The static tree, each level filled by its head."""
-        depth = min(max_depth, self._drafter.num_heads)
-        if depth < 1:
-            return root_only(token_ids[-1])
+    def first_level(self, root: int, answer: Prefix) -> Level:  # noqa: ARG002 - heads read no token
+        """The newest feature. All heads together count as one pass."""
         self.num_forwards += 1
-        levels = _Levels(self, Prefix(token_ids[len(self._context.prompt_ids) :]))
-        return grow_static(
-            token_ids[-1], self._tree, levels, max_depth=depth, terminal=self._context.stop_token_ids
-        )
+        return Level([self._feature], [answer])
 
-    def children(self, head: int, prefix: Prefix) -> tuple[Ints, Floats]:
-        """(1, K) best tokens and log confidences of a head, after an answer and the path above."""
-        context = self._context
-        coupling = Coupling(context.sampler, [prefix], 1.0) if context.is_coupled else None
-        if context.laps is not None:
-            context.laps.mark("tree")
-        top = self._lm_heads[head].top_k(self._drafter.look(head, self._feature), WIDTH, coupling)
-        if context.laps is not None:
-            context.laps.mark("draft")
-        return top.token_ids, top.log_probs
-
-
-class _Levels:
-    """Fills one tree level by level. Penalties see the most probable path for every node of a level."""
-
-    def __init__(self, session: Session, prefix: Prefix) -> None:
-        self._session = session
-        self._prefix = prefix
-        self._head = 0
-
-    def __call__(self, frontier: Frontier | None) -> tuple[Ints, Floats]:
-        """The same children for each of the frontier's nodes."""
-        count = 1
-        if frontier is not None:
-            count = len(frontier.token_ids)
-            self._head += 1
-            self._prefix = self._prefix.extended(frontier.token_ids[0])
-        token_ids, log_probs = self._session.children(self._head, self._prefix)
-        return np.repeat(token_ids, count, axis=0), np.repeat(log_probs, count, axis=0)
+    def next_level(self, level: Level, frontier: Frontier) -> Level:
+        """The same feature for all nodes. Penalties see the most probable path for every one of them."""
+        return Level(level.inputs, [level.prefixes[0].extended(frontier.token_ids[0])])
