@@ -1,6 +1,7 @@
 """Responses in OpenAI's format: what the updates of a request add up to, whole or chunk by chunk."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -45,7 +46,7 @@ class _Choice:
 
 
 @dataclass
-class Reply:
+class Reply(ABC):
     """One response. `add` each update, then take its `chunk`, or the `body` when all have come.
 
     Attributes:
@@ -180,14 +181,17 @@ class Reply:
             return None
         return {"speculative_decoding": speculative_decoding(self._choices[0].steps)}
 
+    @abstractmethod
     def _message(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """The whole text, as a choice of the body says it."""
 
+    @abstractmethod
     def _delta(self, text: str, *, is_first: bool) -> dict[str, Any]:
-        raise NotImplementedError
+        """New text, as a choice of a chunk says it."""
 
+    @abstractmethod
     def _logprobs(self, choice: _Choice, tokens: Sequence[Token], length: int) -> dict[str, Any] | None:
-        raise NotImplementedError
+        """Log-probabilities of tokens, which are the last `length` characters of the text so far."""
 
 
 class ChatReply(Reply):
