@@ -9,7 +9,7 @@ from eyas.answer import Answer
 from eyas.api import LLM
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write, write_json
-from eyas.cli.parser import Commands, add_generation_options, add_model_options
+from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
 from eyas.cli.session import announce_method, generation_settings, load_llm, read_prompt
 
 INTERRUPTED = 130
@@ -20,8 +20,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "generate", help="answer a prompt", description="Answer a prompt: text on stdout as it comes."
     )
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input")
-    parser.add_argument("--json", action="store_true", help="print one document instead of text")
+    add_prompt_options(parser, instead_of="text")
     add_model_options(parser)
     add_generation_options(parser)
     add_aliases(parser)

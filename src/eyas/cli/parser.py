@@ -80,6 +80,12 @@ def model_options() -> list[Option]:
     return [Option(p.name, hints[p.name], p.default) for p in signature(load).parameters.values()]
 
 
+def add_prompt_options(parser: argparse.ArgumentParser, instead_of: str) -> None:
+    """PROMPT, and --json `instead_of` what is printed otherwise."""
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input")
+    parser.add_argument("--json", action="store_true", help=f"print one document instead of {instead_of}")
+
+
 def add_model_options(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
     """--model, --head, --method, --runtime, --dtype, --threads."""
     group = parser.add_argument_group("model")

@@ -5,7 +5,7 @@ from typing import Any
 
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import statistics_line, write, write_json
-from eyas.cli.parser import Commands, add_generation_options, add_model_options
+from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
 from eyas.cli.session import announce_method, generation_settings, load_llm, read_prompt
 from eyas.metrics import PHASES, Laps
 
@@ -21,8 +21,7 @@ def add(commands: Commands) -> None:
         description="Answer a prompt twice, the second time with a watch: draft forwards, tree building, "
         "verification, sampling, commit, other; medians over cycles and shares of the whole.",
     )
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input")
-    parser.add_argument("--json", action="store_true", help="print one document instead of a table")
+    add_prompt_options(parser, instead_of="a table")
     add_model_options(parser)
     add_generation_options(parser, NOT_HERE, OWN_DEFAULTS)
     add_aliases(parser)

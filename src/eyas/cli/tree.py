@@ -8,7 +8,7 @@ from eyas.api import LLM
 from eyas.bench.files import write_whole
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, write, write_json
-from eyas.cli.parser import Commands, add_generation_options, add_model_options
+from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
 from eyas.cli.session import announce_method, generation_settings, is_auto, load_llm, read_prompt
 from eyas.drawing import DrawnCycle, draw_svg, draw_text, quote_token
 from eyas.engine import Cycle
@@ -25,12 +25,11 @@ def add(commands: Commands) -> None:
         help="one cycle: the drafted tree and what the target accepted",
         description="Draw one cycle: the drafted tree with values, what was kept and what was accepted.",
     )
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw into FILE instead of text on stdout")
     parser.add_argument(
         "--cycle", type=_positive, default=1, metavar="N", help="draw the Nth cycle (default: 1)"
     )
-    parser.add_argument("--json", action="store_true", help="print one document instead of text")
+    add_prompt_options(parser, instead_of="text")
     add_model_options(parser)
     add_generation_options(parser, NOT_HERE, OWN_DEFAULTS)
     add_aliases(parser)
