@@ -391,6 +391,17 @@ def test_acceptance_is_measured_along_the_way(runtime, samples, tmp_path):
     assert provenance["evaluations"][0]["T=0"] >= 1
 
 
+def test_a_head_that_goes_on_from_another_says_its_folders_name_only(runtime, samples, tmp_path):
+    from eyas.training.finish import train_head
+
+    start, network = tmp_path / "first", trainer(runtime, samples, epochs=1).network
+    start.mkdir()
+    write_eagle_checkpoint(start, network.to_weights(), head_config(runtime, network, (1.0,)), None)
+    config = HeadConfig(**{**QUICK, "epochs": 0.1})
+    train_head(runtime, samples[:10], config, work=tmp_path / "work", place=tmp_path / "head", start=start)
+    assert read_eagle_checkpoint(tmp_path / "head").config["provenance"]["started_from"] == "first"
+
+
 def test_a_full_disk_is_one_line_and_keeps_the_state_before(runtime, samples, tmp_path, monkeypatch):
     run = trainer(runtime, samples, epochs=1)
     run.run(tmp_path)

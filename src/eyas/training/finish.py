@@ -122,7 +122,7 @@ def train_head(
         return glance(runtime, drafter, Case(name="60 rows", tree=UNCOUPLED), held_out, features)
 
     trainer.run(work, progress, evaluate)
-    origin = (provenance or {}) | ({} if start is None else {"started_from": str(start)})
+    origin = (provenance or {}) | ({} if start is None else {"started_from": start.resolve().name})
     return write_head(
         place,
         runtime,
