@@ -16,7 +16,15 @@ from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, split_held_out
 from eyas.training.features import FeatureSource
 from eyas.training.head import HeadTrainer
-from eyas.training.measure import UNCOUPLED, Case, add_provenance, glance, measure, origin_of
+from eyas.training.measure import (
+    UNCOUPLED,
+    Case,
+    add_provenance,
+    evaluation_folder,
+    glance,
+    measure,
+    origin_of,
+)
 from eyas.training.network import HeadNetwork
 from eyas.training.vocabulary import frequent_tokens
 from eyas.tree import Ints
@@ -114,8 +122,7 @@ def train_head(
     trainer = HeadTrainer(runtime, training, config, loss_ids, features, network)
 
     def evaluate(network: HeadNetwork) -> dict[str, Any]:
-        folder = work / "evaluated"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = evaluation_folder(work)
         config = head_config(runtime, network, (1.0,))
         write_eagle_checkpoint(folder, network.to_weights(), config, draft_ids)
         drafter = Eagle2.load(runtime, DraftFiles(head=lambda: folder))

@@ -26,7 +26,15 @@ from eyas.training.data import Sample, split_held_out
 from eyas.training.draft import DraftTrainer
 from eyas.training.draft_networks import DraftNetwork
 from eyas.training.features import FeatureSource
-from eyas.training.measure import UNCOUPLED, Case, add_provenance, glance, measure, origin_of
+from eyas.training.measure import (
+    UNCOUPLED,
+    Case,
+    add_provenance,
+    evaluation_folder,
+    glance,
+    measure,
+    origin_of,
+)
 from eyas.training.vocabulary import frequent_tokens
 from eyas.tree import Ints
 
@@ -115,15 +123,12 @@ def train_draft(
         _write(known, folder, runtime, network, config, draft_ids, origin)
         return known.drafter.load(runtime, DraftFiles(head=lambda: folder))
 
+    def accuracy(network: nn.Module) -> list[float]:
+        return trainer.accuracy(network, held_out[:HELD_OUT_ANSWERS])
+
     def evaluate(network: nn.Module) -> dict[str, Any]:
-        folder = work / "evaluated"
-        folder.mkdir(parents=True, exist_ok=True)
-        drafter = write(folder, network, {})
-        accuracy = trainer.accuracy(network, held_out[:HELD_OUT_ANSWERS])
-        return {
-            "accuracy": accuracy,
-            **glance(runtime, drafter, known.cases[0], held_out, features),
-        }
+        drafter = write(evaluation_folder(work), network, {})
+        return {"accuracy": accuracy(network), **glance(runtime, drafter, known.cases[0], held_out, features)}
 
     trainer.run(work, progress, evaluate)
     network = trainer.best_network()
@@ -132,11 +137,7 @@ def train_draft(
     with locked(place), installing(place) as folder:
         drafter = write(folder, network, origin)
         measured = measure(runtime, drafter, known.cases, held_out, features, progress)
-        add_provenance(
-            folder,
-            simulated_acceptance_length=measured,
-            accuracy_by_depth=trainer.accuracy(network, held_out[:HELD_OUT_ANSWERS]),
-        )
+        add_provenance(folder, simulated_acceptance_length=measured, accuracy_by_depth=accuracy(network))
     return measured
 
 

@@ -66,6 +66,13 @@ def measure(
     return results
 
 
+def evaluation_folder(work: Path) -> Path:
+    """Where a run writes the network that it glances at; made where it is not there."""
+    folder = work / "evaluated"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def glance(
     runtime: TorchRuntime,
     drafter: Drafter,
