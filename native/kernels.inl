@@ -27,7 +27,6 @@ struct F32Product {
   using Weights = F;
   static constexpr bool kScaledRows = false;
   static constexpr int kRows = kMaxRows;
-  static constexpr int vectors(int) { return kPerPass; }
   static constexpr int kItem = 4;  // bytes of a row's group
   static Weights get(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) {
@@ -39,7 +38,6 @@ struct Bf16Product {
   using Weights = Pairs;
   static constexpr bool kScaledRows = false;
   static constexpr int kRows = kMaxRows;
-  static constexpr int vectors(int) { return kPerPass; }
   static constexpr int kItem = 2 * kBf16Item;
   static Weights get(const std::uint8_t* p) { return load_pairs(p); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) { return dot_pairs(sum, w, x); }
@@ -47,9 +45,7 @@ struct Bf16Product {
 
 struct Int8Product {  // see tile_scaled
   static constexpr bool kScaledRows = true;
-  // A sum of integers and one of floats each: half the rows, or half a block at a time.
-  static constexpr int kRows = kPerPass == 2 ? kMaxRows : kMaxRows / 2;
-  static constexpr int vectors(int rows) { return rows > kMaxRows / 2 ? 1 : kPerPass; }
+  static constexpr int kRows = kMaxRows < 8 ? kMaxRows : 8;  // more at a time were slower: sums move in and out oftener
 };
 
 constexpr int kGroupBytes = kBlock * 4;  // of a block's group, in every kind
@@ -84,7 +80,8 @@ inline void tile(const std::uint8_t* const* w, int step, int groups, const std::
   }
 }
 
-// The same for int8: sums of integers over 64 inputs each, then scaled and added up in order.
+// The same for int8: sums of integers over 64 inputs each, then scaled and added up in order. The integers take the
+// registers, so the sums in floats stay in memory.
 template <int R, int V, int L>
 inline void tile_scaled(const std::uint8_t* const* w, int groups, const Operand& x, int t, const Ahead<L>& ahead, F (&sums)[R][V]) {
   constexpr int kGroups = kScaled / 4;
@@ -115,6 +112,7 @@ inline void tile_scaled(const std::uint8_t* const* w, int groups, const Operand&
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v)
         sums[r][v] = fma(to_float(whole[r][v]), set(x.scale[(t + r) * x.scales + part]), sums[r][v]);
+    asm volatile("" : "+m"(sums));
   }
 }
 
@@ -152,7 +150,7 @@ inline void finish_gated(const Packed& w, const Target& target, int t, int colum
 // calls together if the rows come in several parts, of which this is number `part`.
 template <class P, int R, int B, bool Whole>
 void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int part, const Target& target) {
-  constexpr int kOnce = P::vectors(R), kPasses = 2 / kOnce, V = B * kOnce;
+  constexpr int kPasses = 2 / kPerPass, V = B * kPerPass;
   const int groups = w.padded_k() / w.group();
   [[maybe_unused]] const std::uint8_t* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = x.row(t + r);
@@ -163,7 +161,7 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
   for (int pass = 0; pass < kPasses; ++pass) {
     const std::uint8_t* vectors[V];
     for (int v = 0; v < V; ++v)
-      vectors[v] = first + std::size_t(v / kOnce) * w.block_bytes() + (pass * kOnce + v % kOnce) * 64;
+      vectors[v] = first + std::size_t(v / kPerPass) * w.block_bytes() + (pass * kPerPass + v % kPerPass) * 64;
     Ahead<Whole ? V : 1> ahead;
     if constexpr (Whole) {
       for (int v = 0; v < V; ++v) ahead.places[v] = vectors[v] + B * w.block_bytes();
@@ -180,8 +178,8 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
     }
     for (int r = 0; r < R; ++r) {
       for (int v = 0; v < V; ++v) {
-        const int half = pass * kOnce + v % kOnce;
-        const int column = (block + v / kOnce) * kBlock + half * kLanes;
+        const int half = pass * kPerPass + v % kPerPass;
+        const int column = (block + v / kPerPass) * kBlock + half * kLanes;
         const F y = P::kScaledRows ? mul(sums[r][v], load(w.scale + column)) : sums[r][v];
         if (!gated) {
           finish_vector(w, target, t + r, column, y);
