@@ -39,6 +39,12 @@ acceptance: ## measure the acceptance tables on EYAS_EVAL_DATA (about an hour on
 equality: ## compare ids with plain decoding on EYAS_EVAL_DATA (about an hour on 2 cores)
 	bash benchmarks/equality.sh
 
+equality-native: ## the same on the native engine, bit for bit, every question (about 20 minutes on 2 cores)
+	bash benchmarks/equality_native.sh
+
+speed: ## EAGLE-2 against plain decoding on the native engine, on EYAS_EVAL_DATA (about half an hour on 2 cores)
+	bash benchmarks/speed.sh
+
 peers: ## measure eyas beside transformers and llama.cpp (about half an hour on 2 cores)
 	bash benchmarks/peers.sh
 
@@ -61,4 +67,4 @@ serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
 	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/deploy
 
-.PHONY: serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality
+.PHONY: serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed
