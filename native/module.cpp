@@ -16,6 +16,7 @@
 #include <memory>
 #include <stdexcept>
 
+#include "candidates.h"
 #include "network.h"
 
 namespace nb = nanobind;
@@ -39,6 +40,8 @@ Out<T> new_array(std::vector<std::size_t> shape) {
   nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
   return Out<T>(data, shape.size(), shape.data(), owner);
 }
+
+constexpr const char* kNoNumber = "the draft gave a confidence that is not a number (docs/laws.md, L5)";
 
 void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
@@ -419,6 +422,68 @@ struct PyTarget {
   }
 };
 
+struct PyCandidates {
+  using Floats = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+  using Lines = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+  using Children = nb::ndarray<const std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+  Candidates candidates;
+
+  static RateMap to_map(const std::optional<Floats>& knots, const std::optional<Lines>& rates) {
+    if (!knots || !rates) return {};
+    const std::size_t points = knots->shape(0);
+    require(points > 0 && knots->data()[0] == 0 && rates->shape(0) > 0 && rates->shape(1) == points, "knots from 0 on, and a rate for each");
+    return {std::vector<double>(knots->data(), knots->data() + points),
+            std::vector<double>(rates->data(), rates->data() + rates->size())};
+  }
+
+  PyCandidates(int top_k, std::vector<std::int64_t> terminal, bool by_value, std::optional<Floats> knots, std::optional<Lines> rates)
+      : candidates(top_k, std::move(terminal), by_value, to_map(knots, rates)) {}
+
+  void grow(const std::vector<int>& parents, const Children& token_ids, const Lines& log_confidences) {
+    const std::size_t width = token_ids.shape(1);
+    require(token_ids.shape(0) == parents.size() && log_confidences.shape(0) == parents.size() && log_confidences.shape(1) == width,
+            "a row of children for each parent");
+    require(width > 0 && candidates.fits(parents), "children of the root, or of the newest level");
+    if (candidates.grow(parents, int(width), token_ids.data(), log_confidences.data())) return;
+    PyErr_SetString(PyExc_FloatingPointError, kNoNumber);
+    throw nb::python_error();
+  }
+
+  nb::tuple frontier() const {
+    const std::vector<int> chosen = candidates.frontier();
+    std::vector<std::int64_t> token_ids;
+    std::vector<double> log_values;
+    std::vector<int> rows;
+    for (const int at : chosen) {
+      token_ids.push_back(candidates.token_id(at));
+      log_values.push_back(candidates.log_value(at));
+      rows.push_back(candidates.parent_row(at));
+    }
+    return nb::make_tuple(chosen, token_ids, log_values, rows);
+  }
+
+  nb::tuple best(std::int64_t root, int count) const { return to_arrays(candidates.tree(root, candidates.best(count))); }
+  nb::tuple expanded(std::int64_t root, int count) const { return to_arrays(candidates.tree(root, candidates.expanded(count))); }
+
+  static nb::tuple to_arrays(const TreeArrays& tree) {
+    return nb::make_tuple(to_array(tree.token_ids), to_array(tree.parents), to_array(tree.log_values));
+  }
+  template <class T>
+  static Out<T> to_array(const std::vector<T>& values) {
+    Out<T> out = new_array<T>({values.size()});
+    std::copy(values.begin(), values.end(), out.data());
+    return out;
+  }
+};
+
+std::pair<int, double> py_best_size(const std::vector<double>& best, const std::vector<double>& cycle, double spent, double room,
+                                    double other_ms, double other_tokens) {
+  require(best.size() < cycle.size(), "a time for each size");
+  const BestSize found = best_size(best, cycle, spent, room, other_ms, other_tokens);
+  return {found.size, found.rate};
+}
+
 nb::tuple py_pack(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows, const std::string& kind) {
   Packed w;
   w.kind = kind_of(kind);
@@ -510,6 +575,15 @@ NB_MODULE(_native, m) {
            "frequency_penalty"_a, "bias"_a, "seed"_a, "choice"_a, "prompt_ids"_a, "num_prompt_tokens"_a, "vocab_size"_a, "withheld"_a,
            "min_new_tokens"_a, nb::keep_alive<1, 2>())
       .def_prop_ro("edits", &Sampler::edits);
+  nb::class_<PyCandidates>(m, "Candidates")
+      .def(nb::init<int, std::vector<std::int64_t>, bool, std::optional<PyCandidates::Floats>, std::optional<PyCandidates::Lines>>(),
+           "top_k"_a, "terminal"_a, "by_value"_a, "knots"_a = nb::none(), "rates"_a = nb::none())
+      .def("grow", &PyCandidates::grow, "parents"_a, "token_ids"_a, "log_confidences"_a)
+      .def("frontier", &PyCandidates::frontier)
+      .def("newest_values", [](const PyCandidates& c) { return c.candidates.newest_values(); })
+      .def("best", &PyCandidates::best, "root"_a, "count"_a)
+      .def("expanded", &PyCandidates::expanded, "root"_a, "count"_a);
+  m.def("best_size", &py_best_size, "best"_a, "cycle"_a, "spent"_a, "room"_a, "other_ms"_a, "other_tokens"_a);
   nb::class_<PyHead>(m, "Head")
       .def(nb::init<std::shared_ptr<Engine>, std::vector<nb::object>>(), "engine"_a, "matrices"_a)
       .def_prop_ro("size", [](const PyHead& h) { return h.head->size(); })

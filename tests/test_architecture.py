@@ -24,6 +24,7 @@ LAYERS = [
     {"models"},
     {"budget", "acceptance"},
     {"expansion", "verification", "sampling", "metrics", "stopping"},
+    {"candidates"},
     {"tree", "costs"},
     {"config"},
     {"errors"},

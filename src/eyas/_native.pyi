@@ -94,6 +94,34 @@ class Sampler:
 
 Best = tuple[NDArray[np.int64], NDArray[np.float64]]  # (T, k) columns and log-probabilities
 
+Tree = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # (N,) token ids, parents, log values
+
+class Candidates:
+    def __init__(
+        self,
+        top_k: int,
+        terminal: Sequence[int],
+        by_value: bool,
+        knots: NDArray[np.float64] | None = None,
+        rates: NDArray[np.float64] | None = None,
+    ) -> None: ...
+    def grow(
+        self, parents: Sequence[int], token_ids: NDArray[np.int64], log_confidences: NDArray[np.float64]
+    ) -> None: ...
+    def frontier(self) -> tuple[list[int], list[int], list[float], list[int]]: ...
+    def newest_values(self) -> list[float]: ...
+    def best(self, root: int, count: int) -> Tree: ...
+    def expanded(self, root: int, count: int) -> Tree: ...
+
+def best_size(
+    best: Sequence[float],
+    cycle: Sequence[float],
+    spent: float,
+    room: float,
+    other_ms: float,
+    other_tokens: float,
+) -> tuple[int, float]: ...
+
 class Head:
     def __init__(self, engine: Engine, matrices: Sequence[Matrix]) -> None: ...
     @property

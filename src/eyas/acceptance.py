@@ -7,6 +7,7 @@ head (docs/algorithm.md, section 6); trees of measured size multiply mapped conf
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -68,11 +69,22 @@ class AcceptanceMap:
                     "falling and at most 1."
                 )
 
+    @cached_property
+    def knots(self) -> Floats:
+        """(P,) `confidence` as an array."""
+        return np.array(self.confidence)
+
+    @cached_property
+    def rates(self) -> Floats:
+        """(D, P) `rate_by_depth` as an array."""
+        return np.array(self.rate_by_depth)
+
     def __call__(self, log_confidences: Floats, depth: int) -> Floats:
         """Log rates of the nodes of a level."""
-        rates = self.rate_by_depth[min(depth, len(self.rate_by_depth)) - 1]
-        mapped = np.interp(np.exp(log_confidences), self.confidence, rates)
-        return np.log(np.maximum(mapped, _NEVER))
+        rates = self.rates[min(depth, len(self.rates)) - 1]
+        mapped = np.interp(np.exp(log_confidences), self.knots, rates)
+        logs: Floats = np.log(np.maximum(mapped, _NEVER))
+        return logs
 
     @classmethod
     def fit(cls, seen: Iterable[Observation]) -> Self:

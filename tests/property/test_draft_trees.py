@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
+from eyas.candidates import best_of
 from eyas.config import TreeConfig
 from eyas.drafters.eagle import TREE as EAGLE_TREE
 from eyas.errors import ConfigError
-from eyas.expansion import best_of, grow_static, grow_tree
+from eyas.expansion import grow_static, grow_tree
 from eyas.tree import ancestor_mask, chain, node_depths, root_only
 
 

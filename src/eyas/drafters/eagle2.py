@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Self
 
 from eyas.budget import Budget
+from eyas.candidates import unrounded
 from eyas.drafters._eagle_head import EagleHead, HeadState
 from eyas.errors import ConfigError
-from eyas.expansion import Expansion, grow_tree, unrounded
+from eyas.expansion import Expansion, grow_tree
 from eyas.interfaces import DraftContext, DraftFiles, Features, Runtime
 from eyas.registry import register_drafter
 from eyas.tree import DraftTree, root_only

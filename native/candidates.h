@@ -1,0 +1,75 @@
+// The candidates of a draft tree, level by level, and how many of them pay: the twins of eyas/candidates.py and of
+// best_size in eyas/budget.py, which say what each step is for. The same trees, and ties go the same way.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace eyas {
+
+// From a confidence to the rate at which such nodes are accepted: straight lines between points, one line per depth.
+struct RateMap {
+  std::vector<double> knots;  // (P,) confidences, ascending from 0 to 1; none: the map is not used
+  std::vector<double> rates;  // (D, P); the last line serves all deeper levels
+
+  double log_rate(double log_confidence, int depth) const;
+};
+
+// A tree as arrays: the root, then the nodes.
+struct TreeArrays {
+  std::vector<std::int64_t> token_ids, parents;
+  std::vector<double> log_values;
+};
+
+class Candidates {
+ public:
+  Candidates(int top_k, std::vector<std::int64_t> terminal, bool by_value, RateMap map)
+      : top_k_(top_k), terminal_(std::move(terminal)), by_value_(by_value), map_(std::move(map)) {}
+
+  // Whether all `parents` belong to the newest level; before the first it is the root, -1.
+  bool fits(const std::vector<int>& parents) const;
+  // Adds `width` children of each of `parents`. False, and nothing is added, if a confidence is not a number.
+  bool grow(const std::vector<int>& parents, int width, const std::int64_t* token_ids, const double* log_confidences);
+  // Flat indices of the newest level's best nodes, best first.
+  std::vector<int> frontier() const;
+  // The best of all levels, or those that were expanded; flat indices, ascending.
+  std::vector<int> best(int count) const;
+  std::vector<int> expanded(int count) const;
+  TreeArrays tree(std::int64_t root, const std::vector<int>& kept) const;
+  std::vector<double> newest_values() const;
+
+  std::int64_t token_id(int at) const { return token_ids_[std::size_t(at)]; }
+  double log_value(int at) const { return log_values_[std::size_t(at)]; }
+  int parent_row(int at) const { return (at - newest_) / width_; }  // of a node of the newest level
+
+ private:
+  int size() const { return int(token_ids_.size()); }
+
+  const int top_k_;
+  const std::vector<std::int64_t> terminal_;
+  const bool by_value_;
+  const RateMap map_;
+  int depth_ = 0;    // levels so far
+  int newest_ = -1;  // flat index of the newest level's first
+  int width_ = 1;
+  // By flat index.
+  std::vector<std::int64_t> token_ids_;
+  std::vector<int> parents_;
+  std::vector<double> log_values_;
+  std::vector<double> own_;  // mapped log confidences
+
+  std::vector<int> expanded_;  // parents, level by level, best first
+};
+
+// How many of the `best` values, descending, give most tokens a millisecond, and that rate.
+struct BestSize {
+  int size;
+  double rate;
+};
+// cycle: milliseconds by size, for at least all sizes up to that of `best`.
+BestSize best_size(const std::vector<double>& best, const std::vector<double>& cycle, double spent, double room, double other_ms,
+                   double other_tokens);
+
+}  // namespace eyas
