@@ -1,5 +1,5 @@
 // The candidates of a draft tree, level by level, and how many of them pay: the twins of eyas/candidates.py and of
-// best_size in eyas/budget.py, which say what each step is for. The same trees, and ties go the same way.
+// size_of_best_rate in eyas/budget.py, which say what each step is for. The same trees, and ties go the same way.
 #pragma once
 
 #include <cstddef>

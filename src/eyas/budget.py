@@ -33,6 +33,11 @@ from eyas.costs import MAX_ROWS, CostTable
 from eyas.expansion import Draft, Expansion, Frontier
 from eyas.tree import DraftTree, root_only
 
+try:
+    from eyas import _native
+except ImportError:  # eyas was installed without a compiler
+    _native = None  # type: ignore[assignment]
+
 # In cycles of plain decoding. On answers of 128 tokens the credit is 2 % of their time.
 FIRST_CREDIT = 1.25
 CREDIT_GROWTH = 0.12  # times the square root of the tokens so far
@@ -129,29 +134,33 @@ class Growth:
     max_nodes: int
     spent: float
     best: list[float] = field(default_factory=list)  # values, descending
+    size: int = 0  # how many of them to keep
+    rate: float = 0.0  # expected tokens a millisecond with so many
 
     def add(self, values: Sequence[float], expanded: int) -> None:
         """A level was drafted below `expanded` nodes; 0 is the first, which was paid at the beginning."""
         if expanded:
             self.spent += self.costs.level(expanded)
-        self.best = _merged(self.best, values, self.max_nodes)
-
-    @property
-    def size(self) -> int:
-        """How many of the best nodes to keep."""
-        return _best_size(self.best, self.prices, self.spent, self.room)[0]
+        self.best = self._with(values)
+        self.size, self.rate = self._best_size(self.best, self.spent)
 
     def wanted(self, values: Sequence[float], worth: Sequence[float]) -> int:
         """How many nodes of a frontier with these values, descending, to expand: 0 ends the tree."""
-        size, rate = _best_size(self.best, self.prices, self.spent, self.room)
-        least = self.best[size - 1] if size else math.inf
+        least = self.best[self.size - 1] if self.size else math.inf
         count = sum(value >= least for value in values)
         if not count:
             return 0
         more = [value * share for value in values[:count] for share in worth]
-        spent = self.spent + self.costs.level(count)
-        larger = _best_size(_merged(self.best, more, self.max_nodes), self.prices, spent, self.room)[1]
-        return count if larger > rate else 0
+        _, larger = self._best_size(self._with(more), self.spent + self.costs.level(count))
+        return count if larger > self.rate else 0
+
+    def _with(self, more: Sequence[float]) -> list[float]:
+        """The best values of those so far and `more`."""
+        return sorted([*self.best, *more], reverse=True)[: self.max_nodes]
+
+    def _best_size(self, best: list[float], spent: float) -> tuple[int, float]:
+        prices = self.prices
+        return best_size(best, prices.cycle, spent, self.room, prices.other_ms, prices.other_tokens)
 
 
 class Budget:
@@ -217,18 +226,32 @@ class Budget:
             worth[rank] += MEMORY * (share - worth[rank])
 
 
-def _merged(best: list[float], more: Sequence[float], count: int) -> list[float]:
-    return sorted([*best, *more], reverse=True)[:count]
+def size_of_best_rate(
+    best: Sequence[float],
+    cycle: Sequence[float],
+    spent: float,
+    room: float,
+    other_ms: float,
+    other_tokens: float,
+) -> tuple[int, float]:
+    """How many of the `best` values give most tokens a millisecond, and that rate.
 
-
-def _best_size(best: Sequence[float], prices: Prices, spent: float, room: float) -> tuple[int, float]:
-    """How many of the `best` values give most tokens a millisecond, within `room`; and that rate."""
-    plain = 1.0 + prices.other_tokens
-    size, rate = 0, plain / (prices.other_ms + prices.cycle[0] + spent)
+    Args:
+        best: values, descending.
+        cycle, other_ms, other_tokens: as in `Prices`.
+        spent: milliseconds that drafting took so far.
+        room: milliseconds that drafting and verifying may take.
+    """
+    plain = 1.0 + other_tokens
+    size, rate = 0, plain / (other_ms + cycle[0] + spent)
     for count, tokens in enumerate(accumulate(best, initial=plain)):
-        time = prices.cycle[count] + spent
+        time = cycle[count] + spent
         if time > room:
             break
-        if tokens > rate * (prices.other_ms + time):
-            size, rate = count, tokens / (prices.other_ms + time)
+        if tokens > rate * (other_ms + time):
+            size, rate = count, tokens / (other_ms + time)
     return size, rate
+
+
+# Asked several times a level: compiled where that is possible, as `eyas.candidates` is.
+best_size = size_of_best_rate if _native is None else _native.best_size
