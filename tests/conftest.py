@@ -1,6 +1,7 @@
 """Shared set-up: hypothesis profiles, one thread, a cache folder of its own for every test."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/reference.py and tests/tiny.py
+
+# A runner that was started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray and a minute of its own: `make test-ray`.
 collect_ignore = [] if os.environ.get("EYAS_TEST_RAY") else ["deploy"]
