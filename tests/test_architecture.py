@@ -27,7 +27,7 @@ LAYERS = [
     {"candidates"},
     {"tree", "costs"},
     {"config"},
-    {"errors"},
+    {"errors", "compiled"},
 ]
 LEVEL = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 

@@ -28,15 +28,11 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Self
 
+from eyas.compiled import native
 from eyas.config import TreeConfig
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.expansion import Draft, Expansion, Frontier
 from eyas.tree import DraftTree, root_only
-
-try:
-    from eyas import _native
-except ImportError:  # eyas was installed without a compiler
-    _native = None  # type: ignore[assignment]
 
 # In cycles of plain decoding. On answers of 128 tokens the credit is 2 % of their time.
 FIRST_CREDIT = 1.25
@@ -254,4 +250,4 @@ def size_of_best_rate(
 
 
 # Asked several times a level: compiled where that is possible, as `eyas.candidates` is.
-best_size = size_of_best_rate if _native is None else _native.best_size
+best_size = size_of_best_rate if native is None else native.best_size

@@ -19,22 +19,23 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol, Union
+from typing import TYPE_CHECKING, Protocol, Union
 
 import numpy as np
 
+from eyas.compiled import native
 from eyas.tree import Floats, Ints
 
-try:
+if TYPE_CHECKING:
     from eyas import _native
-except ImportError:  # eyas was installed without a compiler
-    _native = None  # type: ignore[assignment]
 
 Rounding = Callable[[Floats], Floats]
 Arrays = tuple[Ints, Ints, Floats]  # token ids, parents and log values of a tree's nodes, (N,) each
 Nodes = tuple[
     list[int], list[int], list[float], list[int]
 ]  # flat indices, token ids, log values, parent rows
+
+AnyCandidates = Union["Candidates", "_native.Candidates"]
 
 BELOW_ROOT = (-1,)  # the parents of level 1
 NO_NUMBER = "the draft gave a confidence that is not a number (docs/laws.md, L5)"
@@ -67,12 +68,12 @@ def new_candidates(
     rounding: Rounding = unrounded,
     by_value: bool = True,
     confidence: Confidence | None = None,
-) -> Union["Candidates", "_native.Candidates"]:
+) -> AnyCandidates:
     """No candidates yet; compiled where that is possible. The arguments are those of `Candidates`."""
-    if _native is None or rounding is not unrounded:
+    if native is None or rounding is not unrounded:
         return Candidates(top_k, terminal, rounding, by_value, confidence)
     lines = () if confidence is None else (confidence.knots, confidence.rates)
-    return _native.Candidates(top_k, [*terminal], by_value, *lines)
+    return native.Candidates(top_k, [*terminal], by_value, *lines)
 
 
 class Candidates:

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import numpy as np
 
-from eyas.candidates import BELOW_ROOT, NO_NUMBER, Confidence, Rounding, new_candidates, unrounded
+from eyas.candidates import BELOW_ROOT, NO_NUMBER, AnyCandidates, Rounding, new_candidates, unrounded
 from eyas.config import TreeConfig
 from eyas.tree import DraftTree, Floats, Ints
 
@@ -37,22 +37,14 @@ class Frontier:
 
 
 class Expansion:
-    """A dynamic tree, grown level by level: `eyas.candidates` in the terms of the drafters.
+    """A dynamic tree, grown level by level: candidates in the terms of the drafters.
 
-    Tokens of `terminal` end an answer and are never expanded. `by_value=False` expands by a node's own
-    confidence instead of its value (the paper's ablation, Table 3). `confidence` maps own confidences before
-    they are multiplied.
+    Args:
+        candidates: none yet, from `eyas.candidates.new_candidates`.
     """
 
-    def __init__(
-        self,
-        top_k: int,
-        terminal: Collection[int] = (),
-        rounding: Rounding = unrounded,
-        by_value: bool = True,
-        confidence: Confidence | None = None,
-    ) -> None:
-        self._candidates = new_candidates(top_k, terminal, rounding, by_value, confidence)
+    def __init__(self, candidates: AnyCandidates) -> None:
+        self._candidates = candidates
 
     def grow(self, frontier: Frontier | None, token_ids: Ints, log_confidences: Floats) -> None:
         """Add a level: the children of `frontier`.
@@ -111,7 +103,7 @@ def grow_tree(
         terminal: stop tokens, which are never expanded.
         rounding: rounds each sum of logs (score_precision).
     """
-    expansion = Expansion(config.tree_top_k, terminal, rounding, config.expand_by_value)
+    expansion = Expansion(new_candidates(config.tree_top_k, terminal, rounding, config.expand_by_value))
     frontier: Frontier | None = None
     for depth in range(min(config.depth, max_depth)):
         if depth:

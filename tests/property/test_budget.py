@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.budget import CREDIT_GROWTH, FIRST_CREDIT, Budget, Load, Prices, Purse, share_cycle
+from eyas.candidates import new_candidates
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.errors import DataError
 from eyas.expansion import Expansion
@@ -42,7 +43,9 @@ def cycle(budget, rng, *, sharpness=0.2, max_depth=99):
     growth = budget.open()
     if growth is None:
         return root_only(3)
-    return budget.grow(3, growth, Expansion(AUTO.tree_top_k), drafting(rng, sharpness), max_depth=max_depth)
+    return budget.grow(
+        3, growth, Expansion(new_candidates(AUTO.tree_top_k)), drafting(rng, sharpness), max_depth=max_depth
+    )
 
 
 @given(table=tables, seed=st.integers(0, 10**6), sharpness=st.sampled_from([0.02, 0.2, 1.0]))

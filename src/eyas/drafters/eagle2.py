@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from eyas.budget import Budget
-from eyas.candidates import unrounded
+from eyas.candidates import new_candidates, unrounded
 from eyas.drafters._eagle_head import EagleHead, HeadState
 from eyas.errors import ConfigError
 from eyas.expansion import Expansion, grow_tree
@@ -93,7 +93,7 @@ class Session:
             return root_only(token_ids[-1])
         tree = self._context.tree
         with self._state.expander(token_ids) as expand:
-            expansion = Expansion(
+            candidates = new_candidates(
                 tree.tree_top_k,
                 self._context.stop_token_ids,
                 self._rounding[tree.score_precision],
@@ -102,7 +102,7 @@ class Session:
             return budget.grow(
                 token_ids[-1],
                 growth,
-                expansion,
+                Expansion(candidates),
                 lambda frontier: expand(frontier, tree.tree_top_k),
                 max_depth=max_depth,
             )
