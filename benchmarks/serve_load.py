@@ -75,7 +75,7 @@ def arguments() -> argparse.Namespace:
         at = own.index("--")
         own, server = own[:at], own[at + 1 :]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--methods", nargs="+", default=["eagle2", PLAIN])
     parser.add_argument("--requests", type=int, default=4, help="of each client, when speed is measured")
     parser.add_argument("--repeats", type=int, default=2, help="turns of each method")

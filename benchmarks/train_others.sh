@@ -9,6 +9,7 @@
 # MINUTES    of training steps for each of the three; measuring acceptance comes on top
 # KINDS      which of them; without it "medusa hydra draft-lm"
 # CACHE      folder of the features that another run has kept already; without it WORK/features
+# DTYPE      of the products; float32 is faster where the processor has no bfloat16
 # CACHE_GB   room for features in bfloat16: 1.2 kB a token for the default target
 # OUT        where the networks go, a folder for each; without it into the user's cache
 set -euo pipefail
@@ -21,6 +22,6 @@ read -r -a kinds <<<"${KINDS:-medusa hydra draft-lm}"
 
 for kind in "${kinds[@]}"; do
   eyas train "$kind" --answers "${answers[@]}" --work "$WORK/$kind" ${OUT:+--out "$OUT/$kind"} --minutes "$MINUTES" \
-    --dtype bfloat16 --draft-vocab 8192 --max-length 1280 --batch-rows "${BATCH_ROWS:-2400}" \
+    --dtype "${DTYPE:-bfloat16}" --draft-vocab 8192 --max-length 1280 --batch-rows "${BATCH_ROWS:-2400}" \
     --feature-cache "${CACHE:-$WORK/features}" --feature-cache-gb "${CACHE_GB:-16}"
 done

@@ -1,4 +1,7 @@
-"""The compiled module, built from `native/`. Arrays are C-contiguous; others are a TypeError."""
+"""The compiled module, built from `native/`.
+
+Arrays are C-contiguous and of the types below; nanobind copies others into that form first, which costs time.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -19,7 +19,9 @@ Nothing else decides, no clock above all: the same table and the same answer giv
 Where one pass serves several sequences, its time depends on the rows of all. Then "expected tokens" and
 "expected time" are those of the whole cycle, and a draft token costs what its row adds to the rows of the
 others: trees shrink as the load grows. The time of plain decoding, by which the purse counts, is then an
-equal share of a cycle in which nobody drafts. The ids never depend on any of this (docs/laws.md, L8).
+equal share of a cycle in which nobody drafts. Such a share is small, and what is not counted weighs more, so
+in company nothing is tried on credit alone: a first level as good as those before, or as is usual, has to
+raise the rate of the whole cycle. The ids never depend on any of this (docs/laws.md, L8).
 """
 
 import math
@@ -75,7 +77,7 @@ class Load:
     rows: int = 1  # root included
     tokens: float = 1.0  # expected
     draft_ms: float = 0.0
-    company: "Sequence[Load]" = ()  # the other sequences of the cycle
+    company: "Sequence[Load]" = field(default=(), repr=False)  # the other sequences of the cycle
 
     def bring(self, rows: int, tokens: float) -> None:
         """What this sequence's tree brings to the cycle under way."""
@@ -103,6 +105,11 @@ class Prices:
     other_ms: float = 0.0
     other_tokens: float = 0.0
 
+    @property
+    def plain_rate(self) -> float:
+        """Tokens a millisecond where this sequence does not draft."""
+        return (1.0 + self.other_tokens) / (self.other_ms + self.cycle[0])
+
     @classmethod
     def of(cls, costs: CostTable, company: Sequence[Load]) -> Self:
         """Prices among `company`; a sequence alone pays for the whole cycle."""
@@ -111,10 +118,11 @@ class Prices:
         count = 1 + len(company)
         rows = 1 + sum(load.rows for load in company)  # if this sequence does not draft
         share = costs.overhead_ms + costs.verify(count) / count
-        plain = costs.verify(rows)
+        passes = costs.verify_from(rows, MAX_ROWS)
+        plain = passes[0]
         drafting = sum(load.draft_ms for load in company)
         return cls(
-            cycle=[share + costs.verify(rows + more) - plain for more in range(MAX_ROWS)],
+            cycle=[share + ms - plain for ms in passes],
             other_ms=plain + count * costs.overhead_ms + drafting - share,
             other_tokens=sum(load.tokens for load in company),
         )
@@ -139,6 +147,10 @@ class Growth:
             self.spent += self.costs.level(expanded)
         self.best = self._with(values)
         self.size, self.rate = self._best_size(self.best, self.spent)
+
+    def may_pay(self, values: Sequence[float]) -> bool:
+        """Whether a first level of such values, descending, would raise the rate of a cycle without it."""
+        return self._best_size(list(values), self.spent)[1] > self.prices.plain_rate
 
     def wanted(self, values: Sequence[float], worth: Sequence[float]) -> int:
         """How many nodes of a frontier with these values, descending, to expand: 0 ends the tree."""
@@ -179,7 +191,10 @@ class Budget:
         room = self._purse.room
         if spent + prices.cycle[1] > room:
             return None
-        return Growth(self._costs, prices, room, min(self._tree.draft_tokens, MAX_ROWS - 1), spent)
+        growth = Growth(self._costs, prices, room, min(self._tree.draft_tokens, MAX_ROWS - 1), spent)
+        if self._load.company and not growth.may_pay([*map(max, FIRST_WORTH, self._worth[1])]):
+            return None
+        return growth
 
     def grow(
         self, root: int, growth: Growth, expansion: Expansion, draft: Draft, *, max_depth: int

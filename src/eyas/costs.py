@@ -57,13 +57,23 @@ class CostTable:
         The line rises as the last measured stretch does, but no less than the whole table, so that one
         lucky measurement at its end cannot make rows seem free.
         """
-        if rows <= MAX_ROWS:
-            return self._verify[rows - 1]
-        return self._verify[-1] + (rows - MAX_ROWS) * self._slope
+        return self.verify_from(rows, 1)[0]
+
+    def verify_from(self, rows: int, count: int) -> list[float]:
+        """[i]: a target pass over `rows` + i rows, i < `count`; asked by every sequence in every cycle."""
+        known, last = self._further, rows + count - 1
+        beyond = range(len(known) + 1 - MAX_ROWS, last + 1 - MAX_ROWS)
+        known.extend(self._verify[-1] + more * self._slope for more in beyond)
+        return known[rows - 1 : last]
 
     @cached_property
-    def _verify(self) -> list[float]:
-        return _every_row(self.verify_ms)
+    def _verify(self) -> tuple[float, ...]:
+        return tuple(_every_row(self.verify_ms))
+
+    @cached_property
+    def _further(self) -> list[float]:
+        """`_verify`, and as far beyond as was asked yet."""
+        return list(self._verify)
 
     @cached_property
     def _slope(self) -> float:

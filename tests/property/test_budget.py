@@ -150,6 +150,19 @@ def test_trees_shrink_as_the_load_grows():
     assert eight < alone / 2
 
 
+def test_among_many_nothing_is_tried_on_credit():
+    """Where a share of a full pass is cheaper than a first level, not even the first cycle drafts."""
+
+    def among(count):
+        loads = [Load() for _ in range(count)]
+        share_cycle(loads)
+        return Budget(FAST, AUTO, loads[0]).open()
+
+    assert among(1) is not None
+    assert among(2) is not None
+    assert among(16) is None
+
+
 @given(table=tables, seed=st.integers(0, 10**6), outcomes=st.lists(st.integers(0, 8), max_size=20))
 def test_a_sequence_alone_decides_as_if_nothing_were_shared(table, seed, outcomes):
     assert Prices.of(table, ()) == Prices(table.cycle)

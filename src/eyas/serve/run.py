@@ -1,7 +1,9 @@
 """Runs the application on uvicorn until a signal ends it, and lets what is under way end first."""
 
+import ctypes
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -12,6 +14,11 @@ from eyas.serve.app import create_app
 from eyas.serve.logs import set_up_logs
 from eyas.serve.settings import ServeSettings
 
+# mallopt(3) of glibc
+M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
+LARGE_BLOCK = 256 * 1024  # bytes: every cache is larger, most of what a cycle allocates is smaller
+
 
 def serve(llm: LLM, settings: ServeSettings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; then nothing new is taken, and running answers get `drain` seconds.
@@ -20,6 +27,7 @@ def serve(llm: LLM, settings: ServeSettings, announce: Callable[[str], None]) ->
         ConfigError: the address cannot be used.
     """
     with _bind(settings.host, settings.port) as listener:
+        give_back_freed_memory()
         set_up_logs()
         announce(_url(listener))
         # uvicorn raises the signal again once it has ended, which should not kill an orderly exit.
@@ -39,6 +47,17 @@ def make_server(llm: LLM, settings: ServeSettings) -> uvicorn.Server:
             timeout_graceful_shutdown=round(settings.drain),
         )
     )
+
+
+def give_back_freed_memory() -> None:
+    """Have freed caches return to the system at once, where the C library is glibc.
+
+    By itself glibc raises the size from which blocks are mapped one by one to the largest that was freed, and
+    gives each thread a heap: answers of all lengths then leave holes, and resident memory creeps up.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def _bind(host: str, port: int) -> socket.socket:
