@@ -89,7 +89,9 @@ def layer_sizes(layers):
     }
 
 
-def write_medusa(directory, *, heads=4, layers=1, draft_ids=None, own_heads=False, seed=1, **config):
+def write_medusa(
+    directory, *, heads=4, layers=1, draft_ids=None, own_heads=False, outputs=False, seed=1, **config
+):
     """Random Medusa heads for the Llama above; `own_heads` in the published layout, as a pickle."""
     matrix, weights = matrices(seed), {}
     for head in range(heads):
@@ -98,6 +100,9 @@ def write_medusa(directory, *, heads=4, layers=1, draft_ids=None, own_heads=Fals
             weights[f"{head}.{layer}.linear.bias"] = matrix(HIDDEN)
         if own_heads:
             weights[f"{head}.{layers}.weight"] = matrix(VOCAB, HIDDEN)
+        if outputs:
+            weights[f"{head}.output.weight"] = matrix(HIDDEN, HIDDEN)
+            weights[f"{head}.output.bias"] = matrix(HIDDEN)
     document = {"medusa_num_heads": heads, "medusa_num_layers": layers, **config}
     if own_heads:
         return write_pickle(directory, "medusa_lm_head.pt", weights, document)
@@ -182,6 +187,7 @@ NETWORKS = {
     },
     "medusa": {
         "draft-vocabulary": partial(write_medusa, draft_ids=range(0, VOCAB, 2)),
+        "output-maps": partial(write_medusa, draft_ids=range(0, VOCAB, 2), outputs=True),
     },
     "hydra": {"draft-vocabulary": partial(write_hydra, draft_ids=range(0, VOCAB, 2))},
     "draft-lm": {

@@ -83,8 +83,10 @@ def test_published_files_are_read_with_their_own_lm_heads(tmp_path):
     assert published.hidden_size == HIDDEN
     assert published.lm_heads[2].shape == (VOCAB, HIDDEN)
     assert published.draft_ids is None
-    ours = read_medusa_checkpoint(write_medusa(tmp_path / "o", draft_ids=[3, 5]))
+    ours = read_medusa_checkpoint(write_medusa(tmp_path / "o", draft_ids=[3, 5], outputs=True))
     assert ours.lm_heads is None
+    assert len(ours.outputs) == 4
+    assert not published.outputs
     assert ours.draft_ids.tolist() == [3, 5]
 
 
@@ -96,6 +98,8 @@ def test_published_files_are_read_with_their_own_lm_heads(tmp_path):
         ({"0.0.linear.bias": np.zeros(3, np.float32)}, {}, "has shape"),
         ({"0.0.linear.bias": np.full(HIDDEN, np.inf, np.float32)}, {}, "not finite"),
         ({"0.1.weight": np.zeros((VOCAB, HIDDEN), np.float32)}, {}, r"lacks 1\.1\.weight"),
+        ({"0.output.weight": np.zeros((HIDDEN, HIDDEN), np.float32)}, {}, r"lacks 0\.output\.bias"),
+        ({"1.output.bias": np.zeros(HIDDEN, np.float32)}, {}, r"holds 1\.output\.bias"),
         ({}, {"medusa_num_heads": None}, "lacks a usable"),
         ({}, {"medusa_num_layers": 0}, "4 heads of 0 layers"),
         ({}, {"draft_vocab_size": 3}, "lacks d2t"),

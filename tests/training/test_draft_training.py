@@ -140,6 +140,7 @@ def test_training_outputs_are_what_drafting_computes(runtime, samples, tmp_path,
     ("kind", "changes"),
     [
         ("medusa", {"layers": 2}),
+        ("medusa", {"closed_form_start": False}),
         ("hydra", {}),
         ("hydra", {"arch": "mlp", "layers": 1, "closed_form_start": False}),
         ("draft-lm", {"layers": 1}),

@@ -98,6 +98,7 @@ _HEADS_HELPS = _DRAFT_HELPS | {
     "heads": "how many; each drafts one level",
     "layers": "residual blocks of a head",
     "head_decay": "weight of head k = 0.. is this to the power of k",
+    "closed_form_start": "start from linear maps fitted in closed form",
 }
 DRAFT_HELPS = {
     "medusa": _HEADS_HELPS,
@@ -106,7 +107,6 @@ DRAFT_HELPS = {
         "layers": "residual blocks of a head; those after the first are one and the same",
         "arch": "with a decoder layer over the features (Hydra++), or without",
         "intermediate_size": "of that layer's MLP; without it the target's",
-        "closed_form_start": "start from linear maps fitted in closed form",
     },
     "draft-lm": _DRAFT_HELPS
     | {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from eyas.drafters._target import check_vocabulary, draft_head
 from eyas.expansion import Draft, Frontier, grow_static
-from eyas.interfaces import Coupling, DraftContext, Features, LMHead, ResBlock, Runtime, TopK
+from eyas.interfaces import Coupling, DraftContext, Features, Linear, LMHead, ResBlock, Runtime, TopK
 from eyas.tree import DraftTree, Floats, Ints, Prefix, root_only
 
 Node = tuple[int, ...]
@@ -51,17 +51,17 @@ class Level(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Residual blocks, of which the first reads all inputs, then an LM head."""
+    """Layers, of which the first reads all inputs, then an LM head."""
 
-    blocks: Sequence[ResBlock]
+    layers: Sequence[ResBlock | Linear]
     lm_head: LMHead
 
     def children(self, level: Level, coupling: Coupling | None) -> TopK:
         """The best children below each row."""
-        first, *later = self.blocks
+        first, *later = self.layers
         rows = first(*level.inputs)
-        for block in later:
-            rows = block(rows)
+        for layer in later:
+            rows = layer(rows)
         return self.lm_head.top_k(rows, WIDTH, coupling)
 
 
@@ -71,7 +71,7 @@ class Heads:
     Args:
         runtime: of the target.
         directory: where they come from.
-        blocks: of each head.
+        layers: of each head, from what it reads to what its LM head reads.
         own: LM head of each, weight (V, H) and bias (V,); empty where the target's serves them all.
         draft_ids: (M,) ascending ids that the target's is then confined to; None for all.
 
@@ -83,21 +83,21 @@ class Heads:
         self,
         runtime: Runtime,
         directory: Path,
-        blocks: Sequence[Sequence[ResBlock]],
+        layers: Sequence[Sequence[ResBlock | Linear]],
         own: Sequence[tuple[NDArray[Any], NDArray[Any] | None]],
         draft_ids: Ints | None,
     ) -> None:
         for weight, _ in own:
             check_vocabulary(runtime, directory, len(weight))
         self.runtime = runtime
-        self._blocks = blocks
+        self._layers = layers
         self._own = [runtime.own_lm_head(*layer) for layer in own]
         self._draft_ids = draft_ids
 
     def for_answer(self, prompt_ids: Sequence[int]) -> list[Head]:
         """The heads for one answer."""
-        lm_heads = self._own or [draft_head(self.runtime, self._draft_ids, prompt_ids)] * len(self._blocks)
-        return [Head(*pair) for pair in zip(self._blocks, lm_heads, strict=True)]
+        lm_heads = self._own or [draft_head(self.runtime, self._draft_ids, prompt_ids)] * len(self._layers)
+        return [Head(*pair) for pair in zip(self._layers, lm_heads, strict=True)]
 
 
 class StaticTreeSession(ABC):

@@ -1,7 +1,8 @@
 """Medusa: several heads look one, two, three, four tokens further ahead, each for itself.
 
 Source: Medusa (arXiv 2401.10774), Sec. 2. With the target's feature f_t a Medusa head k = 0.. predicts the
-token at t + 2 + k: residual blocks, then an LM head, the target's own or (published files) one of its own.
+token at t + 2 + k: residual blocks, then an LM head: one of its own (published files), or a linear map and
+the target's.
 The token at t + 1 is the target's business. In eyas that one is committed already: it is the root.
 
     position        n-1          n            n+1          n+2
@@ -26,7 +27,16 @@ from eyas.config import at_least
 from eyas.drafters._static_tree import TREE, Heads, Level, StaticTreeSession
 from eyas.drafters._target import check_target
 from eyas.expansion import Frontier
-from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.interfaces import (
+    DraftContext,
+    DraftFiles,
+    DraftOptions,
+    Features,
+    Linear,
+    ResBlock,
+    Runtime,
+    option,
+)
 from eyas.models import read_medusa_checkpoint
 from eyas.registry import register_drafter
 from eyas.tree import Prefix
@@ -71,9 +81,13 @@ class Medusa:
             draft_ids=checkpoint.draft_ids,
             training="eyas train medusa",
         )
-        blocks = [[runtime.res_block(*block, None) for block in head] for head in checkpoint.blocks]
+        layers: list[list[ResBlock | Linear]] = [
+            [runtime.res_block(*block, None) for block in head] for head in checkpoint.blocks
+        ]
+        for head, output in zip(layers, checkpoint.outputs, strict=bool(checkpoint.outputs)):
+            head.append(runtime.linear(*output))
         own = [(weight, None) for weight in checkpoint.lm_heads or ()]
-        return cls(Heads(runtime, directory, blocks, own, checkpoint.draft_ids))
+        return cls(Heads(runtime, directory, layers, own, checkpoint.draft_ids))
 
     def open(self) -> "Session":
         """A session that knows no feature yet."""

@@ -6,8 +6,14 @@ Names, for head k = 0.. of m = `medusa_num_layers` residual blocks:
     {k}.{m}.weight [V, h]                                       the head's own LM head
 
 Published files (`medusa_lm_head.pt`, or .safetensors) hold an LM head for every Medusa head: gigabytes for a
-large vocabulary. What eyas writes (`model.safetensors`) has none: the target's own LM head reads the blocks'
-outputs, its rows for the draft vocabulary of `d2t` (`network_files`). A file has LM heads for all or none.
+large vocabulary. What eyas writes (`model.safetensors`) has a linear map in its place,
+
+    {k}.output.weight [h, h]       {k}.output.bias [h]
+
+and then the target's own LM head, its rows for the draft vocabulary of `d2t` (`network_files`): an LM head
+W O of each head's own, in h^2 numbers instead of V h. A block can only add to what it reads (SiLU is never
+below -0.28), so without the map a head could name little else than what the target would. A file has LM
+heads, or maps, for all heads or for none.
 """
 
 from dataclasses import dataclass
@@ -39,6 +45,7 @@ class MedusaCheckpoint:
     Attributes:
         hidden_size: h.
         blocks: per head its blocks, each (weight (h, h), bias (h,)).
+        outputs: per head the map (weight (h, h), bias (h,)) before the target's LM head; empty without.
         lm_heads: per head its own LM head (V, h); None where the target's is used.
         draft_ids: (M,) ascending target ids of the draft vocabulary; None for the whole one.
         fingerprint: of the target that they were trained for; None for published heads.
@@ -47,6 +54,7 @@ class MedusaCheckpoint:
 
     hidden_size: int
     blocks: list[list[tuple[NDArray[Any], NDArray[Any]]]]
+    outputs: list[tuple[NDArray[Any], NDArray[Any]]]
     lm_heads: list[NDArray[Any]] | None
     draft_ids: NDArray[np.int64] | None
     fingerprint: str | None
@@ -68,12 +76,16 @@ def read_medusa_checkpoint(directory: Path) -> MedusaCheckpoint:
     own = arrays.get(f"0.{layers}.weight")
     check_one_head(own, draft_ids, source)
     vocab = None if own is None else len(own)
-    check_names(arrays, medusa_shapes(heads, layers, hidden, vocab), source)
+    has_outputs = "0.output.weight" in arrays and own is None
+    check_names(arrays, medusa_shapes(heads, layers, hidden, vocab, has_outputs), source)
     return MedusaCheckpoint(
         hidden_size=hidden,
         blocks=[
             [(arrays[f"{k}.{j}.linear.weight"], arrays[f"{k}.{j}.linear.bias"]) for j in range(layers)]
             for k in range(heads)
+        ],
+        outputs=[
+            (arrays[f"{k}.output.weight"], arrays[f"{k}.output.bias"]) for k in range(heads) if has_outputs
         ],
         lm_heads=None if own is None else [arrays[f"{k}.{layers}.weight"] for k in range(heads)],
         draft_ids=draft_ids,
@@ -89,13 +101,13 @@ def write_medusa_checkpoint(
     draft_ids: NDArray[np.int64] | None,
     precision: StoredPrecision = "bfloat16",
 ) -> None:
-    """Write heads without LM heads into an existing directory.
+    """Write heads with maps instead of LM heads into an existing directory.
 
     Raises:
         CheckpointError: names or shapes that `read_medusa_checkpoint` would refuse.
     """
     heads, layers = medusa_sizes(config, directory)
-    check_names(weights, medusa_shapes(heads, layers, config["hidden_size"], None), directory)
+    check_names(weights, medusa_shapes(heads, layers, config["hidden_size"], None, True), directory)
     write_network(directory, weights, config, draft_ids, precision)
 
 
@@ -110,7 +122,9 @@ def medusa_sizes(config: dict[str, Any], directory: Path) -> tuple[int, int]:
     return heads, layers
 
 
-def medusa_shapes(heads: int, layers: int, hidden: int, vocab: int | None) -> dict[str, tuple[int, ...]]:
+def medusa_shapes(
+    heads: int, layers: int, hidden: int, vocab: int | None, has_outputs: bool
+) -> dict[str, tuple[int, ...]]:
     """Every weight of heads of these sizes; `vocab` None has no LM heads."""
     shapes: dict[str, tuple[int, ...]] = {}
     for head in range(heads):
@@ -119,6 +133,9 @@ def medusa_shapes(heads: int, layers: int, hidden: int, vocab: int | None) -> di
             shapes[f"{head}.{layer}.linear.bias"] = (hidden,)
         if vocab is not None:
             shapes[f"{head}.{layers}.weight"] = (vocab, hidden)
+        if has_outputs:
+            shapes[f"{head}.output.weight"] = (hidden, hidden)
+            shapes[f"{head}.output.bias"] = (hidden,)
     return shapes
 
 

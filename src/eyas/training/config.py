@@ -125,8 +125,10 @@ class MedusaConfig(DraftConfig):
     heads: int = 4
     layers: int = 1  # residual blocks of a head
     head_decay: float = 0.8  # weight of head k = 0.. is head_decay ** k
-    warmup: float = 0.1
+    closed_form_start: bool = True  # see eyas.training.initialise
+    warmup: float = 0.05
     weight_decay: float = 0.0
+    precision: StoredPrecision = "int8"
 
     def __post_init__(self) -> None:
         DraftConfig.__post_init__(self)

@@ -68,9 +68,8 @@ class DraftTrainer(Trainer[DraftConfig, nn.Module]):
         features: FeatureSource,
     ) -> None:
         network = make_network(runtime, config)
-        if isinstance(config, HydraConfig) and config.closed_form_start:
-            assert isinstance(network, HydraNetwork), "made for this recipe"
-            fit_hydra(network, runtime, samples, features, config.seed)
+        if isinstance(network, MedusaNetwork | HydraNetwork) and getattr(config, "closed_form_start", False):
+            fit_maps(network, runtime, samples, features, config.seed)
         super().__init__(runtime, samples, config, network, features)
         self._draft_ids = np.arange(runtime.target.vocab_size) if draft_ids is None else draft_ids
         # A runtime's tensors are made for inference; a copy may stand in a graph.
@@ -151,10 +150,14 @@ def teacher_rows(sample: Sample, rows: int) -> int:
     return min(rows, len(sample) - 1)
 
 
-def fit_hydra(
-    network: HydraNetwork, runtime: TorchRuntime, samples: list[Sample], features: FeatureSource, seed: int
+def fit_maps(
+    network: MedusaNetwork | HydraNetwork,
+    runtime: TorchRuntime,
+    samples: list[Sample],
+    features: FeatureSource,
+    seed: int,
 ) -> None:
-    """Start each head from the linear map of its inputs to the feature that it stands in for."""
+    """Start each head from the linear map of what it reads to the feature that it stands in for."""
 
     def rows_of(head: int) -> Iterable[tuple[Sequence[Tensor], Tensor]]:
         for sample, feature in some_rows(samples, features, seed, FIT_ROWS):
@@ -163,10 +166,10 @@ def fit_hydra(
                 ids = np.array(sample.token_ids[: len(feature)])
                 embeddings, clean = runtime.embed(ids).float()[None], feature.float()[None]
                 at = (torch.zeros(count, dtype=torch.long), torch.arange(count))
-                parts = [*network.parts(embeddings, clean, at)][head]
-                yield parts.chunk(head + 2, dim=-1), feature[1 + head :][:count]
+                inputs = [*network.parts(embeddings, clean, at)][head]
+                yield inputs.split(feature.shape[1], dim=-1), feature[1 + head :][:count]
 
     with torch.no_grad():
-        for head, shortcut in enumerate(network.shortcuts):
-            assert isinstance(shortcut, nn.Linear), "a linear map"
-            fit_linear(shortcut, rows_of(head))
+        for head, linear in enumerate(network.maps):
+            assert isinstance(linear, nn.Linear), "a linear map"
+            fit_linear(linear, rows_of(head))

@@ -48,7 +48,7 @@ class DraftNetwork(Protocol):
 
 
 class MedusaNetwork(nn.Module):
-    """Heads of residual blocks, which begin as the identity."""
+    """Heads of residual blocks, which begin as the identity, each with a map before the LM head."""
 
     ahead = 1
 
@@ -58,17 +58,27 @@ class MedusaNetwork(nn.Module):
         self.heads = nn.ModuleList(
             nn.ModuleList(_zeroed(nn.Linear(hidden, hidden)) for _ in range(layers)) for _ in range(heads)
         )
+        self.outputs = nn.ModuleList(_identity(hidden) for _ in range(heads))
+
+    @property
+    def maps(self) -> nn.ModuleList:
+        """Per head the linear layer that a closed-form start fits to its `parts`."""
+        return self.outputs
 
     def forward(self, embeddings: Tensor, features: Tensor, rows: Rows) -> list[Tensor]:
         """Each head on the same features."""
-        del embeddings
         outputs = []
-        for head in self.heads:
-            output = features[rows]
-            for block in head:  # type: ignore[attr-defined]
+        for head, output in enumerate(self.parts(embeddings, features, rows)):
+            for block in self.heads[head]:  # type: ignore[union-attr]
                 output = output + functional.silu(block(output))
-            outputs.append(output)
+            outputs.append(self.outputs[head](output))
         return outputs
+
+    def parts(self, embeddings: Tensor, features: Tensor, rows: Rows) -> Iterator[Tensor]:
+        """Per head (R, H): the same features for all."""
+        del embeddings
+        for _ in self.heads:
+            yield features[rows]
 
     def document(self) -> dict[str, Any]:
         """Entries of config.json."""
@@ -77,8 +87,7 @@ class MedusaNetwork(nn.Module):
 
     def to_weights(self) -> dict[str, NDArray[Any]]:
         """By the names of the checkpoint."""
-        named = self.state_dict().items()
-        return _arrays({_medusa_name(*name.split(".")[1:]): tensor for name, tensor in named})
+        return _arrays({_medusa_name(*name.split(".")): tensor for name, tensor in self.state_dict().items()})
 
 
 class HydraNetwork(nn.Module):
@@ -100,6 +109,11 @@ class HydraNetwork(nn.Module):
         self.shared = nn.ModuleList(
             _zeroed(nn.Linear(hidden, hidden)) for _ in range(sizes.heads if sizes.layers > 1 else 0)
         )
+
+    @property
+    def maps(self) -> nn.ModuleList:
+        """Per head the linear layer that a closed-form start fits to its `parts`."""
+        return self.shortcuts
 
     def forward(self, embeddings: Tensor, features: Tensor, rows: Rows) -> list[Tensor]:
         """Head by head, each one token further."""
@@ -198,7 +212,16 @@ def _zeroed(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
-def _medusa_name(head: str, block: str, kind: str) -> str:
+def _identity(size: int) -> nn.Linear:
+    linear = _zeroed(nn.Linear(size, size))
+    nn.init.eye_(linear.weight)
+    return linear
+
+
+def _medusa_name(part: str, head: str, *rest: str) -> str:
+    if part == "outputs":
+        return f"{head}.output.{rest[0]}"
+    block, kind = rest
     return f"{head}.{block}.linear.{kind}"
 
 

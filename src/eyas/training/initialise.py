@@ -3,7 +3,7 @@
 The fc is the ridge solution of [embedding; feature] -> next feature, and the layers' output projections are
 zero, so the untrained head already predicts with a quarter of the target's choices right. From random
 weights that takes hundreds of steps: embeddings are many times smaller than features, so a token would
-hardly be seen. The heads of Hydra begin likewise, each with its own map.
+hardly be seen. The heads of Medusa and Hydra begin likewise, each with its own map.
 """
 
 from collections.abc import Iterable, Sequence
