@@ -167,7 +167,7 @@ def fit_maps(
                 embeddings, clean = runtime.embed(ids).float()[None], feature.float()[None]
                 at = (torch.zeros(count, dtype=torch.long), torch.arange(count))
                 inputs = [*network.parts(embeddings, clean, at)][head]
-                yield inputs.split(feature.shape[1], dim=-1), feature[1 + head :][:count]
+                yield inputs.chunk(inputs.shape[1] // feature.shape[1], dim=-1), feature[1 + head :][:count]
 
     with torch.no_grad():
         for head, linear in enumerate(network.maps):

@@ -69,7 +69,7 @@ class MedusaNetwork(nn.Module):
         """Each head on the same features."""
         outputs = []
         for head, output in enumerate(self.parts(embeddings, features, rows)):
-            for block in self.heads[head]:  # type: ignore[union-attr]
+            for block in self.heads[head]:  # type: ignore[attr-defined]
                 output = output + functional.silu(block(output))
             outputs.append(self.outputs[head](output))
         return outputs
