@@ -9,8 +9,8 @@
 # MINUTES    of training steps for each of the three; measuring acceptance comes on top
 # KINDS      which of them; without it "medusa hydra draft-lm"
 # CACHE      folder of the features that another run has kept already; without it WORK/features
-# DTYPE      of the products; float32 is faster where the processor has no bfloat16
 # CACHE_GB   room for features in bfloat16: 1.2 kB a token for the default target
+# DTYPE      of the products; float32 is faster where the processor has no bfloat16
 # OUT        where the networks go, a folder for each; without it into the user's cache
 set -euo pipefail
 cd "$(dirname "$0")/.."

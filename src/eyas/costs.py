@@ -61,19 +61,15 @@ class CostTable:
 
     def verify_from(self, rows: int, count: int) -> list[float]:
         """[i]: a target pass over `rows` + i rows, i < `count`; asked by every sequence in every cycle."""
-        known, last = self._further, rows + count - 1
-        beyond = range(len(known) + 1 - MAX_ROWS, last + 1 - MAX_ROWS)
-        known.extend(self._verify[-1] + more * self._slope for more in beyond)
-        return known[rows - 1 : last]
+        beyond = range(max(rows, MAX_ROWS + 1), rows + count)
+        return [
+            *self._verify[rows - 1 : rows - 1 + count],
+            *(self._verify[-1] + (row - MAX_ROWS) * self._slope for row in beyond),
+        ]
 
     @cached_property
     def _verify(self) -> tuple[float, ...]:
         return tuple(_every_row(self.verify_ms))
-
-    @cached_property
-    def _further(self) -> list[float]:
-        """`_verify`, and as far beyond as was asked yet."""
-        return list(self._verify)
 
     @cached_property
     def _slope(self) -> float:

@@ -68,7 +68,8 @@ class DraftTrainer(Trainer[DraftConfig, nn.Module]):
         features: FeatureSource,
     ) -> None:
         network = make_network(runtime, config)
-        if isinstance(network, MedusaNetwork | HydraNetwork) and getattr(config, "closed_form_start", False):
+        if isinstance(config, MedusaConfig | HydraConfig) and config.closed_form_start:
+            assert isinstance(network, MedusaNetwork | HydraNetwork), "made for this recipe"
             fit_maps(network, runtime, samples, features, config.seed)
         super().__init__(runtime, samples, config, network, features)
         self._draft_ids = np.arange(runtime.target.vocab_size) if draft_ids is None else draft_ids
@@ -167,7 +168,7 @@ def fit_maps(
                 embeddings, clean = runtime.embed(ids).float()[None], feature.float()[None]
                 at = (torch.zeros(count, dtype=torch.long), torch.arange(count))
                 inputs = [*network.parts(embeddings, clean, at)][head]
-                yield inputs.chunk(inputs.shape[1] // feature.shape[1], dim=-1), feature[1 + head :][:count]
+                yield torch.split(inputs, feature.shape[1], dim=-1), feature[1 + head :][:count]
 
     with torch.no_grad():
         for head, linear in enumerate(network.maps):

@@ -58,12 +58,7 @@ class MedusaNetwork(nn.Module):
         self.heads = nn.ModuleList(
             nn.ModuleList(_zeroed(nn.Linear(hidden, hidden)) for _ in range(layers)) for _ in range(heads)
         )
-        self.outputs = nn.ModuleList(_identity(hidden) for _ in range(heads))
-
-    @property
-    def maps(self) -> nn.ModuleList:
-        """Per head the linear layer that a closed-form start fits to its `parts`."""
-        return self.outputs
+        self.maps = nn.ModuleList(_identity(hidden) for _ in range(heads))
 
     def forward(self, embeddings: Tensor, features: Tensor, rows: Rows) -> list[Tensor]:
         """Each head on the same features."""
@@ -71,7 +66,7 @@ class MedusaNetwork(nn.Module):
         for head, output in enumerate(self.parts(embeddings, features, rows)):
             for block in self.heads[head]:  # type: ignore[attr-defined]
                 output = output + functional.silu(block(output))
-            outputs.append(self.outputs[head](output))
+            outputs.append(self.maps[head](output))
         return outputs
 
     def parts(self, embeddings: Tensor, features: Tensor, rows: Rows) -> Iterator[Tensor]:
@@ -219,7 +214,7 @@ def _identity(size: int) -> nn.Linear:
 
 
 def _medusa_name(part: str, head: str, *rest: str) -> str:
-    if part == "outputs":
+    if part == "maps":
         return f"{head}.output.{rest[0]}"
     block, kind = rest
     return f"{head}.{block}.linear.{kind}"
