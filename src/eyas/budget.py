@@ -19,9 +19,10 @@ Nothing else decides, no clock above all: the same table and the same answer giv
 Where one pass serves several sequences, its time depends on the rows of all. Then "expected tokens" and
 "expected time" are those of the whole cycle, and a draft token costs what its row adds to the rows of the
 others: trees shrink as the load grows. The time of plain decoding, by which the purse counts, is then an
-equal share of a cycle in which nobody drafts. Such a share is small, and what is not counted weighs more, so
-in company nothing is tried on credit alone: a first level as good as those before, or as is usual, has to
-raise the rate of the whole cycle. The ids never depend on any of this (docs/laws.md, L8).
+equal share of a cycle in which nobody drafts. Such a share is small, and what was not counted weighs more,
+so in company nothing is tried on credit alone: a first level as good as those before, or as is usual, has to
+save time in the whole cycle, and a sequence that stood aside returns when the cycles that it let pass would
+have saved what the draft network now has to read. The ids never depend on any of this (docs/laws.md, L8).
 """
 
 import math
@@ -148,9 +149,14 @@ class Growth:
         self.best = self._with(values)
         self.size, self.rate = self._best_size(self.best, self.spent)
 
-    def may_pay(self, values: Sequence[float]) -> bool:
-        """Whether a first level of such values, descending, would raise the rate of a cycle without it."""
-        return self._best_size(list(values), self.spent)[1] > self.prices.plain_rate
+    def saving(self, values: Sequence[float]) -> float:
+        """Milliseconds that a first level of such values, descending, would save the whole cycle.
+
+        That is against the same tokens in cycles where this sequence does not draft.
+        """
+        size, rate = self._best_size(list(values), self.spent)
+        tokens = 1.0 + self.prices.other_tokens + sum(values[:size])
+        return tokens / self.prices.plain_rate - tokens / rate
 
     def wanted(self, values: Sequence[float], worth: Sequence[float]) -> int:
         """How many nodes of a frontier with these values, descending, to expand: 0 ends the tree."""
@@ -181,9 +187,14 @@ class Budget:
         self._purse = Purse(costs.plain)
         self._worth: list[list[float]] = [list(FIRST_WORTH) for _ in range(tree.depth + 1)]
         self._spent = costs.plain  # by the cycle under way
+        self._missed = 0.0  # milliseconds that drafting would have saved in company since it last drafted
 
-    def open(self) -> Growth | None:
-        """A new cycle: its tree under way, or None where even the smallest could cost more than there is."""
+    def open(self, waiting: int = 1) -> Growth | None:
+        """A new cycle: its tree under way, or None where it is better not to draft.
+
+        Args:
+            waiting: pairs that the draft network would have to read first.
+        """
         prices = Prices.of(self._costs, self._load.company)
         self._purse.plain = self._spent = prices.cycle[0]
         self._load.draft_ms = 0.0
@@ -192,8 +203,11 @@ class Budget:
         if spent + prices.cycle[1] > room:
             return None
         growth = Growth(self._costs, prices, room, min(self._tree.draft_tokens, MAX_ROWS - 1), spent)
-        if self._load.company and not growth.may_pay([*map(max, FIRST_WORTH, self._worth[1])]):
-            return None
+        if self._load.company:
+            self._missed += max(0.0, saving := growth.saving([*map(max, FIRST_WORTH, self._worth[1])]))
+            if saving <= 0 or self._missed < self._costs.reading(waiting):
+                return None
+        self._missed = 0.0
         return growth
 
     def grow(

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.budget import CREDIT_GROWTH, FIRST_CREDIT, Budget, Load, Prices, Purse, share_cycle
+from eyas.budget import (
+    CREDIT_GROWTH,
+    FIRST_CREDIT,
+    FIRST_WORTH,
+    Budget,
+    Growth,
+    Load,
+    Prices,
+    Purse,
+    share_cycle,
+)
 from eyas.candidates import new_candidates
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.errors import DataError
@@ -161,6 +171,21 @@ def test_among_many_nothing_is_tried_on_credit():
     assert among(1) is not None
     assert among(2) is not None
     assert among(16) is None
+
+
+def test_in_company_reading_is_paid_by_the_cycles_that_were_let_pass():
+    """Alone a sequence draws on its credit; in company it first lets cycles pass that would have saved it."""
+    alone, costly = Budget(FAST, AUTO), 100
+    assert alone.open(waiting=costly) is not None
+    budget = Budget(FAST, AUTO, company(1, rows=1))
+    saving = Growth(FAST, Prices.of(FAST, company(1, rows=1).company), 99.0, 63, FAST.root_ms).saving(
+        FIRST_WORTH
+    )
+    wanted = math.ceil(FAST.reading(costly) / saving)
+    assert wanted > 2
+    aside = [budget.open(waiting=costly) is None for _ in range(wanted + 1)]
+    assert aside == [True] * (wanted - 1) + [False, True], "what was saved up is spent by reading"
+    assert budget.open(waiting=1) is not None, "one pair is in the price of every level below the root"
 
 
 @given(table=tables, seed=st.integers(0, 10**6), outcomes=st.lists(st.integers(0, 8), max_size=20))
