@@ -136,6 +136,24 @@ def test_training_outputs_are_what_drafting_computes(runtime, samples, tmp_path,
             np.testing.assert_allclose(log_probs, expected.log_probs, atol=1e-3)
 
 
+def test_a_draft_model_begins_as_the_targets_first_layers(runtime, samples):
+    """All its layers: then it is the target, and its outputs are the target's features."""
+    layers = runtime.model.config.num_hidden_layers
+    network = trainer(runtime, samples, "draft-lm", layers=layers).network
+    sample = samples[0]
+    [features] = FeatureSource(runtime, 64).get([sample])
+    rows = (torch.zeros(len(features), dtype=torch.long), torch.arange(len(features)))
+    embeddings = runtime.embed(np.array(sample.token_ids[: len(features)])).clone()[None]
+    with torch.no_grad():
+        [output] = network(embeddings, features[None], rows)
+    torch.testing.assert_close(output, features, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_of_other_sizes_cannot_start_as_the_targets(runtime, samples):
+    with pytest.raises(ConfigError, match="--no-target-start"):
+        trainer(runtime, samples, "draft-lm", intermediate_size=24)
+
+
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -144,6 +162,7 @@ def test_training_outputs_are_what_drafting_computes(runtime, samples, tmp_path,
         ("hydra", {}),
         ("hydra", {"arch": "mlp", "layers": 1, "closed_form_start": False}),
         ("draft-lm", {"layers": 1}),
+        ("draft-lm", {"target_start": False}),
     ],
     ids=str,
 )

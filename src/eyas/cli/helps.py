@@ -112,5 +112,6 @@ DRAFT_HELPS = {
     | {
         "layers": "decoder layers",
         "intermediate_size": "of their MLPs; without it the target's",
+        "target_start": "start from copies of the target's first layers",
     },
 }

@@ -162,6 +162,7 @@ class DraftLMConfig(DraftConfig):
 
     layers: int = 2
     intermediate_size: int | None = None  # None is the target's
+    target_start: bool = True  # from copies of the target's first layers, without which from random ones
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:

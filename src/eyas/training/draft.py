@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eyas.errors import ConfigError
 from eyas.models.hydra_checkpoint import HydraSizes
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import DraftConfig, DraftLMConfig, HydraConfig, MedusaConfig
@@ -45,7 +46,25 @@ def make_network(runtime: TorchRuntime, config: DraftConfig) -> nn.Module:
     norm = getattr(runtime.model.get_decoder(), "norm", None)
     if norm is not None and network.stack.norm is not None:  # the LM head reads what that norm gives
         network.stack.norm.weight.data.copy_(norm.weight)
+    if config.target_start:
+        copy_layers(network, runtime)
     return network
+
+
+def copy_layers(network: DraftLMNetwork, runtime: TorchRuntime) -> None:
+    """Start from the target's first layers, which read the same embedding (docs/log.md, 2026-11-27).
+
+    Raises:
+        ConfigError: they have other sizes or parts.
+    """
+    for own, layer in zip(network.stack.layers, runtime.model.get_decoder().layers, strict=False):
+        try:
+            own.load_state_dict({name: weight.clone() for name, weight in layer.state_dict().items()})
+        except RuntimeError as error:
+            raise ConfigError(
+                "the target's layers have other sizes or parts than the draft model's; "
+                "train with --no-target-start."
+            ) from error
 
 
 class DraftTrainer(Trainer[DraftConfig, nn.Module]):
