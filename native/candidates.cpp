@@ -105,18 +105,4 @@ std::vector<double> Candidates::newest_values() const {
   return values;
 }
 
-BestSize best_size(const std::vector<double>& best, const std::vector<double>& cycle, double spent, double room, double other_ms,
-                   double other_tokens) {
-  double tokens = 1.0 + other_tokens;
-  BestSize found{0, tokens / (other_ms + cycle[0] + spent)};
-  for (std::size_t count = 0;; ++count) {
-    const double time = cycle[count] + spent;
-    if (time > room) break;
-    if (tokens > found.rate * (other_ms + time)) found = {int(count), tokens / (other_ms + time)};
-    if (count == best.size()) break;
-    tokens += best[count];
-  }
-  return found;
-}
-
 }  // namespace eyas

@@ -1,5 +1,5 @@
-// The candidates of a draft tree, level by level, and how many of them pay: the twins of eyas/candidates.py and of
-// size_of_best_rate in eyas/budget.py, which say what each step is for. The same trees, and ties go the same way.
+// The candidates of a draft tree, level by level: the twin of eyas/candidates.py, which says what each step is for. The same
+// trees, and ties go the same way.
 #pragma once
 
 #include <cstddef>
@@ -62,14 +62,5 @@ class Candidates {
 
   std::vector<int> expanded_;  // parents, level by level, best first
 };
-
-// How many of the `best` values, descending, give most tokens a millisecond, and that rate.
-struct BestSize {
-  int size;
-  double rate;
-};
-// cycle: milliseconds by size, for at least all sizes up to that of `best`.
-BestSize best_size(const std::vector<double>& best, const std::vector<double>& cycle, double spent, double room, double other_ms,
-                   double other_tokens);
 
 }  // namespace eyas

@@ -17,6 +17,7 @@
 #include <stdexcept>
 
 #include "candidates.h"
+#include "growth.h"
 #include "network.h"
 
 namespace nb = nanobind;
@@ -477,12 +478,28 @@ struct PyCandidates {
   }
 };
 
-std::pair<int, double> py_best_size(const std::vector<double>& best, const std::vector<double>& cycle, double spent, double room,
-                                    double other_ms, double other_tokens) {
-  require(best.size() < cycle.size(), "a time for each size");
-  const BestSize found = best_size(best, cycle, spent, room, other_ms, other_tokens);
-  return {found.size, found.rate};
-}
+struct PyGrowth {
+  Growth growth;
+
+  PyGrowth(std::vector<double> cycle, std::vector<double> levels, double spent, double room, int max_nodes, double other_ms,
+           double other_tokens)
+      : growth(std::move(cycle), std::move(levels), spent, room, max_nodes, other_ms, other_tokens) {
+    require(max_nodes >= 0 && growth.knows_size(std::size_t(max_nodes)), "a time for each size");
+  }
+
+  void add(const std::vector<double>& values, int expanded) {
+    require(expanded >= 0 && growth.knows_level(std::size_t(expanded)), "a time for each number of nodes");
+    growth.add(values, expanded);
+  }
+  double saving(const std::vector<double>& values) const {
+    require(growth.knows_size(values.size()), "a time for each size");
+    return growth.saving(values);
+  }
+  int wanted(const std::vector<double>& log_values, const std::vector<double>& worth) const {
+    require(growth.knows_level(log_values.size()), "a time for each number of nodes");
+    return growth.wanted(log_values, worth);
+  }
+};
 
 nb::tuple py_pack(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows, const std::string& kind) {
   Packed w;
@@ -583,7 +600,15 @@ NB_MODULE(_native, m) {
       .def("newest_values", [](const PyCandidates& c) { return c.candidates.newest_values(); })
       .def("best", &PyCandidates::best, "root"_a, "count"_a)
       .def("expanded", &PyCandidates::expanded, "root"_a, "count"_a);
-  m.def("best_size", &py_best_size, "best"_a, "cycle"_a, "spent"_a, "room"_a, "other_ms"_a, "other_tokens"_a);
+  nb::class_<PyGrowth>(m, "Growth")
+      .def(nb::init<std::vector<double>, std::vector<double>, double, double, int, double, double>(), "cycle"_a, "levels"_a, "spent"_a,
+           "room"_a, "max_nodes"_a, "other_ms"_a, "other_tokens"_a)
+      .def("add", &PyGrowth::add, "values"_a, "expanded"_a)
+      .def("saving", &PyGrowth::saving, "values"_a)
+      .def("wanted", &PyGrowth::wanted, "log_values"_a, "worth"_a)
+      .def_prop_ro("spent", [](const PyGrowth& g) { return g.growth.spent(); })
+      .def_prop_ro("size", [](const PyGrowth& g) { return g.growth.size(); })
+      .def_prop_ro("time", [](const PyGrowth& g) { return g.growth.time(); });
   nb::class_<PyHead>(m, "Head")
       .def(nb::init<std::shared_ptr<Engine>, std::vector<nb::object>>(), "engine"_a, "matrices"_a)
       .def_prop_ro("size", [](const PyHead& h) { return h.head->size(); })

@@ -24,7 +24,7 @@ LAYERS = [
     {"models"},
     {"budget", "acceptance"},
     {"expansion", "verification", "sampling", "metrics", "stopping"},
-    {"candidates"},
+    {"candidates", "growth"},
     {"tree", "costs"},
     {"config"},
     {"errors", "compiled"},

@@ -28,13 +28,12 @@ have saved what the draft network now has to read. The ids never depend on any o
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Self
 
-from eyas.compiled import native
 from eyas.config import TreeConfig
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.expansion import Draft, Expansion, Frontier
+from eyas.growth import AnyGrowth, new_growth
 from eyas.tree import DraftTree, root_only
 
 # In cycles of plain decoding. On answers of 128 tokens the credit is 2 % of their time.
@@ -106,11 +105,6 @@ class Prices:
     other_ms: float = 0.0
     other_tokens: float = 0.0
 
-    @property
-    def plain_rate(self) -> float:
-        """Tokens a millisecond where this sequence does not draft."""
-        return (1.0 + self.other_tokens) / (self.other_ms + self.cycle[0])
-
     @classmethod
     def of(cls, costs: CostTable, company: Sequence[Load]) -> Self:
         """Prices among `company`; a sequence alone pays for the whole cycle."""
@@ -129,54 +123,6 @@ class Prices:
         )
 
 
-@dataclass
-class Growth:
-    """One tree under way: its best values, and what was spent on it."""
-
-    costs: CostTable
-    prices: Prices
-    room: float  # milliseconds that the cycle may take
-    max_nodes: int
-    spent: float
-    best: list[float] = field(default_factory=list)  # values, descending
-    size: int = 0  # how many of them to keep
-    rate: float = 0.0  # expected tokens a millisecond with so many
-
-    def add(self, values: Sequence[float], expanded: int) -> None:
-        """A level was drafted below `expanded` nodes; 0 is the first, which was paid at the beginning."""
-        if expanded:
-            self.spent += self.costs.level(expanded)
-        self.best = self._with(values)
-        self.size, self.rate = self._best_size(self.best, self.spent)
-
-    def saving(self, values: Sequence[float]) -> float:
-        """Milliseconds that a first level of such values, descending, would save the whole cycle.
-
-        That is against the same tokens in cycles where this sequence does not draft.
-        """
-        size, rate = self._best_size(list(values), self.spent)
-        tokens = 1.0 + self.prices.other_tokens + sum(values[:size])
-        return tokens / self.prices.plain_rate - tokens / rate
-
-    def wanted(self, values: Sequence[float], worth: Sequence[float]) -> int:
-        """How many nodes of a frontier with these values, descending, to expand: 0 ends the tree."""
-        least = self.best[self.size - 1] if self.size else math.inf
-        count = sum(value >= least for value in values)
-        if not count:
-            return 0
-        more = [value * share for value in values[:count] for share in worth]
-        _, larger = self._best_size(self._with(more), self.spent + self.costs.level(count))
-        return count if larger > self.rate else 0
-
-    def _with(self, more: Sequence[float]) -> list[float]:
-        """The best values of those so far and `more`."""
-        return sorted([*self.best, *more], reverse=True)[: self.max_nodes]
-
-    def _best_size(self, best: list[float], spent: float) -> tuple[int, float]:
-        prices = self.prices
-        return best_size(best, prices.cycle, spent, self.room, prices.other_ms, prices.other_tokens)
-
-
 class Budget:
     """The decisions of one answer. They depend on the table, the answer's own counts and its company only."""
 
@@ -189,7 +135,7 @@ class Budget:
         self._spent = costs.plain  # by the cycle under way
         self._missed = 0.0  # milliseconds that drafting would have saved in company since it last drafted
 
-    def open(self, waiting: int = 1) -> Growth | None:
+    def open(self, waiting: int = 1) -> AnyGrowth | None:
         """A new cycle: its tree under way, or None where it is better not to draft.
 
         Args:
@@ -202,7 +148,10 @@ class Budget:
         room = self._purse.room
         if spent + prices.cycle[1] > room:
             return None
-        growth = Growth(self._costs, prices, room, min(self._tree.draft_tokens, MAX_ROWS - 1), spent)
+        most = min(self._tree.draft_tokens, MAX_ROWS - 1)
+        growth = new_growth(
+            prices.cycle, self._costs.levels, spent, room, most, prices.other_ms, prices.other_tokens
+        )
         if self._load.company:
             self._missed += max(0.0, saving := growth.saving([*map(max, FIRST_WORTH, self._worth[1])]))
             if saving <= 0 or self._missed < self._costs.reading(waiting):
@@ -211,7 +160,7 @@ class Budget:
         return growth
 
     def grow(
-        self, root: int, growth: Growth, expansion: Expansion, draft: Draft, *, max_depth: int
+        self, root: int, growth: AnyGrowth, expansion: Expansion, draft: Draft, *, max_depth: int
     ) -> DraftTree:
         """A tree as large as it pays; maybe the root alone.
 
@@ -226,7 +175,7 @@ class Budget:
         for depth in range(1, 1 + min(self._tree.depth, max_depth)):
             if depth > 1:
                 frontier = expansion.frontier()
-                count = growth.wanted([math.exp(value) for value in frontier.log_values], self._worth[depth])
+                count = growth.wanted(frontier.log_values, self._worth[depth])
                 if not count:
                     break
                 frontier = frontier.first(count)
@@ -237,7 +186,7 @@ class Budget:
             self._remember(depth, [value / above for value in values[:RANKS]])
         size = growth.size
         self._load.draft_ms = growth.spent
-        self._spent = growth.spent + growth.prices.cycle[size]
+        self._spent = growth.time
         return expansion.rerank(root, size) if size else root_only(root)
 
     def settle(self, tokens: int) -> None:
@@ -249,34 +198,3 @@ class Budget:
         worth = self._worth[depth]
         for rank, share in enumerate(shares):
             worth[rank] += MEMORY * (share - worth[rank])
-
-
-def size_of_best_rate(
-    best: Sequence[float],
-    cycle: Sequence[float],
-    spent: float,
-    room: float,
-    other_ms: float,
-    other_tokens: float,
-) -> tuple[int, float]:
-    """How many of the `best` values give most tokens a millisecond, and that rate.
-
-    Args:
-        best: values, descending.
-        cycle, other_ms, other_tokens: as in `Prices`.
-        spent: milliseconds that drafting took so far.
-        room: milliseconds that drafting and verifying may take.
-    """
-    plain = 1.0 + other_tokens
-    size, rate = 0, plain / (other_ms + cycle[0] + spent)
-    for count, tokens in enumerate(accumulate(best, initial=plain)):
-        time = cycle[count] + spent
-        if time > room:
-            break
-        if tokens > rate * (other_ms + time):
-            size, rate = count, tokens / (other_ms + time)
-    return size, rate
-
-
-# Asked several times a level: compiled where that is possible, as `eyas.candidates` is.
-best_size = size_of_best_rate if native is None else native.best_size

@@ -84,14 +84,15 @@ class CostTable:
 
     def level(self, rows: int) -> float:
         """Expanding `rows` nodes."""
-        return self._levels[min(rows, MAX_ROWS) - 1]
+        return self.levels[min(rows, MAX_ROWS) - 1]
 
     def reading(self, pairs: int) -> float:
         """What reading so many pairs takes beyond `root_ms`, at most: rows of a level ask the LM head too."""
         return (pairs - 1) * (self.level(MAX_ROWS) - self.level(1)) / (MAX_ROWS - 1)
 
     @cached_property
-    def _levels(self) -> tuple[float, ...]:
+    def levels(self) -> tuple[float, ...]:
+        """[n]: expanding n + 1 nodes."""
         return tuple(_every_row(self.draft_ms))
 
     @cached_property

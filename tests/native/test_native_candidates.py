@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from eyas import _native
 from eyas.acceptance import AcceptanceMap
-from eyas.budget import size_of_best_rate
 from eyas.candidates import BELOW_ROOT, Candidates, new_candidates, unrounded
 
 
@@ -127,20 +126,3 @@ def test_views_of_arrays_serve_as_well():
         grown.grow(BELOW_ROOT, tokens[:1], logs[:1])
         grown.grow([0, 1], tokens, logs)
     assert candidates.frontier() == twin.frontier()
-
-
-@given(
-    values=st.lists(st.floats(0, 1), max_size=20).map(lambda values: sorted(values, reverse=True)),
-    steps=st.lists(st.floats(0, 5), min_size=21, max_size=30),
-    spent=st.floats(0, 10),
-    room=st.floats(0, 200),
-    others=st.tuples(st.floats(0, 100), st.floats(0, 40)),
-)
-def test_both_find_the_same_size(values, steps, spent, room, others):
-    given = (values, tuple(np.cumsum([0.01, *steps]).tolist()), spent, room, *others)
-    assert _native.best_size(*given) == size_of_best_rate(*given)
-
-
-def test_a_size_needs_a_time():
-    with pytest.raises(ValueError, match="a time for each size"):
-        _native.best_size([0.5, 0.4], [1.0, 2.0], 0.0, 9.0, 0.0, 0.0)

@@ -12,7 +12,6 @@ from eyas.budget import (
     FIRST_CREDIT,
     FIRST_WORTH,
     Budget,
-    Growth,
     Load,
     Prices,
     Purse,
@@ -22,6 +21,7 @@ from eyas.candidates import new_candidates
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.errors import DataError
 from eyas.expansion import Expansion
+from eyas.growth import new_growth
 from eyas.tree import root_only
 from fake import AUTO, FAST, FREE, SLOW
 
@@ -178,9 +178,11 @@ def test_in_company_reading_is_paid_by_the_cycles_that_were_let_pass():
     alone, costly = Budget(FAST, AUTO), 100
     assert alone.open(waiting=costly) is not None
     budget = Budget(FAST, AUTO, company(1, rows=1))
-    saving = Growth(FAST, Prices.of(FAST, company(1, rows=1).company), 99.0, 63, FAST.root_ms).saving(
-        FIRST_WORTH
+    prices = Prices.of(FAST, company(1, rows=1).company)
+    growth = new_growth(
+        prices.cycle, FAST.levels, FAST.root_ms, 99.0, 63, prices.other_ms, prices.other_tokens
     )
+    saving = growth.saving(FIRST_WORTH)
     wanted = math.ceil(FAST.reading(costly) / saving)
     assert wanted > 2
     aside = [budget.open(waiting=costly) is None for _ in range(wanted + 1)]
