@@ -26,7 +26,7 @@ inline F silu(F x) { return div(x, add(set(1.0f), exponential(sub(zero(), x))));
 struct F32Product {
   using Weights = F;
   static constexpr bool kScaledRows = false;
-  static constexpr int kRows = kMaxRows;
+  static constexpr int kRows = kF32Rows;
   static constexpr int kItem = 4;  // bytes of a row's group
   static Weights get(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) {
@@ -37,7 +37,7 @@ struct F32Product {
 struct Bf16Product {
   using Weights = Pairs;
   static constexpr bool kScaledRows = false;
-  static constexpr int kRows = kMaxRows;
+  static constexpr int kRows = kBf16Rows;
   static constexpr int kItem = 2 * kBf16Item;
   static Weights get(const std::uint8_t* p) { return load_pairs(p); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) { return dot_pairs(sum, w, x); }
@@ -45,7 +45,7 @@ struct Bf16Product {
 
 struct Int8Product {  // see tile_scaled
   static constexpr bool kScaledRows = true;
-  static constexpr int kRows = kMaxRows < 8 ? kMaxRows : 8;  // more at a time were slower: sums move in and out oftener
+  static constexpr int kRows = kInt8Rows;
 };
 
 constexpr int kGroupBytes = kBlock * 4;  // of a block's group, in every kind
