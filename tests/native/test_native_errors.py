@@ -66,7 +66,7 @@ def test_an_instruction_set_that_is_there(original, monkeypatch):
     monkeypatch.setenv("EYAS_ISA", "portable")
     runtime = load_native_runtime(original)
     assert runtime.engine.isa == "portable"
-    assert runtime.target.dtype == "float32", "auto is bfloat16 only where the processor multiplies it"
+    assert runtime.target.dtype == "float32", "auto is bfloat16 only where vectors widen it"
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257])

@@ -39,7 +39,7 @@ def load_native_runtime(
     Args:
         model_dir: a Hugging Face directory with config.json and safetensors.
         dtype: float32, bfloat16, or int8 (weights and activations quantised at loading: that is then the
-            target); "auto" is bfloat16 where the processor multiplies it and float32 elsewhere.
+            target); "auto" is bfloat16, and float32 where only portable code runs: the faster.
         draft_dtype: of draft networks, which never change the ids; "auto" is int8, the fastest.
         threads: None is one per physical core. Results do not depend on it.
         name: how messages call the model; None is the directory's name.

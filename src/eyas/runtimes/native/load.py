@@ -31,7 +31,7 @@ def load(
 ) -> NativeRuntime:
     """See `eyas.runtimes.native.load_native_runtime`."""
     engine = _native.Engine(_threads(threads), _isa())
-    kind = _dtype("dtype", dtype, "bfloat16" if engine.isa == "avx512bf16" else "float32")
+    kind = _dtype("dtype", dtype, "float32" if engine.isa == "portable" else "bfloat16")
     draft_kind = _dtype("draft_dtype", draft_dtype, "int8")
     family = read_family(model_dir)
     weights = ModelWeights(model_dir, family)
