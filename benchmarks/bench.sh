@@ -7,6 +7,7 @@
 #
 # LIMIT      questions of each set (10)
 # REPEATS    timed answers to each prompt (2)
+# UNTIMED    1: ablations and budgets, whose point is acceptance, without a clock; saves two fifths of the time
 # TOKENS     new tokens of an answer (128)
 # PEERS      other programs (transformers transformers-pld transformers-assisted llama.cpp); those absent are named
 # ASSISTANT  directory of a small model for transformers' assisted generation
@@ -28,12 +29,24 @@ fi
 : "${EYAS_EVAL_DATA:?set it to the folder with the question files}"
 read -r -a peers <<<"${PEERS-transformers transformers-pld transformers-assisted llama.cpp}"
 out=${OUT:-benchmarks/results/bench}
+repeats=${REPEATS:-2}
 # Exit code 1 says that answers were lost or differ: the report lists them, so it is written all the same.
 code=0
-eyas bench run --methods all auto ablations equal-budget budgets --questions mt_bench humaneval gsm8k alpaca sum qa \
-  --limit "${LIMIT:-10}" --temperature 0,1 --repeats "${REPEATS:-2}" --max-new-tokens "${TOKENS:-128}" \
-  ${peers[0]:+--peers "${peers[@]}"} ${ASSISTANT:+--peer-assistant "$ASSISTANT"} --out "$out" "$@" || code=$?
-[ "$code" -le 1 ] || exit "$code"
+run() { # REPEATS METHODS AND OPTIONS...
+  local found=0
+  eyas bench run --repeats "$1" --methods "${@:2}" --questions mt_bench humaneval gsm8k alpaca sum qa \
+    --limit "${LIMIT:-10}" --temperature 0,1 --max-new-tokens "${TOKENS:-128}" --out "$out" || found=$?
+  [ "$found" -le 1 ] || exit "$found"
+  [ "$found" -eq 0 ] || code=1
+}
+variants=(ablations equal-budget budgets)
+outside=(${peers[0]:+--peers "${peers[@]}"} ${ASSISTANT:+--peer-assistant "$ASSISTANT"})
+if [ -n "${UNTIMED:-}" ]; then
+  run "$repeats" all auto "${outside[@]}" "$@"
+  run 0 "${variants[@]}" "$@"
+else
+  run "$repeats" all auto "${variants[@]}" "${outside[@]}" "$@"
+fi
 eyas bench report "$out" --markdown docs/benchmarks.md --html "$out/report.html"
 eyas bench plot "$out" --out docs/img
 exit "$code"
