@@ -9,7 +9,7 @@
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,10 +158,15 @@ def interval(draws: Floats) -> Interval:
     return float(low), float(high)
 
 
+def _can_vary(groups: Sequence[Sized]) -> bool:
+    """Whether a bootstrap says anything: one question alone is always drawn again."""
+    return bool(groups) and all(len(group) > 1 for group in groups)
+
+
 def tau_interval(found: Samples, minus: Samples | None = None) -> Interval | None:
     """Interval of the mean tau over sets, or of its difference to other samples of the same questions."""
     groups = _counts(found) if minus is None else paired_counts(found, minus)
-    if not groups:
+    if not _can_vary(groups):
         return None
     draws = []
     for counts, drawn in zip(groups, resampled([len(counts) for counts in groups]), strict=True):
@@ -175,7 +180,7 @@ def speedup_interval(mine: Samples, plain: Samples) -> Interval | None:
     mine, plain = shared(mine, plain)
     fast, slow = rates(mine.values()), rates(plain.values())
     groups = [[(fast[q], slow[q]) for q in fast if q[0] == name] for name in {q[0]: None for q in fast}]
-    if not groups:
+    if not _can_vary(groups):
         return None
     draws = []
     for pairs, drawn in zip(groups, resampled([len(pairs) for pairs in groups]), strict=True):
