@@ -20,7 +20,7 @@ Where one pass serves several sequences, its time depends on the rows of all. Th
 "expected time" are those of the whole cycle, and a draft token costs what its row adds to the rows of the
 others: trees shrink as the load grows. The time of plain decoding, by which the purse counts, is then an
 equal share of a cycle in which nobody drafts. Such a share is small, and what was not counted weighs more,
-so in company nothing is tried on credit alone: a first level as good as those before, or as is usual, has to
+so in company nothing is tried on credit alone: a first level as good as those before, at first as is usual, has to
 save time in the whole cycle, and a sequence that stood aside returns when the cycles that it let pass would
 have saved what the draft network now has to read. The ids never depend on any of this (docs/laws.md, L8).
 """
@@ -153,7 +153,7 @@ class Budget:
             prices.cycle, self._costs.levels, spent, room, most, prices.other_ms, prices.other_tokens
         )
         if self._load.company:
-            self._missed += max(0.0, saving := growth.saving([*map(max, FIRST_WORTH, self._worth[1])]))
+            self._missed += max(0.0, saving := growth.saving(self._worth[1]))
             if saving <= 0 or self._missed < self._costs.reading(waiting):
                 return None
         self._missed = 0.0
