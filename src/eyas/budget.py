@@ -20,9 +20,10 @@ Where one pass serves several sequences, its time depends on the rows of all. Th
 "expected time" are those of the whole cycle, and a draft token costs what its row adds to the rows of the
 others: trees shrink as the load grows. The time of plain decoding, by which the purse counts, is then an
 equal share of a cycle in which nobody drafts. Such a share is small, and what was not counted weighs more,
-so in company nothing is tried on credit alone: a first level as good as those before, at first as is usual, has to
-save time in the whole cycle, and a sequence that stood aside returns when the cycles that it let pass would
-have saved what the draft network now has to read. The ids never depend on any of this (docs/laws.md, L8).
+so in company nothing is tried on credit alone: a first level as good as those before, at first as is usual,
+has to save time in the whole cycle, and a sequence that stood aside returns when the cycles that it let pass
+would have saved what the draft network now has to read. The ids never depend on any of this (docs/laws.md,
+L8).
 """
 
 import math
