@@ -118,10 +118,9 @@ class HeadState:
         assert len(features) == len(token_ids), "one token after each feature"
         self._waiting.append((features, np.array(token_ids, dtype=np.int64)))
 
-    @property
-    def num_waiting(self) -> int:
-        """Pairs to read before the next tree, where trees are of measured size."""
-        return min(READ_AT_ONCE, sum(len(token_ids) for _, token_ids in self._waiting))
+    def num_waiting(self, token_ids: Sequence[int]) -> int:
+        """Pairs to read before a tree of measured size below the root `token_ids[-1]`."""
+        return min(READ_AT_ONCE, len(token_ids) - 1 - self._num_skipped - self._cache.length)
 
     def expander(self, token_ids: Sequence[int]) -> "Expander":
         """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
