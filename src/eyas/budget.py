@@ -21,9 +21,9 @@ Where one pass serves several sequences, its time depends on the rows of all. Th
 others: trees shrink as the load grows. The time of plain decoding, by which the purse counts, is then an
 equal share of a cycle in which nobody drafts. Such a share is small, and what was not counted weighs more,
 so in company nothing is tried on credit alone: a first level as good as those before, at first as is usual,
-has to save time in the whole cycle, and a sequence that stood aside returns when the cycles that it let pass
-would have saved what the draft network now has to read. The ids never depend on any of this (docs/laws.md,
-L8).
+has to save a twentieth of the whole cycle, and a sequence that stood aside returns when the cycles that it
+let pass would have saved, beyond that twentieth, what the draft network now has to read. The ids never depend
+on any of this (docs/laws.md, L8).
 """
 
 import math
@@ -45,6 +45,10 @@ PURSE_LIMIT = 3.0  # savings beyond are forgotten, so that a good beginning cann
 RANKS = 3  # of siblings, whose worth is remembered by depth
 FIRST_WORTH = (0.6, 0.12, 0.05)  # of a node's children, as shares of its value, before any was seen
 MEMORY = 0.1  # weight of the newest level in the mean
+
+# In company drafting has to save so much of the cycle: less is within the error of the table, while the
+# passes of the draft network are sure to cost.
+LEAST_GAIN = 0.05
 
 
 @dataclass
@@ -68,9 +72,19 @@ class Purse:
         self.savings = min(self.savings + gain, PURSE_LIMIT * self.plain)
 
 
+@dataclass
+class Company:
+    """The sequences that one cycle serves, all together."""
+
+    count: int = 1
+    rows: int = 1  # roots included
+    tokens: float = 1.0  # expected
+    draft_ms: float = 0.0
+
+
 @dataclass(eq=False)
 class Load:
-    """What one sequence brings to a cycle, and its company there.
+    """What one sequence brings to a cycle, and the company that it is counted in.
 
     A member of the company that has not drafted in this cycle yet counts with what it brought to its last.
     """
@@ -78,17 +92,30 @@ class Load:
     rows: int = 1  # root included
     tokens: float = 1.0  # expected
     draft_ms: float = 0.0
-    company: "Sequence[Load]" = field(default=(), repr=False)  # the other sequences of the cycle
+    company: Company = field(default_factory=Company)
 
     def bring(self, rows: int, tokens: float) -> None:
         """What this sequence's tree brings to the cycle under way."""
+        self.company.rows += rows - self.rows
+        self.company.tokens += tokens - self.tokens
         self.rows, self.tokens = rows, tokens
+
+    def spend(self, draft_ms: float) -> None:
+        """What drafting its tree takes in the cycle under way."""
+        self.company.draft_ms += draft_ms - self.draft_ms
+        self.draft_ms = draft_ms
 
 
 def share_cycle(loads: Sequence[Load]) -> None:
     """A cycle begins that serves these sequences together."""
+    company = Company(
+        count=len(loads),
+        rows=sum(load.rows for load in loads),
+        tokens=sum(load.tokens for load in loads),
+        draft_ms=sum(load.draft_ms for load in loads),
+    )
     for load in loads:
-        load.company = [other for other in loads if other is not load]
+        load.company = company
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +133,25 @@ class Prices:
     other_ms: float = 0.0
     other_tokens: float = 0.0
 
+    @property
+    def whole_ms(self) -> float:
+        """The whole cycle, if this sequence does not draft."""
+        return self.other_ms + self.cycle[0]
+
     @classmethod
-    def of(cls, costs: CostTable, company: Sequence[Load]) -> Self:
-        """Prices among `company`; a sequence alone pays for the whole cycle."""
-        if not company:
+    def of(cls, costs: CostTable, load: Load, sizes: int = MAX_ROWS) -> Self:
+        """Prices of the first `sizes` numbers of draft tokens; a sequence alone pays for the whole cycle."""
+        company = load.company
+        if company.count == 1:
             return cls(costs.cycle)
-        count = 1 + len(company)
-        rows = 1 + sum(load.rows for load in company)  # if this sequence does not draft
-        share = costs.overhead_ms + costs.verify(count) / count
-        passes = costs.verify_from(rows, MAX_ROWS)
+        share = costs.overhead_ms + costs.verify(company.count) / company.count
+        passes = costs.verify_from(company.rows - load.rows + 1, sizes)
         plain = passes[0]
-        drafting = sum(load.draft_ms for load in company)
+        drafting = company.draft_ms - load.draft_ms
         return cls(
             cycle=[share + ms - plain for ms in passes],
-            other_ms=plain + count * costs.overhead_ms + drafting - share,
-            other_tokens=sum(load.tokens for load in company),
+            other_ms=plain + company.count * costs.overhead_ms + drafting - share,
+            other_tokens=company.tokens - load.tokens,
         )
 
 
@@ -142,23 +173,35 @@ class Budget:
         Args:
             waiting: pairs that the draft network would have to read first.
         """
-        prices = Prices.of(self._costs, self._load.company)
-        self._purse.plain = self._spent = prices.cycle[0]
-        self._load.draft_ms = 0.0
-        spent = self._costs.root_ms
-        room = self._purse.room
-        if spent + prices.cycle[1] > room:
+        first = Prices.of(self._costs, self._load, 1 + RANKS)
+        self._purse.plain = self._spent = first.cycle[0]
+        self._load.spend(0.0)
+        if self._costs.root_ms + first.cycle[1] > self._purse.room or not self._pays(first, waiting):
             return None
-        most = min(self._tree.draft_tokens, MAX_ROWS - 1)
-        growth = new_growth(
-            prices.cycle, self._costs.levels, spent, room, most, prices.other_ms, prices.other_tokens
-        )
-        if self._load.company:
-            self._missed += max(0.0, saving := growth.saving(self._worth[1]))
-            if saving <= 0 or self._missed < self._costs.reading(waiting):
-                return None
+        return self._growth(Prices.of(self._costs, self._load))
+
+    def _pays(self, prices: Prices, waiting: int) -> bool:
+        """Whether a first level serves the company; a sequence alone may draw on its credit."""
+        if self._load.company.count == 1:
+            return True
+        saving = self._growth(prices).saving(self._worth[1]) - LEAST_GAIN * prices.whole_ms
+        self._missed += max(0.0, saving)
+        if saving <= 0 or self._missed < self._costs.reading(waiting):
+            return False
         self._missed = 0.0
-        return growth
+        return True
+
+    def _growth(self, prices: Prices) -> AnyGrowth:
+        """A tree without nodes yet; the pass for its first level is paid."""
+        return new_growth(
+            prices.cycle,
+            self._costs.levels,
+            self._costs.root_ms,
+            self._purse.room,
+            min(self._tree.draft_tokens, len(prices.cycle) - 1),
+            prices.other_ms,
+            prices.other_tokens,
+        )
 
     def grow(
         self, root: int, growth: AnyGrowth, expansion: Expansion, draft: Draft, *, max_depth: int
@@ -186,7 +229,7 @@ class Budget:
             above = 1.0 if frontier is None else math.exp(frontier.log_values[0])
             self._remember(depth, [value / above for value in values[:RANKS]])
         size = growth.size
-        self._load.draft_ms = growth.spent
+        self._load.spend(growth.spent)
         self._spent = growth.time
         return expansion.rerank(root, size) if size else root_only(root)
 
