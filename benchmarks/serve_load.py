@@ -3,10 +3,10 @@
     python benchmarks/serve_load.py --out benchmarks/results/serve-load.json
 
 *Measured* is a closed loop: each of N clients sends its next request when its last answer is whole. Methods take
-turns in alternating order, so that a busy neighbour hurts all alike. The *mix* adds clients that leave, requests
-that are refused, other lengths and temperatures. Afterwards every answer's ids are compared with those of the same
-request alone, by plain decoding; one that differs, or one that is lost, makes the exit code 1. What follows `--`
-goes to `eyas serve`.
+turns, so that a busy neighbour hurts all alike; always in the same order, since a method that comes twice running
+would find its prompts in the cache. The *mix* adds clients that leave, requests that are refused, other lengths and
+temperatures. Afterwards every answer's ids are compared with those of the same request alone, by plain decoding; one
+that differs, or one that is lost, makes the exit code 1. What follows `--` goes to `eyas serve`.
 """
 
 import argparse
@@ -199,8 +199,8 @@ async def measure(
             fields = request(number * args.requests + turn, args.max_tokens, method)
             outcomes[method].append(await ask(http, fields))
 
-    for turn in range(args.repeats):
-        for method in args.methods[:: 1 if turn % 2 == 0 else -1]:  # a machine that warms up helps all alike
+    for _ in range(args.repeats):
+        for method in args.methods:
             began = perf_counter()
             await asyncio.gather(*(client(number, method) for number in range(clients)))
             seconds[method] += perf_counter() - began

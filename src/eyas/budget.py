@@ -21,9 +21,9 @@ Where one pass serves several sequences, its time depends on the rows of all. Th
 others: trees shrink as the load grows. The time of plain decoding, by which the purse counts, is then an
 equal share of a cycle in which nobody drafts. Such a share is small, and what was not counted weighs more,
 so in company nothing is tried on credit alone: a first level as good as those before, at first as is usual,
-has to save a twentieth of the whole cycle, and a sequence that stood aside returns when the cycles that it
-let pass would have saved, beyond that twentieth, what the draft network now has to read. The ids never depend
-on any of this (docs/laws.md, L8).
+has to save a twentieth of the whole cycle, and a sequence that stood aside returns when its share of what
+could have been saved meanwhile, beyond that twentieth, pays for what the draft network now has to read. The
+ids never depend on any of this (docs/laws.md, L8).
 """
 
 import math
@@ -165,7 +165,9 @@ class Budget:
         self._purse = Purse(costs.plain)
         self._worth: list[list[float]] = [list(FIRST_WORTH) for _ in range(tree.depth + 1)]
         self._spent = costs.plain  # by the cycle under way
-        self._missed = 0.0  # milliseconds that drafting would have saved in company since it last drafted
+        self._missed = (
+            0.0  # its share of the milliseconds that drafting would have saved while it stood aside
+        )
 
     def open(self, waiting: int = 1) -> AnyGrowth | None:
         """A new cycle: its tree under way, or None where it is better not to draft.
@@ -185,8 +187,10 @@ class Budget:
         if self._load.company.count == 1:
             return True
         saving = self._growth(prices).saving(self._worth[1]) - LEAST_GAIN * prices.whole_ms
-        self._missed += max(0.0, saving)
-        if saving <= 0 or self._missed < self._costs.reading(waiting):
+        if saving <= 0:
+            return False
+        if saving + self._missed < self._costs.reading(waiting):
+            self._missed += saving / self._load.company.count  # all see it, but it is there for one of them
             return False
         self._missed = 0.0
         return True
