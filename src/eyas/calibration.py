@@ -35,8 +35,8 @@ VERIFIED_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, MAX_RO
 EXPANDED_NODES = (1, 2, 4, 7, 10)
 SHALLOW, DEEP = 2, 6  # levels: the difference of two trees is that of their levels
 CONTEXT = 256  # committed tokens while measuring
-SECONDS = 2.0  # rounds go on until then, but
-ROUNDS = (2, 15)  # at least and at most so many
+SECONDS = 4.0  # rounds go on until then, but
+ROUNDS = (5, 15)  # at least and at most so many: a median of fewer is no better than its worst neighbour
 
 Measured = dict[tuple[str, int], list[float]]  # (part, rows) -> milliseconds, one a round
 

@@ -6,9 +6,10 @@ measured numbers of rows costs are interpolated; they never fall with more rows,
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Self
 
 from eyas.errors import DataError
@@ -135,11 +136,27 @@ def _points(pairs: Any) -> Points:
 
 
 def _every_row(points: Points) -> list[float]:
-    """Costs of 1..MAX_ROWS rows: straight lines between the points, the last one going on, never falling."""
+    """Costs of 1..MAX_ROWS rows: straight lines between the points, the last one going on."""
+    rows, means = [count for count, _ in points], _never_falling([ms for _, ms in points])
     costs: list[float] = []
-    for rows in range(1, MAX_ROWS + 1):
-        right = next((i for i, (count, _) in enumerate(points) if count >= rows), len(points) - 1)
-        (a, left_ms), (b, right_ms) = points[max(right - 1, 0)], points[right]
-        ms = right_ms if b == a else left_ms + (right_ms - left_ms) * (rows - a) / (b - a)
-        costs.append(max(ms, costs[-1] if costs else 0.0))
-    return costs
+    for row in range(1, MAX_ROWS + 1):
+        right = next((i for i, count in enumerate(rows) if count >= row), len(rows) - 1)
+        left = max(right - 1, 0)
+        rise = 0.0 if left == right else (means[right] - means[left]) / (rows[right] - rows[left])
+        costs.append(means[left] + rise * (row - rows[left]))
+    return list(accumulate(costs, max))  # rounding may make them fall by a last digit
+
+
+def _never_falling(values: Sequence[float]) -> list[float]:
+    """The closest rising row to these (least squares): neighbours that fall are replaced by their mean.
+
+    So a measurement that came out too dear is mended by what follows, and does not make dear all of that.
+    """
+    pools: list[tuple[float, int]] = []  # mean of so many neighbours
+    for value in values:
+        mean, count = value, 1
+        while pools and pools[-1][0] > mean:
+            before, size = pools.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        pools.append((mean, count))
+    return [mean for mean, count in pools for _ in range(count)]

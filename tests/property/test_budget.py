@@ -270,6 +270,16 @@ def test_costs_lie_on_straight_lines():
     assert FAST.level(10) == 0.5
 
 
+def test_a_measurement_too_dear_is_mended_by_its_neighbours():
+    table = CostTable(
+        verify_ms=((1, 4.0), (2, 9.0), (3, 5.0), (4, 4.0), (5, 8.0), (64, 90.0)),
+        draft_ms=((1, 1.0),),
+        root_ms=0,
+        overhead_ms=0,
+    )
+    assert table.cycle[:5] == pytest.approx((4.0, 6.0, 6.0, 6.0, 8.0))
+
+
 @pytest.mark.parametrize("key", ["verify_ms", "draft_ms", "root_ms", "overhead_ms"])
 def test_broken_tables_are_refused(key):
     document = FAST.to_dict()
