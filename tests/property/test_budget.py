@@ -220,6 +220,23 @@ def test_prices_add_up_to_the_whole_cycle(table, count, rows):
 
 
 @given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 4), st.integers(1, 64), st.floats(1, 9), st.floats(0, 50)), max_size=30
+    )
+)
+def test_a_company_is_the_sum_of_its_loads(changes):
+    loads = [Load() for _ in range(5)]
+    share_cycle(loads)
+    for at, rows, tokens, draft_ms in changes:
+        loads[at].bring(rows, tokens)
+        loads[at].spend(draft_ms)
+    company = loads[0].company
+    assert company.rows == sum(load.rows for load in loads)
+    assert company.tokens == pytest.approx(sum(load.tokens for load in loads))
+    assert company.draft_ms == pytest.approx(sum(load.draft_ms for load in loads), abs=1e-9)
+
+
+@given(
     table=tables,
     count=st.integers(1, 10),
     seed=st.integers(0, 10**6),
