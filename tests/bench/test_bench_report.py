@@ -131,6 +131,19 @@ def test_differences_of_ablations_and_of_equal_budgets_have_intervals(tmp_path):
     assert held["tau: eagle2 > eagle"] == "yes"
 
 
+def test_methods_are_compared_on_the_prompts_that_both_answered(eyas, tmp_path):
+    path = folder(
+        tmp_path / "half",
+        *(answer("autoregressive", n) for n in (1, 2)),
+        answer("eagle2", 1, cycles=10, cycle_tokens=20),
+        answer("eagle2", 2, cycles=10, cycle_tokens=12),
+        answer("eagle2-without-value", 1, method="eagle2", cycles=10, cycle_tokens=18),
+    )
+    rows = tables_of(eyas, path)
+    assert rows["ablations"]["eagle2-without-value"][1:3] == [1.8, pytest.approx(-0.2)]
+    assert rows["expectations"]["tau: eagle2 > eagle2-without-value"] == ["0", "yes", "2.000, 1.800"]
+
+
 def test_an_expectation_that_does_not_hold_is_said_and_fails_nothing(eyas, tmp_path):
     path = folder(
         tmp_path / "bad",

@@ -42,12 +42,13 @@ def _orders(results: Results, temperature: float) -> Iterator[Finding]:
     pairs += [(left, right, ">") for left in ("eagle2", "medusa") for right in BELOW]
     pairs += [("eagle2", WITHOUT_VALUE, ">"), ("eagle2", WITHOUT_RERANK, ">=")]
     for left, right, sign in pairs:
-        a, b = (_tau(results, name, temperature) for name in (left, right))
+        both = st.common(*(st.samples(results, name, temperature) for name in (left, right)))
+        a, b = (st.over_sets(st.tau_of, results.sets, found) for found in both)
         if a is not None and b is not None:
             holds = a > b or (sign == ">=" and a == b)
             yield f"tau: {left} {sign} {right}", f"{temperature:g}", holds, f"{a:.3f}, {b:.3f}"
     for name in (*CHAIN, *BELOW):
-        value = _tau(results, name, temperature)
+        value = st.over_sets(st.tau_of, results.sets, st.samples(results, name, temperature))
         if value is not None:
             yield f"tau: {name} > 1", f"{temperature:g}", value > 1, f"{value:.3f}"
 
@@ -92,7 +93,3 @@ def _tenths(values: Sequence[float]) -> tuple[float, float]:
     """The values below and above which a tenth lies."""
     cut = len(values) // 10
     return values[cut], values[-1 - cut]
-
-
-def _tau(results: Results, name: str, temperature: float) -> float | None:
-    return st.over_sets(st.tau_of, results.sets, st.samples(results, name, temperature))

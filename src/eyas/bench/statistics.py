@@ -101,10 +101,16 @@ def rates(found: Iterable[Sample], *, prefill: bool = False) -> dict[Question, f
     return {question: tokens / seconds for question, (tokens, seconds) in sums.items()}
 
 
+def common(left: Samples, right: Samples) -> tuple[Samples, Samples]:
+    """The prompts that both answered: in a run that has not ended, or lost some, these can be compared."""
+    keys = [key for key in left if key in right]
+    return {key: left[key] for key in keys}, {key: right[key] for key in keys}
+
+
 def shared(mine: Samples, plain: Samples) -> tuple[Samples, Samples]:
     """The prompts that both have a speed for."""
-    keys = [key for key, sample in mine.items() if sample.is_timed and key in plain and plain[key].is_timed]
-    return {key: mine[key] for key in keys}, {key: plain[key] for key in keys}
+    timed = ({key: sample for key, sample in each.items() if sample.is_timed} for each in (mine, plain))
+    return common(*timed)
 
 
 def speedup(mine: Samples, plain: Samples, *, prefill: bool = False) -> float | None:

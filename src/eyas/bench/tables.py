@@ -313,10 +313,10 @@ def _against(
         if name not in results.methods:
             continue
         mine, other, plain = (st.samples(results, each, temperature) for each in (name, base, PLAIN))
-        value, reference = (st.over_sets(st.tau_of, results.sets, found) for found in (mine, other))
-        row: list[Any] = [name, f"{temperature:g}", value, None, None]
-        if name != base and value is not None and reference is not None:
-            row[3:] = [value - reference, st.tau_interval(mine, other)]
+        row: list[Any] = [name, f"{temperature:g}", st.over_sets(st.tau_of, results.sets, mine), None, None]
+        left, right = (st.over_sets(st.tau_of, results.sets, found) for found in st.common(mine, other))
+        if name != base and left is not None and right is not None:
+            row[3:] = [left - right, st.tau_interval(mine, other)]
         rows.append([*row, st.over_sets(st.speedup, results.sets, mine, plain)])
     columns: list[tuple[str, Form]] = [("method", "text"), ("T", "text"), ("tau", "f2")]
     columns += [(f"tau - {base}'s", "f2"), (f"{st.LEVEL} % interval", "interval"), ("speed-up", "x")]
