@@ -9,6 +9,16 @@
 
 namespace eyas {
 
+// Whose noise: the arguments of g beside the id.
+struct Draw {
+  std::uint32_t seed, choice, position;
+};
+
+constexpr float kNever = -3.0e38f;  // a score that does not win
+
+// Of a score with float noise, generously.
+constexpr float noise_error(float score) { return 1e-3f * (1 + (score < 0 ? -score : score) * 1e-3f); }
+
 struct Kernels {
   const char* name;
   int max_query_rows;  // of an AttendItem
@@ -35,9 +45,12 @@ struct Kernels {
   // Indices of the k largest entries, best first, ties to the lower index; k <= n and at most kMostBest.
   void (*top_k)(const float* x, int n, int k, int* indices);
   // About g(position, id) of docs/laws.md, L2, for ids 0..n-1 (n a multiple of 16); absolute error below 1e-4.
-  void (*gumbel)(std::uint32_t seed, std::uint32_t choice, std::uint32_t position, int n, float* out);
-  // out = logits * factor + noise, its largest entry, and the sum of the logits (for finding NaN).
-  void (*add_noise)(const float* logits, float factor, const float* noise, int n, float* out, float* top, float* total);
+  void (*gumbel)(const Draw& draw, int n, float* out);
+  // out = logits * factor + noise; returns its largest entry. No logit is NaN.
+  float (*add_noise)(const float* logits, float factor, const float* noise, int n, float* out);
+  // The same with the noise of `gumbel`, which is made only where a score may come within noise_error of the largest;
+  // elsewhere out is kNever. `likely` is an id with a large logit.
+  float (*noisy_scores)(const float* logits, float factor, const Draw& draw, int likely, int n, float* out);
   // First index >= begin whose entry is at least `edge`; n if there is none.
   int (*next_at_least)(const float* x, int begin, int n, float edge);
   // Sum of exp((x - top) * factor); n is a multiple of 16.

@@ -10,7 +10,6 @@ namespace eyas {
 
 namespace {
 constexpr double kReach = 26.01;      // g lies in [-3.13, 22.88]: nothing further below the best can win
-constexpr double kNoiseError = 1e-3;  // of float noise and scores, generously
 constexpr double kLeastPlain = 1e-6;  // a lower temperature's scores may leave float's range
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
@@ -54,7 +53,7 @@ const float* Sampler::noise(int position) {
   std::vector<float>& row = noise_[position];
   if (row.empty()) {
     row.resize(std::size_t(round_up(config_.vocab_size, kLanes)));
-    kernels_.gumbel(config_.seed, config_.choice, std::uint32_t(position), int(row.size()), row.data());
+    kernels_.gumbel({config_.seed, config_.choice, std::uint32_t(position)}, int(row.size()), row.data());
   }
   return row.data();
 }
@@ -93,17 +92,20 @@ int Sampler::choose(const float* logits, const Answer& answer) {
   return best;
 }
 
-// Without processors: scores in float find the few tokens that may win, and these are drawn exactly.
+// Without processors: scores in float find the few tokens that may win, and these are drawn exactly. Noise that drafting
+// made already is used; otherwise most of it need not be made.
 int Sampler::choose_plain(const float* logits, int position) {
-  const int n = config_.vocab_size;
+  const int n = config_.vocab_size, likely = kernels_.argmax(logits, n);
+  if (likely < 0) return -1;
   const double temperature = config_.temperature;
-  scores_.resize(std::size_t(n));
-  const float* drawn = noise(position);
   const float inverse = float(1.0 / temperature);
-  float top = 0, total = 0;
-  kernels_.add_noise(logits, inverse, drawn, n, scores_.data(), &top, &total);
-  if (total != total) return -1;
-  const float edge = float(double(top) - kNoiseError * (1 + std::fabs(double(top)) * 1e-3));
+  scores_.resize(std::size_t(n));
+  const auto made = noise_.find(position);
+  const float top = made != noise_.end()
+                        ? kernels_.add_noise(logits, inverse, made->second.data(), n, scores_.data())
+                        : kernels_.noisy_scores(logits, inverse, {config_.seed, config_.choice, std::uint32_t(position)}, likely, n,
+                                                scores_.data());
+  const float edge = top - noise_error(top);
   int best = -1;
   double best_score = kNone;
   for (int id = 0; (id = kernels_.next_at_least(scores_.data(), id, n, edge)) < n; ++id) {

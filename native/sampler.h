@@ -71,7 +71,7 @@ class Sampler {
   std::vector<double> row_;  // processed logits
   std::vector<double> masses_;
   std::vector<float> scores_;
-  std::unordered_map<int, std::vector<float>> noise_;  // about g(t, .), within kNoiseError
+  std::unordered_map<int, std::vector<float>> noise_;  // about g(t, .), within noise_error
 };
 
 }  // namespace eyas
