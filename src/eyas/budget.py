@@ -165,9 +165,7 @@ class Budget:
         self._purse = Purse(costs.plain)
         self._worth: list[list[float]] = [list(FIRST_WORTH) for _ in range(tree.depth + 1)]
         self._spent = costs.plain  # by the cycle under way
-        self._missed = (
-            0.0  # its share of the milliseconds that drafting would have saved while it stood aside
-        )
+        self._missed = 0.0  # its share of what drafting would have saved while it stood aside
 
     def open(self, waiting: int = 1) -> AnyGrowth | None:
         """A new cycle: its tree under way, or None where it is better not to draft.

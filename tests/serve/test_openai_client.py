@@ -32,8 +32,12 @@ def direct(llm, prompt=MESSAGES, **options):
             {"seed": 1, "extra_body": {"top_k": 5, "min_p": 0.1, "eyas": {"draft_tokens": 9, "depth": 3}}},
             {"seed": 1, "temperature": 1.0, "top_k": 5, "min_p": 0.1},
         ),
+        (
+            {"seed": 0, "logit_bias": {"2": 5}, "extra_body": {"ignore_eos": True}},  # 2 ends answers
+            {"seed": 0, "temperature": 1.0, "logit_bias": {2: 5.0}, "ignore_eos": True},
+        ),
     ],
-    ids=["greedy", "default", "filters", "biased", "extras"],
+    ids=["greedy", "default", "filters", "biased", "extras", "endless"],
 )
 def test_a_chat_is_plain_decodings_answer(client, llm, fields, options):
     answer = client.chat.completions.create(

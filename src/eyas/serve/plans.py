@@ -13,7 +13,7 @@ DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 DEFAULT_COMPLETION = 16  # OpenAI's length of a completion
 # Fields that have eyas's own names; others are translated below.
 SAME = (
-    *("temperature", "top_p", "min_p", "seed"),
+    *("temperature", "top_p", "min_p", "seed", "ignore_eos"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
 

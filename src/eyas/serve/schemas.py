@@ -71,6 +71,7 @@ class Sampled(Body):
     top_k: int | None = Field(None, ge=-1, description="0 and -1 are off")
     min_p: float | None = Field(None, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
+    ignore_eos: bool | None = Field(None, description="go on past the model's own end, as vLLM has it")
     stop: Text | list[Text] | None = None
     seed: int | None = Field(None, ge=0, le=2**32 - 1)
     n: int | None = Field(None, ge=1)
