@@ -61,7 +61,7 @@ serve-soak: ## ten minutes of mixed load; fails if the server's memory grows
 	$(PYTHON) benchmarks/serve_soak.py --seconds 600 --out benchmarks/results/serve-soak.json
 
 serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
-	$(PYTHON) benchmarks/serve_load.py --clients 1 4 --requests 1 --repeats 1 --max-tokens 32 --mix 100
+	$(PYTHON) benchmarks/serve_load.py --clients 1 4 --seconds 5 --repeats 1 --max-tokens 32 --mix 100
 	$(PYTHON) benchmarks/serve_soak.py --seconds 30 --tolerance 0.3 # caches still fill: only a gross leak shows
 
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)

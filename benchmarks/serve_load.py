@@ -2,11 +2,14 @@
 
     python benchmarks/serve_load.py --out benchmarks/results/serve-load.json
 
-*Measured* is a closed loop: each of N clients sends its next request when its last answer is whole. Methods take
-turns, so that a busy neighbour hurts all alike; always in the same order, since a method that comes twice running
-would find its prompts in the cache. The *mix* adds clients that leave, requests that are refused, other lengths and
-temperatures. Afterwards every answer's ids are compared with those of the same request alone, by plain decoding; one
-that differs, or one that is lost, makes the exit code 1. What follows `--` goes to `eyas serve`.
+*Measured* is a closed loop: each of N clients sends its next request when its last answer is whole, and goes on past
+the model's own end, so that each answer has all its tokens. A turn has a fixed time, at whose end all leave: if it had
+a number of requests, its last seconds would be those of fewer clients. Methods take turns, so that a busy neighbour
+hurts all alike; a pair of turns has the same requests, the next pair others, and the order is always the same: so
+nobody finds its prompts in the cache. Speeds are medians over turns, and ratios medians over pairs of turns. The
+*mix* adds clients that leave, requests that are refused, other lengths and temperatures, and answers end where they
+end. Afterwards every answer's ids are compared with those of the same request alone, by plain decoding; one that
+differs, or one that is lost, makes the exit code 1. What follows `--` goes to `eyas serve`.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -41,6 +45,7 @@ PROMPTS = (
     "Tell me a story of a fox that lost its way.",
     "How do I boil an egg?",
 )
+DISTINCT = 48  # requests that are measured: each is asked again alone
 PADDING = "The harbour lay still, and the boats had not moved since the morning. "  # makes prompts long
 
 
@@ -54,6 +59,19 @@ class Outcome:
     first_token: float | None = None  # seconds from the request on
     left: bool = False  # the client went away on purpose
     is_whole: bool = False
+
+
+@dataclass
+class Turn:
+    """One method's requests, from the first one sent to the last answer."""
+
+    outcomes: list[Outcome]
+    seconds: float
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second, of all clients together."""
+        return sum(len(outcome.token_ids) for outcome in self.outcomes) / self.seconds
 
 
 def main() -> int:
@@ -78,8 +96,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--methods", nargs="+", default=["eagle2", PLAIN])
-    parser.add_argument("--requests", type=int, default=3, help="of each client, when speed is measured")
-    parser.add_argument("--repeats", type=int, default=4, help="turns of each method")
+    parser.add_argument("--seconds", type=float, default=12, help="of a turn, when speed is measured")
+    parser.add_argument("--repeats", type=int, default=8, help="turns of each method")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--mix", type=int, default=200, help="requests of the mix")
     parser.add_argument("--mix-clients", type=int, default=16)
@@ -128,13 +146,14 @@ async def load(args: argparse.Namespace, url: str) -> dict[str, Any]:
             await ask(http, request(0, args.max_tokens, method))  # loads and measures the method
         rows, answers = [], []
         for clients in args.clients:
-            outcomes, seconds = await measure(http, args, clients)
-            rows += [row(clients, method, outcomes[method], seconds[method]) for method in args.methods]
-            answers += [outcome for method in args.methods for outcome in outcomes[method]]
+            turns = await measure(http, args, clients)
+            rows += [row(clients, method, turns[method]) for method in args.methods]
+            answers += [outcome for own in turns.values() for turn in own for outcome in turn.outcomes]
         mixed = await mix(http, args)
         answers += mixed
         return {
             "measured": rows,
+            "ratios": ratios(rows),
             "mix": {
                 "requests": len(mixed),
                 "left": sum(outcome.left for outcome in mixed),
@@ -159,6 +178,11 @@ def request(index: int, max_tokens: int, method: str | None = None) -> dict[str,
         "stream": True,
         **({"eyas": {"method": method}} if method else {}),
     }
+
+
+def endless(index: int, max_tokens: int, method: str) -> dict[str, Any]:
+    """`request`, with an answer of all `max_tokens`."""
+    return request(index, max_tokens, method) | {"ignore_eos": True}
 
 
 async def ask(http: httpx.AsyncClient, fields: dict[str, Any], leave_after: float | None = None) -> Outcome:
@@ -187,37 +211,63 @@ def _read(outcome: Outcome, chunk: dict[str, Any], seconds: float) -> None:
     outcome.is_whole = choice["finish_reason"] is not None
 
 
-async def measure(
-    http: httpx.AsyncClient, args: argparse.Namespace, clients: int
-) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
-    """Closed loops of `clients` clients, the methods in turns."""
-    outcomes: dict[str, list[Outcome]] = {method: [] for method in args.methods}
-    seconds = dict.fromkeys(args.methods, 0.0)
-
-    async def client(number: int, method: str) -> None:
-        for turn in range(args.requests):
-            fields = request(number * args.requests + turn, args.max_tokens, method)
-            outcomes[method].append(await ask(http, fields))
-
-    for _ in range(args.repeats):
+async def measure(http: httpx.AsyncClient, args: argparse.Namespace, clients: int) -> dict[str, list[Turn]]:
+    """Closed loops of `clients` clients, the methods in turns; both turns of a pair have the same requests."""
+    turns: dict[str, list[Turn]] = {method: [] for method in args.methods}
+    for repeat in range(args.repeats):
         for method in args.methods:
-            began = perf_counter()
-            await asyncio.gather(*(client(number, method) for number in range(clients)))
-            seconds[method] += perf_counter() - began
-    return outcomes, seconds
+            first = repeat * DISTINCT // args.repeats
+            turns[method].append(await closed_loop(http, args, clients, method, first))
+    return turns
 
 
-def row(clients: int, method: str, outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
+async def closed_loop(
+    http: httpx.AsyncClient, args: argparse.Namespace, clients: int, method: str, first: int
+) -> Turn:
+    """A turn: for so many seconds each client sends a request when its last answer is whole, then all leave."""
+    outcomes: list[Outcome] = []
+    indices = count(first)
+    began = perf_counter()
+
+    async def client() -> None:
+        while (rest := began + args.seconds - perf_counter()) > 0:
+            fields = endless(next(indices) % DISTINCT, args.max_tokens, method)
+            outcomes.append(await ask(http, fields, leave_after=rest))
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return Turn(outcomes, perf_counter() - began)
+
+
+def row(clients: int, method: str, turns: Sequence[Turn]) -> dict[str, Any]:
+    """What a method did for so many clients."""
+    outcomes = [outcome for turn in turns for outcome in turn.outcomes]
     first = [outcome.first_token for outcome in outcomes if outcome.first_token is not None]
     return {
         "clients": clients,
         "method": method,
-        "tokens_per_second": round(sum(len(outcome.token_ids) for outcome in outcomes) / seconds, 1),
+        "tokens_per_second": round(float(np.median([turn.speed for turn in turns])), 1),
+        "turns": [round(turn.speed, 1) for turn in turns],
         "first_token_p50_ms": round(1e3 * float(np.percentile(first, 50)), 1),
         "first_token_p99_ms": round(1e3 * float(np.percentile(first, 99)), 1),
         "requests": len(outcomes),
         "whole": sum(outcome.is_whole for outcome in outcomes),
     }
+
+
+def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Speeds by plain decoding's of as many clients, turn by turn, and by plain decoding's of one client."""
+    speeds = {(row["clients"], row["method"]): row["turns"] for row in rows}
+    alone = speeds.get((1, PLAIN))
+    return [
+        {
+            "clients": clients,
+            "method": method,
+            "by_plain": plain and round(float(np.median(np.divide(turns, plain))), 3),
+            "by_plain_of_one": alone and round(float(np.median(turns) / np.median(alone)), 3),
+        }
+        for (clients, method), turns in speeds.items()
+        for plain in [speeds.get((clients, PLAIN))]
+    ]
 
 
 async def mix(http: httpx.AsyncClient, args: argparse.Namespace) -> list[Outcome]:
