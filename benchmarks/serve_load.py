@@ -77,9 +77,9 @@ class Turn:
 def main() -> int:
     """Run both parts, compare ids, print one JSON document."""
     args = arguments()
+    document: dict[str, Any] = {"provenance": provenance(" ".join(sys.argv))}
     with running_server(args.server) as url:
-        document = asyncio.run(load(args, url))
-    document = {"provenance": provenance(" ".join(sys.argv)), **document}
+        document |= asyncio.run(load(args, url))
     text = json.dumps(document, indent=1)
     print(text)
     if args.out is not None:
