@@ -4,9 +4,9 @@
 
 *Measured* is a closed loop: each of N clients sends its next request when its last answer is whole, and goes on past
 the model's own end, so that each answer has all its tokens. A turn has a fixed time, at whose end all leave: if it had
-a number of requests, its last seconds would be those of fewer clients. Methods take turns, so that a busy neighbour
-hurts all alike; a pair of turns has the same requests, the next pair others, and the order is always the same: so
-nobody finds its prompts in the cache. Speeds are medians over turns, and ratios medians over pairs of turns. The
+a number of requests, its last seconds would be those of fewer clients. Numbers of clients and methods take turns, so
+that a busy neighbour hurts all alike; the turns of a repeat have the same requests, the next repeat others, and the
+order is always the same: so nobody finds its prompts in the cache. Speeds and ratios are medians over repeats. The
 *mix* adds clients that leave, requests that are refused, other lengths and temperatures, and answers end where they
 end. Afterwards every answer's ids are compared with those of the same request alone, by plain decoding; one that
 differs, or one that is lost, makes the exit code 1. What follows `--` goes to `eyas serve`.
@@ -20,10 +20,11 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -96,8 +97,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--methods", nargs="+", default=["eagle2", PLAIN])
-    parser.add_argument("--seconds", type=float, default=12, help="of a turn, when speed is measured")
-    parser.add_argument("--repeats", type=int, default=8, help="turns of each method")
+    parser.add_argument("--seconds", type=float, default=20, help="of a turn, when speed is measured")
+    parser.add_argument("--repeats", type=int, default=4, help="turns of each number of clients and method")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--mix", type=int, default=200, help="requests of the mix")
     parser.add_argument("--mix-clients", type=int, default=16)
@@ -113,30 +114,32 @@ def running_server(options: Sequence[str]) -> Iterator[str]:
     """`eyas serve` in a process of its own; gives its address."""
     command = [sys.executable, "-m", "eyas", "serve", "--port", "0", "--max-concurrent", "16", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = _address(process.stderr)
+        # Its log is read on: a full pipe would make the server wait.
+        log = threading.Thread(target=deque, args=(process.stderr, 0))
+        log.start()
         try:
-            yield _address(process)
+            for _ in range(600):
+                if httpx.get(f"{address}/ready", timeout=60).status_code == 200:
+                    break
+            else:
+                raise SystemExit("the server did not get ready")
+            yield address
         finally:
             process.terminate()
-            process.communicate()
+            log.join()
 
 
-def _address(process: "subprocess.Popen[str]") -> str:
-    """Where the server listens, once it is ready; its log is read on in the background from then on."""
-    assert process.stderr is not None
+def _address(log: Iterable[str]) -> str:
+    """Where the server says that it listens."""
     said = []
-    for line in process.stderr:
+    for line in log:
         said.append(line)
         found = re.search(r"serving on (http://\S+);", line)
         if found:
-            break
-    else:
-        raise SystemExit("the server did not start:\n" + "".join(said))
-    log = process.stderr
-    threading.Thread(target=lambda: [None for _ in log], daemon=True).start()
-    for _ in range(600):
-        if httpx.get(f"{found[1]}/ready", timeout=60).status_code == 200:
             return found[1]
-    raise SystemExit("the server did not get ready")
+    raise SystemExit("the server did not start:\n" + "".join(said))
 
 
 async def load(args: argparse.Namespace, url: str) -> dict[str, Any]:
@@ -144,11 +147,9 @@ async def load(args: argparse.Namespace, url: str) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
         for method in args.methods:
             await ask(http, request(0, args.max_tokens, method))  # loads and measures the method
-        rows, answers = [], []
-        for clients in args.clients:
-            turns = await measure(http, args, clients)
-            rows += [row(clients, method, turns[method]) for method in args.methods]
-            answers += [outcome for own in turns.values() for turn in own for outcome in turn.outcomes]
+        turns = await measure(http, args)
+        rows = [row(clients, method, own) for (clients, method), own in turns.items()]
+        answers = [outcome for own in turns.values() for turn in own for outcome in turn.outcomes]
         mixed = await mix(http, args)
         answers += mixed
         return {
@@ -211,30 +212,36 @@ def _read(outcome: Outcome, chunk: dict[str, Any], seconds: float) -> None:
     outcome.is_whole = choice["finish_reason"] is not None
 
 
-async def measure(http: httpx.AsyncClient, args: argparse.Namespace, clients: int) -> dict[str, list[Turn]]:
-    """Closed loops of `clients` clients, the methods in turns; both turns of a pair have the same requests."""
-    turns: dict[str, list[Turn]] = {method: [] for method in args.methods}
+async def measure(http: httpx.AsyncClient, args: argparse.Namespace) -> dict[tuple[int, str], list[Turn]]:
+    """Closed loops by number of clients and method, all in turns; those of a repeat have the same requests."""
+    turns: dict[tuple[int, str], list[Turn]] = {}
     for repeat in range(args.repeats):
-        for method in args.methods:
+        for clients, method in product(args.clients, args.methods):
             first = repeat * DISTINCT // args.repeats
-            turns[method].append(await closed_loop(http, args, clients, method, first))
+            turn = await closed_loop(http, args, clients, method, first)
+            turns.setdefault((clients, method), []).append(turn)
     return turns
 
 
 async def closed_loop(
     http: httpx.AsyncClient, args: argparse.Namespace, clients: int, method: str, first: int
 ) -> Turn:
-    """A turn: for so many seconds each client sends a request when its last answer is whole, then all leave."""
+    """A turn: for so many seconds each client sends a request when its last answer is whole, then all leave.
+
+    First answers are of different lengths, so that from then on the clients' answers do not begin together.
+    """
     outcomes: list[Outcome] = []
     indices = count(first)
     began = perf_counter()
 
-    async def client() -> None:
+    async def client(length: int) -> None:
         while (rest := began + args.seconds - perf_counter()) > 0:
-            fields = endless(next(indices) % DISTINCT, args.max_tokens, method)
+            fields = endless(next(indices) % DISTINCT, length, method)
             outcomes.append(await ask(http, fields, leave_after=rest))
+            length = args.max_tokens
 
-    await asyncio.gather(*(client() for _ in range(clients)))
+    lengths = [max(1, args.max_tokens * number // clients) for number in range(1, clients + 1)]
+    await asyncio.gather(*(client(length) for length in lengths))
     return Turn(outcomes, perf_counter() - began)
 
 
@@ -255,18 +262,21 @@ def row(clients: int, method: str, turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Speeds by plain decoding's of as many clients, turn by turn, and by plain decoding's of one client."""
+    """Speeds by plain decoding's of as many clients, and by plain decoding's of one client, turn by turn."""
     speeds = {(row["clients"], row["method"]): row["turns"] for row in rows}
-    alone = speeds.get((1, PLAIN))
+
+    def by(turns: Sequence[float], clients: int) -> float | None:
+        plain = speeds.get((clients, PLAIN))
+        return None if plain is None else round(float(np.median(np.divide(turns, plain))), 3)
+
     return [
         {
             "clients": clients,
             "method": method,
-            "by_plain": plain and round(float(np.median(np.divide(turns, plain))), 3),
-            "by_plain_of_one": alone and round(float(np.median(turns) / np.median(alone)), 3),
+            "by_plain": by(turns, clients),
+            "by_plain_of_one": by(turns, 1),
         }
         for (clients, method), turns in speeds.items()
-        for plain in [speeds.get((clients, PLAIN))]
     ]
 
 
