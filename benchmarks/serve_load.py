@@ -46,7 +46,7 @@ PROMPTS = (
     "Tell me a story of a fox that lost its way.",
     "How do I boil an egg?",
 )
-DISTINCT = 48  # requests that are measured: each is asked again alone
+DISTINCT = 48  # requests that are measured; each is asked again alone, in every length that it had
 PADDING = "The harbour lay still, and the boats had not moved since the morning. "  # makes prompts long
 
 
@@ -64,7 +64,7 @@ class Outcome:
 
 @dataclass
 class Turn:
-    """One method's requests, from the first one sent to the last answer."""
+    """What one method was asked in a turn, and the turn's seconds."""
 
     outcomes: list[Outcome]
     seconds: float

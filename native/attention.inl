@@ -76,8 +76,8 @@ float soften(const AttendItem& item, int row) {
   float* scores = item.scores + std::size_t(row) * item.score_stride;
   for (int i = 0; i < view.num_rest; ++i) scores[view.contiguous + i] = scores[view.rest[i]];
   const int end = view.contiguous + view.num_rest;
-  store(scores + end, set(-3.0e38f));  // the last vector's tail; rows have room for it
-  F best = set(-3.0e38f);
+  store(scores + end, set(kNever));  // the last vector's tail; rows have room for it
+  F best = set(kNever);
   for (int i = view.first; i < end; i += kLanes) best = max(best, load(scores + i));
   const F top = set(max_of(best)), scale = set(item.scale);
   F sum = zero();

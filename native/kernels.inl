@@ -296,7 +296,7 @@ void rotate(float* head, int dim, const float* cos, const float* sin) {
 float log_sum_exp(const float* x, int n) {
   alignas(64) float last[kLanes];
   const int whole = n / kLanes * kLanes;
-  for (int i = 0; i < kLanes; ++i) last[i] = whole + i < n ? x[whole + i] : -3.0e38f;
+  for (int i = 0; i < kLanes; ++i) last[i] = whole + i < n ? x[whole + i] : kNever;
   F best = load(last), sound = zero();
   for (int i = 0; i < whole; i += kLanes) {
     best = max(best, load(x + i));
@@ -317,7 +317,7 @@ float log_sum_exp(const float* x, int n) {
 
 int argmax(const float* x, int n) {
   const int whole = n / kLanes * kLanes;
-  F best = set(-3.0e38f), sum = zero();
+  F best = set(kNever), sum = zero();
   for (int i = 0; i < whole; i += kLanes) {
     best = max(best, load(x + i));
     sum = add(sum, load(x + i));
