@@ -98,10 +98,10 @@ def git_commit() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
+    # Without locks: a `status` killed while it refreshes the index would leave the repository locked.
+    command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, timeout=20, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
