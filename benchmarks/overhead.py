@@ -15,7 +15,6 @@ from time import perf_counter
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.drafters.eagle2 import Eagle2
 from eyas.engine import Engine, Request
-from eyas.interfaces import DraftFiles
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText
 from fake import AUTO, FAST, FreeRuntime, free_head

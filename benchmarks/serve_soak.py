@@ -37,9 +37,9 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=0.03)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(own)
+    document: dict[str, Any] = {"provenance": provenance(" ".join(sys.argv))}
     with running_server(server) as url:
-        document = asyncio.run(soak(args, url, _server_pid()))
-    document = {"provenance": provenance(" ".join(sys.argv)), **document}
+        document |= asyncio.run(soak(args, url, _server_pid()))
     text = json.dumps(document, indent=1)
     print(text)
     if args.out is not None:

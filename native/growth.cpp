@@ -13,13 +13,6 @@ void Growth::add(const std::vector<double>& values, int expanded) {
   kept_ = best_size(best_, spent_);
 }
 
-double Growth::saving(const std::vector<double>& values) const {
-  const BestSize found = best_size(values, spent_);
-  double tokens = plain_tokens_;
-  for (int i = 0; i < found.size; ++i) tokens += values[std::size_t(i)];
-  return tokens / (plain_tokens_ / (other_ms_ + cycle_[0])) - tokens / found.rate;
-}
-
 int Growth::wanted(const std::vector<double>& log_values, const std::vector<double>& worth) const {
   const double least = kept_.size ? best_[std::size_t(kept_.size) - 1] : std::numeric_limits<double>::infinity();
   std::vector<double> more;

@@ -22,7 +22,6 @@ class Growth {
         spent_(spent) {}
 
   void add(const std::vector<double>& values, int expanded);
-  double saving(const std::vector<double>& values) const;
   int wanted(const std::vector<double>& log_values, const std::vector<double>& worth) const;
 
   // Whether there is a price for so many expanded nodes, and for so large a tree.

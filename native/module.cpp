@@ -491,10 +491,6 @@ struct PyGrowth {
     require(expanded >= 0 && growth.knows_level(std::size_t(expanded)), "a time for each number of nodes");
     growth.add(values, expanded);
   }
-  double saving(const std::vector<double>& values) const {
-    require(growth.knows_size(values.size()), "a time for each size");
-    return growth.saving(values);
-  }
   int wanted(const std::vector<double>& log_values, const std::vector<double>& worth) const {
     require(growth.knows_level(log_values.size()), "a time for each number of nodes");
     return growth.wanted(log_values, worth);
@@ -604,7 +600,6 @@ NB_MODULE(_native, m) {
       .def(nb::init<std::vector<double>, std::vector<double>, double, double, int, double, double>(), "cycle"_a, "levels"_a, "spent"_a,
            "room"_a, "max_nodes"_a, "other_ms"_a, "other_tokens"_a)
       .def("add", &PyGrowth::add, "values"_a, "expanded"_a)
-      .def("saving", &PyGrowth::saving, "values"_a)
       .def("wanted", &PyGrowth::wanted, "log_values"_a, "worth"_a)
       .def_prop_ro("spent", [](const PyGrowth& g) { return g.growth.spent(); })
       .def_prop_ro("size", [](const PyGrowth& g) { return g.growth.size(); })

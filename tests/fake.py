@@ -22,16 +22,22 @@ FAST = CostTable(
     verify_ms=((1, 3.8), (4, 4.0), (8, 4.9), (16, 6.6), (24, 8.4), (32, 11.0), (64, 20.0)),
     draft_ms=((1, 0.3), (10, 0.5)),
     root_ms=0.4,
+    pair_ms=0.02,
     overhead_ms=0.2,
 )
 SLOW = CostTable(
     verify_ms=((1, 20.0), (64, 640.0)),
     draft_ms=((1, 4.0), (10, 9.0)),
     root_ms=5.0,
+    pair_ms=1.0,
     overhead_ms=0.3,
 )
 FREE = CostTable(
-    verify_ms=((1, 4.0), (64, 4.1)), draft_ms=((1, 0.01), (10, 0.02)), root_ms=0.01, overhead_ms=0.0
+    verify_ms=((1, 4.0), (64, 4.1)),
+    draft_ms=((1, 0.01), (10, 0.02)),
+    root_ms=0.01,
+    pair_ms=0.0,
+    overhead_ms=0.0,
 )
 
 

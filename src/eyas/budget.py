@@ -21,14 +21,15 @@ Where one pass serves several sequences, its time depends on the rows of all. Th
 others: trees shrink as the load grows. The time of plain decoding, by which the purse counts, is then an
 equal share of a cycle in which nobody drafts. Such a share is small, and what was not counted weighs more,
 so in company nothing is tried on credit alone: a first level as good as those before, at first as is usual,
-has to save a twentieth of the whole cycle, and a sequence that stood aside returns when its share of what
-could have been saved meanwhile, beyond that twentieth, pays for what the draft network now has to read. The
-ids never depend on any of this (docs/laws.md, L8).
+has to save the cycle what it costs and half as much again, and a sequence that stood aside returns when its
+share of what could have been saved meanwhile, beyond that half, pays for what the draft network now has to
+read. The ids never depend on any of this (docs/laws.md, L8).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Self
 
 from eyas.config import TreeConfig
@@ -46,9 +47,9 @@ RANKS = 3  # of siblings, whose worth is remembered by depth
 FIRST_WORTH = (0.6, 0.12, 0.05)  # of a node's children, as shares of its value, before any was seen
 MEMORY = 0.1  # weight of the newest level in the mean
 
-# In company drafting has to save so much of the cycle: less is within the error of the table, while the
-# passes of the draft network are sure to cost.
-LEAST_GAIN = 0.05
+# In company a first level has to save so much more than it costs, as a share of that: less is within the
+# error of the table and of what children are worth, while the passes are sure to cost.
+LEAST_GAIN = 0.5
 
 
 @dataclass
@@ -133,10 +134,15 @@ class Prices:
     other_ms: float = 0.0
     other_tokens: float = 0.0
 
-    @property
-    def whole_ms(self) -> float:
-        """The whole cycle, if this sequence does not draft."""
-        return self.other_ms + self.cycle[0]
+    def saving(self, values: Sequence[float], draft_ms: float) -> float:
+        """Milliseconds of the whole cycle that draft tokens of such values save if `draft_ms` makes them.
+
+        That is with as many of them, best first, as are best, against the same tokens in cycles where this
+        sequence does not draft.
+        """
+        token_ms = (self.other_ms + self.cycle[0]) / (1.0 + self.other_tokens)
+        sizes = zip(accumulate(values), self.cycle[1:], strict=False)
+        return max(tokens * token_ms - ms for tokens, ms in sizes) + self.cycle[0] - draft_ms
 
     @classmethod
     def of(cls, costs: CostTable, load: Load, sizes: int = MAX_ROWS) -> Self:
@@ -178,23 +184,7 @@ class Budget:
         self._load.spend(0.0)
         if self._costs.root_ms + first.cycle[1] > self._purse.room or not self._pays(first, waiting):
             return None
-        return self._growth(Prices.of(self._costs, self._load))
-
-    def _pays(self, prices: Prices, waiting: int) -> bool:
-        """Whether a first level serves the company; a sequence alone may draw on its credit."""
-        if self._load.company.count == 1:
-            return True
-        saving = self._growth(prices).saving(self._worth[1]) - LEAST_GAIN * prices.whole_ms
-        if saving <= 0:
-            return False
-        if saving + self._missed < self._costs.reading(waiting):
-            self._missed += saving / self._load.company.count  # all see it, but it is there for one of them
-            return False
-        self._missed = 0.0
-        return True
-
-    def _growth(self, prices: Prices) -> AnyGrowth:
-        """A tree without nodes yet; the pass for its first level is paid."""
+        prices = Prices.of(self._costs, self._load)
         return new_growth(
             prices.cycle,
             self._costs.levels,
@@ -204,6 +194,20 @@ class Budget:
             prices.other_ms,
             prices.other_tokens,
         )
+
+    def _pays(self, prices: Prices, waiting: int) -> bool:
+        """Whether a first level serves the company; a sequence alone may draw on its credit."""
+        if self._load.company.count == 1:
+            return True
+        least = LEAST_GAIN * (self._costs.root_ms + prices.cycle[1] - prices.cycle[0])
+        saving = prices.saving(self._worth[1], self._costs.root_ms) - least
+        if saving <= 0:
+            return False
+        if saving + self._missed < self._costs.reading(waiting):
+            self._missed += saving / self._load.company.count  # all see it, but it is there for one of them
+            return False
+        self._missed = 0.0
+        return True
 
     def grow(
         self, root: int, growth: AnyGrowth, expansion: Expansion, draft: Draft, *, max_depth: int

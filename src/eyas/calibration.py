@@ -33,6 +33,7 @@ from eyas.tree import Ints
 
 VERIFIED_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, MAX_ROWS)
 EXPANDED_NODES = (1, 2, 4, 7, 10)
+MANY_PAIRS = 32  # read for one tree, against one: enough to hide the noise of a single pass
 SHALLOW, DEEP = 2, 6  # levels: the difference of two trees is that of their levels
 CONTEXT = 256  # committed tokens while measuring
 SECONDS = 4.0  # rounds go on until then, but
@@ -62,7 +63,7 @@ def calibrate(runtime: Runtime, drafter: Drafter, seconds: float = SECONDS) -> C
 
 def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
     verify = tuple((rows, ms["verify", rows]) for rows in bench.verified)
-    levels = DEEP - SHALLOW
+    levels, pairs = DEEP - SHALLOW, bench.pairs
     draft = tuple(
         (nodes, max(1e-3, (ms["deep", nodes] - ms["shallow", nodes]) / levels)) for nodes in EXPANDED_NODES
     )
@@ -70,6 +71,7 @@ def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
         verify_ms=tuple((rows, round(value, 4)) for rows, value in verify),
         draft_ms=tuple((rows, round(value, 4)) for rows, value in draft),
         root_ms=round(ms["root", 1], 4),
+        pair_ms=round(max(0.0, ms["read", pairs] - ms["root", 1]) / max(1, pairs - 1), 4),
         overhead_ms=round(ms["overhead", 1], 4),
         made={"context": bench.context, "eyas": eyas.__version__, "cpu": _cpu()},
     )
@@ -81,6 +83,7 @@ class _Bench:
     def __init__(self, runtime: Runtime, drafter: Drafter) -> None:
         limit = runtime.target.context_limit
         self.context = max(1, min(CONTEXT, limit - MAX_ROWS - DEEP))
+        self.pairs = min(MANY_PAIRS, self.context)
         self.verified = tuple(rows for rows in VERIFIED_ROWS if self.context + rows <= limit)
         if limit < self.context + 1 + DEEP:
             raise ConfigError(
@@ -106,6 +109,7 @@ class _Bench:
         for rows in self.verified:
             yield "verify", rows, self._verify(rows)
         yield "root", 1, self._propose(1, depth=1)
+        yield "read", self.pairs, self._propose(1, depth=1, pairs=self.pairs)
         for nodes in EXPANDED_NODES:
             for part, depth in (("shallow", SHALLOW), ("deep", DEEP)):
                 yield part, nodes, self._propose(nodes, depth)
@@ -126,12 +130,12 @@ class _Bench:
         self._cache.truncate(self._cache.length)
         return ms
 
-    def _propose(self, nodes: int, depth: int) -> float:
-        """A tree of so many levels, `nodes` expanded on each after the first."""
+    def _propose(self, nodes: int, depth: int, pairs: int = 1) -> float:
+        """A tree of so many levels, `nodes` expanded on each after the first, once `pairs` were read."""
         tree = TreeConfig(draft_tokens=min(7, nodes * depth), depth=depth, tree_top_k=nodes)
-        kept = len(self._ids) - 2  # the last pair is read anew: the tree before has read it
+        kept = len(self._ids) - 1 - pairs  # the last pairs are read anew: the tree before has read them
         self._begin(self._session, tree, kept)
-        self._session.extend(self._features[-1:], self._ids[-1:])
+        self._session.extend(self._features[-pairs:], self._ids[-pairs:])
         return _milliseconds(lambda: self._session.propose(self._ids, depth))
 
     def _begin(self, session: DraftSession, tree: TreeConfig, keep: int) -> None:

@@ -27,6 +27,7 @@ class CostTable:
         verify_ms: one target pass over so many rows.
         draft_ms: one level of a draft tree with so many nodes expanded, its bookkeeping included.
         root_ms: reading one new pair, the level below the root, and making the tree.
+        pair_ms: reading one pair more.
         overhead_ms: what a cycle takes beside its passes.
         made: what was measured, for people.
     """
@@ -34,6 +35,7 @@ class CostTable:
     verify_ms: Points
     draft_ms: Points
     root_ms: float
+    pair_ms: float
     overhead_ms: float
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -44,7 +46,7 @@ class CostTable:
             if not points or rows != sorted(set(rows)) or rows[0] != 1:
                 raise DataError(f"{name} of a cost table wants ascending numbers of rows from 1 on.")
         numbers = [ms for _, ms in (*self.verify_ms, *self.draft_ms)]
-        if not (min(numbers) > 0 and min(self.root_ms, self.overhead_ms) >= 0):
+        if not (min(numbers) > 0 and min(self.root_ms, self.pair_ms, self.overhead_ms) >= 0):
             raise DataError("a cost table holds milliseconds above 0.")
 
     @cached_property
@@ -88,8 +90,8 @@ class CostTable:
         return self.levels[min(rows, MAX_ROWS) - 1]
 
     def reading(self, pairs: int) -> float:
-        """What reading so many pairs takes beyond `root_ms`, at most: rows of a level ask the LM head too."""
-        return (pairs - 1) * (self.level(MAX_ROWS) - self.level(1)) / (MAX_ROWS - 1)
+        """What reading so many pairs takes beyond `root_ms`."""
+        return (pairs - 1) * self.pair_ms
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
@@ -108,6 +110,7 @@ class CostTable:
             "verify_ms": [list(point) for point in self.verify_ms],
             "draft_ms": [list(point) for point in self.draft_ms],
             "root_ms": self.root_ms,
+            "pair_ms": self.pair_ms,
             "overhead_ms": self.overhead_ms,
             "made": dict(self.made),
         }
@@ -124,6 +127,7 @@ class CostTable:
                 verify_ms=_points(document["verify_ms"]),
                 draft_ms=_points(document["draft_ms"]),
                 root_ms=float(document["root_ms"]),
+                pair_ms=float(document["pair_ms"]),
                 overhead_ms=float(document["overhead_ms"]),
                 made=dict(document.get("made", {})),
             )

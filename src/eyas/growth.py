@@ -64,16 +64,6 @@ class Growth:
         self._best = self._with(values)
         self.size, self._rate = self._best_size(self._best, self.spent)
 
-    def saving(self, values: Sequence[float]) -> float:
-        """Milliseconds that a first level of such values, descending, would save the whole cycle.
-
-        That is against the same tokens in cycles where this sequence does not draft.
-        """
-        size, rate = self._best_size(values, self.spent)
-        plain = 1.0 + self._other_tokens
-        [*_, tokens] = accumulate(values[:size], initial=plain)
-        return tokens / (plain / (self._other_ms + self._cycle[0])) - tokens / rate
-
     def wanted(self, log_values: Sequence[float], worth: Sequence[float]) -> int:
         """How many nodes of a frontier with these values, descending, to expand: 0 ends the tree.
 

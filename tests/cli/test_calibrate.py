@@ -40,6 +40,7 @@ def test_the_table_is_printed_and_kept(eyas, model):
     text = eyas("calibrate", "--model", model, *QUICK).out
     assert "rows verified" in text
     assert "first level" in text
+    assert "a pair more" in text
 
 
 def test_a_method_without_trees_of_its_own_is_refused(eyas, bare_model):

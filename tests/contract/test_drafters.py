@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from method_cases import Case, default_cases, each, option_cases
 
 import fake
+from eyas.budget import Load, share_cycle
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.drafters import _eagle_head
 from eyas.engine import Engine
@@ -304,15 +305,17 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle2, engines, sam
         state._cache.truncate(len(run.token_ids) - 2)
 
 
+@pytest.mark.parametrize(("limit", "others"), [("READ_AT_ONCE", 0), ("READ_IN_COMPANY", 1)])
 @on_each_head
-def test_measured_trees_read_only_the_end_of_what_waits(eagle2, engines, monkeypatch):
+def test_measured_trees_read_only_the_end_of_what_waits(eagle2, engines, monkeypatch, limit, others):
     """The head begins anew with the last pairs, and a later turn that goes back before them does too."""
-    monkeypatch.setattr(_eagle_head, "READ_AT_ONCE", 4)
+    monkeypatch.setattr(_eagle_head, limit, 4)
     engine, prompt = engines(eagle2), list(range(3, 23))
     [rows] = engine.runtime.forward([TargetCall(engine.runtime.new_cache(), np.array(prompt))])
     stopping = StoppingConfig(max_new_tokens=12, ignore_eos=True)
     request = make_request(eagle2, prompt, SamplingConfig(), stopping, AUTO, costs=FREE)
     context = engine.start(request)[0].session._context
+    share_cycle([context.load, *(Load() for _ in range(others))])
 
     def drafted(session, keep, first, last):
         """Below token `last`, from the session's first `keep` pairs and those from `first` on."""

@@ -30,7 +30,6 @@ def test_both_stop_at_the_same_size(cycle, levels, spent, room, most, others, gr
     compiled, twin = _native.Growth(*given), Growth(*given)
     expanded = 0
     for found, frontier in grown:
-        assert compiled.saving(found) == twin.saving(found)
         for growth in (compiled, twin):
             growth.add(found, expanded)
         assert (compiled.size, compiled.spent, compiled.time) == (twin.size, twin.spent, twin.time)
@@ -44,8 +43,6 @@ def test_what_has_no_price_is_refused():
     with pytest.raises(ValueError, match="a time for each size"):
         _native.Growth([1.0, 2.0], [1.0], 0.0, 9.0, 2, 0.0, 0.0)
     growth = _native.Growth([1.0, 2.0], [1.0], 0.0, 9.0, 1, 0.0, 0.0)
-    with pytest.raises(ValueError, match="a time for each size"):
-        growth.saving([0.5, 0.4])
     for refused in (lambda: growth.add([0.5], 2), lambda: growth.wanted([-0.1, -0.2], [0.5])):
         with pytest.raises(ValueError, match="a time for each number of nodes"):
             refused()

@@ -22,7 +22,6 @@ from eyas.candidates import new_candidates
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.errors import DataError
 from eyas.expansion import Expansion
-from eyas.growth import new_growth
 from eyas.tree import root_only
 from fake import AUTO, FAST, FREE, SLOW
 
@@ -34,6 +33,7 @@ tables = st.builds(
     ),
     draft_ms=st.tuples(milliseconds, milliseconds).map(lambda ms: ((1, ms[0]), (10, ms[1]))),
     root_ms=milliseconds,
+    pair_ms=st.floats(0, 5),
     overhead_ms=st.floats(0, 1),
 )
 
@@ -180,10 +180,8 @@ def test_in_company_reading_is_paid_by_the_cycles_that_were_let_pass():
     assert alone.open(waiting=costly) is not None
     budget = Budget(FAST, AUTO, company(1, rows=1))
     prices = Prices.of(FAST, company(1, rows=1))
-    growth = new_growth(
-        prices.cycle, FAST.levels, FAST.root_ms, 99.0, 63, prices.other_ms, prices.other_tokens
-    )
-    saving = growth.saving(FIRST_WORTH) - LEAST_GAIN * prices.whole_ms
+    first_level = FAST.root_ms + prices.cycle[1] - prices.cycle[0]
+    saving = prices.saving(FIRST_WORTH, FAST.root_ms) - LEAST_GAIN * first_level
     aside = math.ceil((FAST.reading(costly) / saving - 1) * 2)  # of what is missed, half is its share
     assert aside > 2
     opened = [budget.open(waiting=costly) is not None for _ in range(aside + 2)]
@@ -254,13 +252,33 @@ def test_among_others_too_time_exceeds_plain_decodings_by_the_credit_at_most(tab
         assert spent <= budget._purse.plain * (tokens + credit) * (1 + 1e-9)
 
 
+@given(
+    table=tables,
+    count=st.integers(0, 10),
+    values=st.lists(st.floats(0, 1), min_size=1, max_size=3).map(lambda found: sorted(found, reverse=True)),
+)
+def test_what_a_level_saves_is_the_time_of_its_tokens_without_it(table, count, values):
+    """With as many nodes as are best: expected tokens at plain decoding's rate, less what the cycle takes."""
+    prices = Prices.of(table, company(count))
+    plain = (prices.other_ms + prices.cycle[0]) / (1 + prices.other_tokens)
+    savings = []
+    for nodes in range(1, len(values) + 1):
+        tokens = 1 + prices.other_tokens + sum(values[:nodes])
+        savings.append(tokens * plain - (prices.other_ms + prices.cycle[nodes] + 0.7))
+    assert prices.saving(values, 0.7) == pytest.approx(max(savings), abs=1e-9)
+
+
 def test_costs_go_on_beyond_the_table():
     assert FAST.verify(MAX_ROWS) == 20.0
     assert FAST.verify(MAX_ROWS + 100) == pytest.approx(20.0 + 100 * (20.0 - 11.0) / 32)
     steady = (4.1 - 4.0) / 63
     assert FREE.verify(1000) == pytest.approx(4.1 + (1000 - MAX_ROWS) * steady)
     lucky = CostTable(
-        verify_ms=((1, 4.0), (48, 20.0), (64, 20.0)), draft_ms=((1, 1.0),), root_ms=0, overhead_ms=0
+        verify_ms=((1, 4.0), (48, 20.0), (64, 20.0)),
+        draft_ms=((1, 1.0),),
+        root_ms=0,
+        pair_ms=0,
+        overhead_ms=0,
     )
     assert lucky.verify(128) > lucky.verify(64) + 10, "one lucky measurement does not make rows free"
 
@@ -292,12 +310,13 @@ def test_a_measurement_too_dear_is_mended_by_its_neighbours():
         verify_ms=((1, 4.0), (2, 9.0), (3, 5.0), (4, 4.0), (5, 8.0), (64, 90.0)),
         draft_ms=((1, 1.0),),
         root_ms=0,
+        pair_ms=0,
         overhead_ms=0,
     )
     assert table.cycle[:5] == pytest.approx((4.0, 6.0, 6.0, 6.0, 8.0))
 
 
-@pytest.mark.parametrize("key", ["verify_ms", "draft_ms", "root_ms", "overhead_ms"])
+@pytest.mark.parametrize("key", ["verify_ms", "draft_ms", "root_ms", "pair_ms", "overhead_ms"])
 def test_broken_tables_are_refused(key):
     document = FAST.to_dict()
     for value in (None, "x", [[2, 1.0]], [[1, -1.0]], -1):
