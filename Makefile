@@ -54,8 +54,8 @@ bench: ## every method side by side on EYAS_EVAL_DATA, then tables and figures (
 bench-smoke: ## the same on twelve questions of our own, into build/ (minutes)
 	SMOKE=1 bash benchmarks/bench.sh
 
-serve-load: ## load the server: speed by number of clients, every id compared (about 30 minutes on 2 cores)
-	$(PYTHON) benchmarks/serve_load.py --mix 2000 --out benchmarks/results/serve-load.json
+serve-load: ## load the server: speed by number of clients, every id compared (about 40 minutes on 2 cores)
+	$(PYTHON) benchmarks/serve_load.py --seconds 16 --repeats 9 --mix 2000 --out benchmarks/results/serve-load.json
 
 serve-soak: ## ten minutes of mixed load; fails if the server's memory grows
 	$(PYTHON) benchmarks/serve_soak.py --seconds 600 --out benchmarks/results/serve-soak.json

@@ -220,6 +220,7 @@ async def measure(http: httpx.AsyncClient, args: argparse.Namespace) -> dict[tup
             first = repeat * DISTINCT // args.repeats
             turn = await closed_loop(http, args, clients, method, first)
             turns.setdefault((clients, method), []).append(turn)
+            print(f"{clients} clients, {method}: {turn.speed:.1f} tokens/s", file=sys.stderr)
     return turns
 
 
