@@ -95,6 +95,11 @@ class Load:
     draft_ms: float = 0.0
     company: Company = field(default_factory=Company)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether the cycle serves this sequence only."""
+        return self.company.count == 1
+
     def bring(self, rows: int, tokens: float) -> None:
         """What this sequence's tree brings to the cycle under way."""
         self.company.rows += rows - self.rows
@@ -147,9 +152,9 @@ class Prices:
     @classmethod
     def of(cls, costs: CostTable, load: Load, sizes: int = MAX_ROWS) -> Self:
         """Prices of the first `sizes` numbers of draft tokens; a sequence alone pays for the whole cycle."""
-        company = load.company
-        if company.count == 1:
+        if load.is_alone:
             return cls(costs.cycle)
+        company = load.company
         share = costs.overhead_ms + costs.verify(company.count) / company.count
         passes = costs.verify_from(company.rows - load.rows + 1, sizes)
         plain = passes[0]
@@ -197,7 +202,7 @@ class Budget:
 
     def _pays(self, prices: Prices, waiting: int) -> bool:
         """Whether a first level serves the company; a sequence alone may draw on its credit."""
-        if self._load.company.count == 1:
+        if self._load.is_alone:
             return True
         least = LEAST_GAIN * (self._costs.root_ms + prices.cycle[1] - prices.cycle[0])
         saving = prices.saving(self._worth[1], self._costs.root_ms) - least

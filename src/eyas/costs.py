@@ -85,10 +85,6 @@ class CostTable:
         """A cycle of plain decoding."""
         return self.cycle[0]
 
-    def level(self, rows: int) -> float:
-        """Expanding `rows` nodes."""
-        return self.levels[min(rows, MAX_ROWS) - 1]
-
     def reading(self, pairs: int) -> float:
         """What reading so many pairs takes beyond `root_ms`."""
         return (pairs - 1) * self.pair_ms

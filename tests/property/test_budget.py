@@ -301,8 +301,8 @@ def test_tables_survive_json_and_never_fall(table):
 def test_costs_lie_on_straight_lines():
     assert FAST.plain == pytest.approx(4.0)
     assert FAST.cycle[11] == pytest.approx(0.2 + (4.9 + 6.6) / 2)
-    assert FAST.level(1) == 0.3
-    assert FAST.level(10) == 0.5
+    assert FAST.levels[0] == 0.3
+    assert FAST.levels[9] == 0.5
 
 
 def test_a_measurement_too_dear_is_mended_by_its_neighbours():

@@ -129,7 +129,7 @@ class HeadState:
     @property
     def _most_read(self) -> int:
         """Pairs that are read at most for a tree of measured size."""
-        return READ_AT_ONCE if self._context.load.company.count == 1 else READ_IN_COMPANY
+        return READ_AT_ONCE if self._context.load.is_alone else READ_IN_COMPANY
 
     def expander(self, token_ids: Sequence[int]) -> "Expander":
         """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
