@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python
+NATIVE := $(wildcard native/*.cpp native/*.h native/*.inl)
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -9,9 +10,11 @@ setup: ## install everything for development into the current environment
 
 fmt: ## format the code and sort imports
 	$(PYTHON) -m ruff format src tests && $(PYTHON) -m ruff check --fix src tests
+	clang-format -i $(NATIVE)
 
 lint: ## check format and lint
 	$(PYTHON) -m ruff format --check src tests && $(PYTHON) -m ruff check src tests
+	clang-format --dry-run -Werror $(NATIVE)
 
 types: ## mypy, strict, on src
 	$(PYTHON) -m mypy

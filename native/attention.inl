@@ -83,7 +83,7 @@ float soften(const AttendItem& item, int row) {
   F sum = zero();
   for (int i = view.first; i < end; i += kLanes) {
     F p = exponential(mul(sub(load(scores + i), top), scale));  // at most 1, however large the scores
-    if (i + kLanes > end) {  // the tail counts nothing
+    if (i + kLanes > end) {                                     // the tail counts nothing
       alignas(64) float lanes[kLanes];
       store(lanes, p);
       for (int lane = end - i; lane < kLanes; ++lane) lanes[lane] = 0;
@@ -98,9 +98,13 @@ float soften(const AttendItem& item, int row) {
 template <class T>
 inline F value_vector(const T* p);
 template <>
-inline F value_vector(const float* p) { return load(p); }
+inline F value_vector(const float* p) {
+  return load(p);
+}
 template <>
-inline F value_vector(const std::uint16_t* p) { return load_bf16(p); }
+inline F value_vector(const std::uint16_t* p) {
+  return load_bf16(p);
+}
 
 // Adds positions begin..end, in slots of the same numbers, to R rows' V vectors.
 template <class T, int R, int V>
@@ -121,7 +125,8 @@ inline void add_values(const T* values, int width, const float* const* probs, in
 template <class T, int R, int V>
 void mix(const AttendItem& item, int row, int column, const float* inverse) {
   const int width = item.store->width();
-  const T* values = reinterpret_cast<const T*>(item.store->values + std::size_t(item.kv_head) * item.store->value_head_bytes()) + column;
+  const T* values =
+      reinterpret_cast<const T*>(item.store->values + std::size_t(item.kv_head) * item.store->value_head_bytes()) + column;
   const float* probs[R];
   int low = 0, high = 1 << 30;
   for (int r = 0; r < R; ++r) {

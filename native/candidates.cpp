@@ -63,7 +63,8 @@ bool Candidates::grow(const std::vector<int>& parents, int width, const std::int
 std::vector<int> Candidates::frontier() const {
   std::vector<int> chosen;
   for (int at = std::max(newest_, 0); at < size(); ++at)
-    if (log_value(at) > kNone && std::find(terminal_.begin(), terminal_.end(), token_id(at)) == terminal_.end()) chosen.push_back(at);
+    if (log_value(at) > kNone && std::find(terminal_.begin(), terminal_.end(), token_id(at)) == terminal_.end())
+      chosen.push_back(at);
   keep_best(chosen, by_value_ ? log_values_ : own_, top_k_);
   return chosen;
 }

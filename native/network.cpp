@@ -125,13 +125,14 @@ void Head::choose(const std::vector<int>& rows, const std::vector<Sampler*>& sam
   chosen.resize(rows.size());
   engine_.team.run([&](Phase& phase) {
     phase.each(int(rows.size()), 1, [&](int begin, int end) {
-      for (std::size_t i = std::size_t(begin); i < std::size_t(end); ++i) chosen[i] = samplers[i]->choose(row(0, rows[i]), answers[i]);
+      for (std::size_t i = std::size_t(begin); i < std::size_t(end); ++i)
+        chosen[i] = samplers[i]->choose(row(0, rows[i]), answers[i]);
     });
   });
 }
 
-bool Head::couple(int rows, int k, Sampler& sampler, const Columns& columns, const std::vector<Answer>& answers,
-                  double scale, Best& best) {
+bool Head::couple(int rows, int k, Sampler& sampler, const Columns& columns, const std::vector<Answer>& answers, double scale,
+                  Best& best) {
   best.columns.resize(std::size_t(rows) * std::size_t(k));
   best.log_probs.resize(best.columns.size());
   std::vector<float> logits(std::size_t(size()), 0.0f);
@@ -238,7 +239,8 @@ std::size_t pack(const void* rows, bool bf16, Kind kind, int n, int k, std::uint
     const float inverse = top > kLeastScaled && std::isfinite(top) ? 127.0f / top : 0.0f;
     std::uint8_t* block = out + std::size_t(o / kBlock) * w.block_bytes();
     for (int i = 0; i < padded; ++i) {
-      const std::size_t at = (std::size_t(i / group) * kBlock + std::size_t(o % kBlock)) * std::size_t(group) + std::size_t(i % group);
+      const std::size_t at =
+          (std::size_t(i / group) * kBlock + std::size_t(o % kBlock)) * std::size_t(group) + std::size_t(i % group);
       const float x = row[std::size_t(i)];
       if (kind == Kind::F32) {
         std::memcpy(block + at * 4, &x, 4);

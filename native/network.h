@@ -28,7 +28,7 @@ class Engine {
 
 // The best entries of rows of logits, with log-probabilities over all of a row.
 struct Best {
-  std::vector<int> columns;      // (T, k)
+  std::vector<int> columns;       // (T, k)
   std::vector<double> log_probs;  // (T, k)
 };
 

@@ -34,8 +34,8 @@ double exponential(double x) {
   const double n = std::floor(cut * 1.4426950408889634 + 0.5);
   const double r = (cut - n * 0.693145751953125) - n * 1.42860682030941723212e-6;
   double p = 1.0 / 6227020800.0;
-  for (const double c : {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
-                         1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
+  for (const double c : {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
+                         1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
     p = p * r + c;
   const std::uint64_t bits = std::uint64_t(std::int64_t(n) + 1023) << 52;
   double power;
@@ -45,7 +45,8 @@ double exponential(double x) {
 }  // namespace
 
 double Sampler::draw(int position, int id) const {
-  const double u = (double(philox(std::uint32_t(position), std::uint32_t(id), config_.seed, config_.choice)) + 0.5) / 4294967296.0;
+  const double u =
+      (double(philox(std::uint32_t(position), std::uint32_t(id), config_.seed, config_.choice)) + 0.5) / 4294967296.0;
   return -std::log(-std::log(u));
 }
 
@@ -64,8 +65,8 @@ void Sampler::forget(int position) {
 }
 
 bool Sampler::edits() const {
-  return !config_.bias.empty() || config_.repetition_penalty != 1 || config_.presence_penalty != 0 || config_.frequency_penalty != 0 ||
-         config_.min_new_tokens > 0;
+  return !config_.bias.empty() || config_.repetition_penalty != 1 || config_.presence_penalty != 0 ||
+         config_.frequency_penalty != 0 || config_.min_new_tokens > 0;
 }
 
 int Sampler::choose(const float* logits, const Answer& answer) {
@@ -103,8 +104,8 @@ int Sampler::choose_plain(const float* logits, int position) {
   const auto made = noise_.find(position);
   const float top = made != noise_.end()
                         ? kernels_.add_noise(logits, inverse, made->second.data(), n, scores_.data())
-                        : kernels_.noisy_scores(logits, inverse, {config_.seed, config_.choice, std::uint32_t(position)}, likely, n,
-                                                scores_.data());
+                        : kernels_.noisy_scores(logits, inverse, {config_.seed, config_.choice, std::uint32_t(position)}, likely,
+                                                n, scores_.data());
   const float edge = top - noise_error(top);
   int best = -1;
   double best_score = kNone;

@@ -54,7 +54,8 @@ inline void store_int8(std::int8_t* p, I x) {
 
 inline I iota(std::int32_t start) {
   const __m256i s = _mm256_set1_epi32(start);
-  return {_mm256_add_epi32(s, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)), _mm256_add_epi32(s, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
+  return {_mm256_add_epi32(s, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+          _mm256_add_epi32(s, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
 }
 inline I exclusive_or(I x, I y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
 inline void wide_half(__m256i a, __m256i factor, __m256i& upper, __m256i& lower) {
@@ -74,8 +75,7 @@ inline void store_int(std::int32_t* p, I x) {
 }
 
 inline __m256 widen(const std::uint16_t* p) {
-  return _mm256_castsi256_ps(
-      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
 inline F load_bf16(const std::uint16_t* p) { return {widen(p), widen(p + 8)}; }
 inline __m256i rounded_half(__m256 x) {

@@ -34,7 +34,9 @@ inline I zero_int() { return _mm512_setzero_si512(); }
 inline I set_int(std::int32_t x) { return _mm512_set1_epi32(x); }
 inline void store_int8(std::int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
 
-inline I iota(std::int32_t start) { return _mm512_add_epi32(set_int(start), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)); }
+inline I iota(std::int32_t start) {
+  return _mm512_add_epi32(set_int(start), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
 inline I exclusive_or(I a, I b) { return _mm512_xor_si512(a, b); }
 // The 64-bit products of unsigned 32-bit lanes with m: upper and lower words.
 inline void wide_product(I a, std::uint32_t m, I& upper, I& lower) {

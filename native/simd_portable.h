@@ -20,6 +20,7 @@ inline Out each(Function function) {
   return out;
 }
 
+// clang-format off: a primitive is a line
 inline F zero() { return each<F>([](int) { return 0.0f; }); }
 inline F set(float x) { return each<F>([=](int) { return x; }); }
 inline F load(const float* p) { return each<F>([=](int i) { return p[i]; }); }
@@ -99,6 +100,8 @@ inline F dot_pairs(const F& sum, const Pairs& w, const std::uint8_t* x) {
   const float* pair = reinterpret_cast<const float*>(x);
   return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
 }
+
+// clang-format on
 
 struct Bytes {
   std::uint8_t v[64];

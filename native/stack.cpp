@@ -204,7 +204,8 @@ void Stack::rotate_and_put(const Layer& layer, int index, int t) {
   for (int head = 0; head < shape_.heads; ++head, query += dim) {
     if (layer.query_norm) head_norm(query, layer.query_norm);
     kernels_.rotate(query, dim, cos, sin);
-    const std::size_t place = std::size_t(head / repeat) * rows_.size() * std::size_t(repeat) + std::size_t(t * repeat + head % repeat);
+    const std::size_t place =
+        std::size_t(head / repeat) * rows_.size() * std::size_t(repeat) + std::size_t(t * repeat + head % repeat);
     kernels_.put_query(store.kind, query, dim, queries_.as<std::uint8_t>() + place * query_bytes_);
   }
   for (int head = 0; head < shape_.kv_heads; ++head, key += dim, value += dim) {
@@ -227,7 +228,8 @@ void Stack::attend(const Layer& layer, int index, const Item& item, float* score
   for (int i = item.begin; i < item.end; ++i) {
     const int n = i - item.begin;
     const Row& row = rows_[std::size_t(i / repeat)];
-    queries[n] = queries_.as<std::uint8_t>() + (std::size_t(item.kv_head) * rows_.size() * std::size_t(repeat) + std::size_t(i)) * query_bytes_;
+    queries[n] = queries_.as<std::uint8_t>() +
+                 (std::size_t(item.kv_head) * rows_.size() * std::size_t(repeat) + std::size_t(i)) * query_bytes_;
     views[n] = layer.window ? &row.windowed : &row.view;
     outputs[n] = results[n];
     work.slots = std::max(work.slots, row.slot + 1);

@@ -17,7 +17,7 @@ struct StackShape {
   int kv_heads = 0;
   int head_dim = 0;
   float eps = 1e-6f;
-  float rope_factor = 1.0f;             // of the cosines and sines (yarn)
+  float rope_factor = 1.0f;                // of the cosines and sines (yarn)
   std::vector<float> inverse_frequencies;  // (head_dim / 2,)
 };
 
@@ -27,7 +27,7 @@ struct Layer {
   const float* post_norm = nullptr;
   const float* query_norm = nullptr;  // (head_dim,), Qwen3
   const float* key_norm = nullptr;
-  Packed qkv;      // query, key and value heads one below the other
+  Packed qkv;  // query, key and value heads one below the other
   Packed output;
   Packed gate_up;  // blocks of 16 gate and 16 up outputs
   Packed down;

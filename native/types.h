@@ -15,8 +15,8 @@ constexpr int kBlock = 32;     // outputs of a packed block: two vectors of 16
 constexpr int kLanes = 16;     // floats of a vector, on every instruction set
 constexpr int kKeyBlock = 16;  // keys of a block in the cache: one vector
 constexpr int kMaxHeadDim = 256;
-constexpr int kMostBest = 64;  // entries that a kernel finds in a row
-constexpr int kScaled = 64;    // inputs of an int8 row that share a scale: an outlier costs its neighbours alone
+constexpr int kMostBest = 64;           // entries that a kernel finds in a row
+constexpr int kScaled = 64;             // inputs of an int8 row that share a scale: an outlier costs its neighbours alone
 constexpr float kLeastScaled = 1e-30f;  // int8 rows of nothing larger are rows of zeros: 127 over it stays finite
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -46,20 +46,20 @@ struct Packed {
 struct Operand {
   Kind kind = Kind::F32;
   std::uint8_t* data = nullptr;
-  std::size_t stride = 0;          // bytes of a row
-  int scales = 0;                  // of a row, int8 only
-  float* scale = nullptr;          // (T, scales)
-  std::int32_t* sum = nullptr;     // (T, scales) -128 times the sum of the int8 values: it undoes the 128 in the weights
+  std::size_t stride = 0;       // bytes of a row
+  int scales = 0;               // of a row, int8 only
+  float* scale = nullptr;       // (T, scales)
+  std::int32_t* sum = nullptr;  // (T, scales) -128 times the sum of the int8 values: it undoes the 128 in the weights
 
   std::uint8_t* row(int t) const { return data + std::size_t(t) * stride; }
 };
 
 // What becomes of a product's results.
 enum class Finish : int {
-  Store,          // y = Wx + b
-  Add,            // y += Wx + b
-  Gated,          // y = silu(gate) * up, for matrices whose blocks hold 16 gate and 16 up outputs
-  GatedOperand,   // the same, rounded as the next product reads it (not for int8)
+  Store,         // y = Wx + b
+  Add,           // y += Wx + b
+  Gated,         // y = silu(gate) * up, for matrices whose blocks hold 16 gate and 16 up outputs
+  GatedOperand,  // the same, rounded as the next product reads it (not for int8)
 };
 
 struct Target {
@@ -99,14 +99,14 @@ struct View {
 struct AttendItem {
   const LayerStore* store = nullptr;
   int kv_head = 0;
-  int count = 0;                       // query rows, at most max_query_rows
+  int count = 0;                                 // query rows, at most max_query_rows
   const std::uint8_t* const* queries = nullptr;  // (count) rows of E, as the store's kind is multiplied
-  const View* const* views = nullptr;  // (count)
-  int slots = 0;                       // slots that any of them sees lie below
+  const View* const* views = nullptr;            // (count)
+  int slots = 0;                                 // slots that any of them sees lie below
   float scale = 0;
-  float* scores = nullptr;             // scratch: count * score_stride
+  float* scores = nullptr;  // scratch: count * score_stride
   std::size_t score_stride = 0;
-  float* const* outputs = nullptr;     // (count) rows of E floats, padded to 16
+  float* const* outputs = nullptr;  // (count) rows of E floats, padded to 16
 };
 
 }  // namespace eyas

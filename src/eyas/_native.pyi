@@ -50,10 +50,10 @@ class Cache:
     def commit(self, path: Sequence[int]) -> None: ...
     def truncate(self, length: int) -> None: ...
 
-class Stack:
+class StackShape:
     def __init__(
         self,
-        engine: Engine,
+        *,
         hidden: int,
         intermediate: int,
         heads: int,
@@ -61,7 +61,14 @@ class Stack:
         head_dim: int,
         eps: float,
         inverse_frequencies: NDArray[np.float32],
-        rope_factor: float,
+        rope_factor: float = 1.0,
+    ) -> None: ...
+
+class Stack:
+    def __init__(
+        self,
+        engine: Engine,
+        shape: StackShape,
         layers: list[dict[str, Any]],
         final_norm: NDArray[np.float32] | None = None,
     ) -> None: ...

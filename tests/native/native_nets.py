@@ -144,10 +144,16 @@ def net(name, kind="float32", isa=None, threads=1):
         if shape.head_norms:
             layer |= {name: own[at + name] for name in ("query_norm", "key_norm")}
         layers.append(layer | {"window": window})
-    stack = _native.Stack(
-        machine, shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.dim, 1e-5,
-        frequencies(shape), 1.0, layers, own["norm"],
-    )  # fmt: skip
+    stack_shape = _native.StackShape(
+        hidden=shape.hidden,
+        intermediate=shape.inner,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.dim,
+        eps=1e-5,
+        inverse_frequencies=frequencies(shape),
+    )
+    stack = _native.Stack(machine, stack_shape, layers, own["norm"])
     head = _native.Head(machine, [make_matrix(own["head"], kind, "a test's head")])
     return Net(machine, stack, head, _native.Target(stack, head, own["embedding"], kind != "float32"))
 

@@ -73,25 +73,24 @@ def _stack(
             bias = widen(layer_matrix(weights.floats, f"model.layers.{layer}.", name, "bias"))
         return packed.matrix(f"layers.{layer}.{name}", bias)
 
-    return _native.Stack(
-        engine,
-        family.hidden_size,
-        family.intermediate_size,
-        family.num_heads,
-        family.num_kv_heads,
-        family.head_dim,
-        family.rms_norm_eps,
-        to_float32(family.inverse_frequencies),
-        family.rope_factor,
-        stack_layers(
-            weights.floats,
-            matrix,
-            family.windows,
-            prefix="model.layers.{}.",
-            head_norms=family.head_norms,
-        ),
-        weights.floats("model.norm.weight"),
+    shape = _native.StackShape(
+        hidden=family.hidden_size,
+        intermediate=family.intermediate_size,
+        heads=family.num_heads,
+        kv_heads=family.num_kv_heads,
+        head_dim=family.head_dim,
+        eps=family.rms_norm_eps,
+        inverse_frequencies=to_float32(family.inverse_frequencies),
+        rope_factor=family.rope_factor,
     )
+    layers = stack_layers(
+        weights.floats,
+        matrix,
+        family.windows,
+        prefix="model.layers.{}.",
+        head_norms=family.head_norms,
+    )
+    return _native.Stack(engine, shape, layers, weights.floats("model.norm.weight"))
 
 
 def _dtype(option: str, dtype: str, best: str) -> str:

@@ -133,21 +133,20 @@ class NativeRuntime:
             )
 
         frequencies = 1.0 / config.rope_theta ** (np.arange(0, config.head_dim, 2) / config.head_dim)
-        stack = _native.Stack(
-            self.engine,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-            config.rms_norm_eps,
-            to_float32(frequencies),
-            1.0,
-            stack_layers(
-                get, matrix, [0] * config.num_layers, prefix=prefix, first_input_norm=config.first_input_norm
-            ),
-            get("norm.weight") if config.final_norm else None,
+        shape = _native.StackShape(
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            eps=config.rms_norm_eps,
+            inverse_frequencies=to_float32(frequencies),
         )
+        layers = stack_layers(
+            get, matrix, [0] * config.num_layers, prefix=prefix, first_input_norm=config.first_input_norm
+        )
+        final_norm = get("norm.weight") if config.final_norm else None
+        stack = _native.Stack(self.engine, shape, layers, final_norm)
         return NativeDraftStack(stack, self._target.context_limit)
 
     def round_score(self, values: Floats) -> Floats:
