@@ -1,12 +1,14 @@
 // Products of rows with packed matrices; included by kernels.inl.
 
-// What a kind of matrix multiplies: sums of one vector of outputs, one group of inputs at a time.
+constexpr int kStepBytes = 4;  // of a row
+
+// What a kind of matrix multiplies: sums of one vector of outputs, a group of inputs in one step or in several.
 struct F32Product {
   using Weights = F;
   static constexpr bool kScaledRows = false;
   static constexpr int kRows = kF32Rows;
-  static constexpr int kItem = 4;  // bytes of a row's group
-  static Weights get(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
+  static constexpr int kSteps = 1;
+  static Weights get(const std::uint8_t* p, int) { return load(reinterpret_cast<const float*>(p)); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) { return fma(w, set(*reinterpret_cast<const float*>(x)), sum); }
 };
 
@@ -14,8 +16,8 @@ struct Bf16Product {
   using Weights = Pairs;
   static constexpr bool kScaledRows = false;
   static constexpr int kRows = kBf16Rows;
-  static constexpr int kItem = 2 * kBf16Item;
-  static Weights get(const std::uint8_t* p) { return load_pairs(p); }
+  static constexpr int kSteps = kPairSteps;
+  static Weights get(const std::uint8_t* p, int step) { return load_pairs(p, step); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) { return dot_pairs(sum, w, x); }
 };
 
@@ -26,7 +28,7 @@ struct Int8Product {  // see tile_scaled
 
 constexpr int kGroupBytes = kBlock * 4;  // of a block's group, in every kind
 
-// What is fetched meanwhile, into the second cache: with each group one line from each of L places on.
+// What is fetched meanwhile, into the second cache: with each group the line at each of L places, which move on by `step` bytes.
 template <int L>
 struct Ahead {
   const std::uint8_t* places[L > 0 ? L : 1];
@@ -37,21 +39,24 @@ struct Ahead {
   }
 };
 
-// Sums of R rows times V vectors of outputs: vector v starts at w[v] and has a group every `step` bytes.
+// Sums of R rows times V vectors of outputs: vector v starts at w[v] and has a group every `stride` bytes.
 template <class P, int R, int V, int L>
-inline void tile(const std::uint8_t* const* w, int step, int groups, const std::uint8_t* const* x, const Ahead<L>& ahead,
+inline void tile(const std::uint8_t* const* w, int stride, int groups, const std::uint8_t* const* x, const Ahead<L>& ahead,
                  F (&sums)[R][V]) {
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) sums[r][v] = zero();
   for (int g = 0; g < groups; ++g) {
-    typename P::Weights weights[V];
     ahead.fetch(g);
+#pragma GCC unroll 2
+    for (int s = 0; s < P::kSteps; ++s) {
+      typename P::Weights weights[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) weights[v] = P::get(w[v] + std::size_t(g) * std::size_t(step));
+      for (int v = 0; v < V; ++v) weights[v] = P::get(w[v] + std::size_t(g) * std::size_t(stride), s);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sums[r][v] = P::dot(sums[r][v], weights[v], x[r] + g * P::kItem);
+        for (int v = 0; v < V; ++v) sums[r][v] = P::dot(sums[r][v], weights[v], x[r] + (g * P::kSteps + s) * kStepBytes);
+      }
     }
   }
 }
@@ -95,7 +100,7 @@ inline void tile_scaled(const std::uint8_t* const* w, int groups, const Operand&
 inline void put_operand(const Operand& out, int t, int column, F x) {
   if (out.kind == Kind::F32) {
     store(reinterpret_cast<float*>(out.row(t)) + column, x);
-  } else if (kBf16Item == 2) {
+  } else if (kPairSteps == 1) {
     store_bf16(reinterpret_cast<std::uint16_t*>(out.row(t)) + column, x);
   } else {
     store(reinterpret_cast<float*>(out.row(t)) + column, round_bf16(x));
@@ -122,10 +127,10 @@ inline void finish_gated(const Packed& w, const Target& target, int t, int colum
   }
 }
 
-// R rows from `t` on, B blocks from `block` on. While they are computed, the blocks behind them are fetched: by `parts`
-// calls together if the rows come in several parts, of which this is number `part`.
+// R rows from `t` on, B blocks from `block` on. While they are computed, the blocks behind them are fetched: by all parts
+// together if the rows come in several, of which this is number `part`.
 template <class P, int R, int B, bool Whole>
-void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int part, const Target& target) {
+void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target) {
   constexpr int kPasses = 2 / kPerPass, V = B * kPerPass;
   const int groups = w.padded_k() / w.group();
   [[maybe_unused]] const std::uint8_t* rows[R];
@@ -142,9 +147,10 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
     if constexpr (Whole) {
       for (int v = 0; v < V; ++v) ahead.places[v] = vectors[v] + B * w.block_bytes();
       ahead.step = kGroupBytes;
-    } else {  // half a block of lines by each of the first two parts
-      ahead.places[0] = first + (part < 2 ? w.block_bytes() * (2 + std::size_t(part)) / 2 : 0);
-      ahead.step = 64;
+    } else {  // an equal share for each pass of each part: memory has no more than the whole time for it
+      const int shares = kPasses * parts, share = kPasses * part + pass;
+      ahead.places[0] = first + w.block_bytes() + w.block_bytes() * std::size_t(share) / std::size_t(shares);
+      ahead.step = (kGroupBytes + shares - 1) / shares;
     }
     F sums[R][V];
     if constexpr (P::kScaledRows) {
@@ -176,9 +182,9 @@ template <class P, int R>
 void few_rows(const Packed& w, int begin, int end, const Operand& x, const Target& target) {
   int block = begin;
   if constexpr (wide(R) && kPerPass == 2) {
-    for (; block + 2 <= end; block += 2) rows_times_blocks<P, R, 2, true>(w, block, x, 0, 0, target);
+    for (; block + 2 <= end; block += 2) rows_times_blocks<P, R, 2, true>(w, block, x, 0, 0, 1, target);
   }
-  for (; block < end; ++block) rows_times_blocks<P, R, 1, true>(w, block, x, 0, 0, target);
+  for (; block < end; ++block) rows_times_blocks<P, R, 1, true>(w, block, x, 0, 0, 1, target);
 }
 
 template <class P, int R = P::kRows>
@@ -190,10 +196,10 @@ void dispatch_few(int rows, const Packed& w, int begin, int end, const Operand& 
 }
 
 template <class P, int R = P::kRows>
-void dispatch_part(int rows, const Packed& w, int block, const Operand& x, int t, int part, const Target& target) {
+void dispatch_part(int rows, const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target) {
   if constexpr (R > 0 && R >= P::kRows / 2) {  // parts of more rows than kRows are never smaller
-    if (rows == R) return rows_times_blocks<P, R, 1, false>(w, block, x, t, part, target);
-    dispatch_part<P, R - 1>(rows, w, block, x, t, part, target);
+    if (rows == R) return rows_times_blocks<P, R, 1, false>(w, block, x, t, part, parts, target);
+    dispatch_part<P, R - 1>(rows, w, block, x, t, part, parts, target);
   }
 }
 
@@ -205,7 +211,7 @@ void multiply_kind(const Packed& w, int begin, int end, const Operand& x, int ro
   for (int block = begin; block < end; ++block) {  // a block stays in the nearest cache for all rows
     for (int part = 0, t = 0; part < parts; ++part) {
       const int count = (rows - t) / (parts - part) + ((rows - t) % (parts - part) != 0);
-      dispatch_part<P>(count, w, block, x, t, part, target);
+      dispatch_part<P>(count, w, block, x, t, part, parts, target);
       t += count;
     }
   }
