@@ -35,12 +35,12 @@ void Engine::multiply(const Packed& w, const float* x, std::size_t width, int ro
   Target target;
   target.y = y;
   target.stride = stride;
-  const int padded = round_up(w.k, kBlock), chunk = rows <= 3 ? 2 : 1;
+  const int padded = round_up(w.k, kBlock);
   team.run([&](Phase& phase) {
     phase.each(rows, 1, [&](int begin, int end) {
       for (int t = begin; t < end; ++t) kernels.prepare(x + std::size_t(t) * width, padded, operand, t);
     });
-    phase.each(w.blocks(), chunk, [&](int begin, int end) { kernels.multiply(w, begin, end, operand, rows, target); });
+    multiply_together(phase, kernels, w, operand, rows, target, w);
   });
 }
 

@@ -1,14 +1,12 @@
 // Products of rows with packed matrices; included by kernels.inl.
 
-constexpr int kStepBytes = 4;  // of a row
-
-// What a kind of matrix multiplies: sums of one vector of outputs, a group of inputs in one step or in several.
+// What a kind of matrix multiplies: sums of one vector of outputs, one group of inputs at a time.
 struct F32Product {
   using Weights = F;
   static constexpr bool kScaledRows = false;
   static constexpr int kRows = kF32Rows;
-  static constexpr int kSteps = 1;
-  static Weights get(const std::uint8_t* p, int) { return load(reinterpret_cast<const float*>(p)); }
+  static constexpr int kItem = 4;  // bytes of a row's group
+  static Weights get(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) { return fma(w, set(*reinterpret_cast<const float*>(x)), sum); }
 };
 
@@ -16,8 +14,8 @@ struct Bf16Product {
   using Weights = Pairs;
   static constexpr bool kScaledRows = false;
   static constexpr int kRows = kBf16Rows;
-  static constexpr int kSteps = kPairSteps;
-  static Weights get(const std::uint8_t* p, int step) { return load_pairs(p, step); }
+  static constexpr int kItem = 2 * kBf16Item;
+  static Weights get(const std::uint8_t* p) { return load_pairs(p); }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) { return dot_pairs(sum, w, x); }
 };
 
@@ -43,22 +41,26 @@ struct Ahead {
 template <class P, int R, int V, int L>
 inline void tile(const std::uint8_t* const* w, int stride, int groups, const std::uint8_t* const* x, const Ahead<L>& ahead,
                  F (&sums)[R][V]) {
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) sums[r][v] = zero();
-  for (int g = 0; g < groups; ++g) {
-    ahead.fetch(g);
-#pragma GCC unroll 2
-    for (int s = 0; s < P::kSteps; ++s) {
-      typename P::Weights weights[V];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) weights[v] = P::get(w[v] + std::size_t(g) * std::size_t(stride), s);
+  F own[R][V];  // every index is known when compiling, so these are registers
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sums[r][v] = P::dot(sums[r][v], weights[v], x[r] + (g * P::kSteps + s) * kStepBytes);
-      }
+    for (int v = 0; v < V; ++v) own[r][v] = zero();
+  for (int g = 0; g < groups; ++g) {
+    typename P::Weights weights[V];
+    ahead.fetch(g);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) weights[v] = P::get(w[v] + std::size_t(g) * std::size_t(stride));
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) own[r][v] = P::dot(own[r][v], weights[v], x[r] + g * P::kItem);
     }
   }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sums[r][v] = own[r][v];
 }
 
 // The same for int8: sums of integers over 64 inputs each, then scaled and added up in order. The integers take the
@@ -100,7 +102,7 @@ inline void tile_scaled(const std::uint8_t* const* w, int groups, const Operand&
 inline void put_operand(const Operand& out, int t, int column, F x) {
   if (out.kind == Kind::F32) {
     store(reinterpret_cast<float*>(out.row(t)) + column, x);
-  } else if (kPairSteps == 1) {
+  } else if (kBf16Item == 2) {
     store_bf16(reinterpret_cast<std::uint16_t*>(out.row(t)) + column, x);
   } else {
     store(reinterpret_cast<float*>(out.row(t)) + column, round_bf16(x));
@@ -127,16 +129,17 @@ inline void finish_gated(const Packed& w, const Target& target, int t, int colum
   }
 }
 
-// R rows from `t` on, B blocks from `block` on. While they are computed, the blocks behind them are fetched: by all parts
-// together if the rows come in several, of which this is number `part`.
+// R rows from `t` on, B blocks from `block` on. While they are computed, as much is fetched at `next`: by all parts together
+// if the rows come in several, of which this is number `part`.
 template <class P, int R, int B, bool Whole>
-void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target) {
+void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target,
+                       const std::uint8_t* next) {
   constexpr int kPasses = 2 / kPerPass, V = B * kPerPass;
   const int groups = w.padded_k() / w.group();
   [[maybe_unused]] const std::uint8_t* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = x.row(t + r);
   const bool gated = target.finish == Finish::Gated || target.finish == Finish::GatedOperand;
-  const std::uint8_t* first = w.data + std::size_t(block) * w.block_bytes();
+  const std::uint8_t* first = w.block(block);
   F gates[R];
   for (int r = 0; r < R; ++r) gates[r] = zero();
   for (int pass = 0; pass < kPasses; ++pass) {
@@ -145,11 +148,11 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
       vectors[v] = first + std::size_t(v / kPerPass) * w.block_bytes() + (pass * kPerPass + v % kPerPass) * 64;
     Ahead<Whole ? V : 1> ahead;
     if constexpr (Whole) {
-      for (int v = 0; v < V; ++v) ahead.places[v] = vectors[v] + B * w.block_bytes();
+      for (int v = 0; v < V; ++v) ahead.places[v] = next + (vectors[v] - first);
       ahead.step = kGroupBytes;
     } else {  // an equal share for each pass of each part: memory has no more than the whole time for it
       const int shares = kPasses * parts, share = kPasses * part + pass;
-      ahead.places[0] = first + w.block_bytes() + w.block_bytes() * std::size_t(share) / std::size_t(shares);
+      ahead.places[0] = next + w.block_bytes() * std::size_t(share) / std::size_t(shares);
       ahead.step = (kGroupBytes + shares - 1) / shares;
     }
     F sums[R][V];
@@ -179,48 +182,52 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
 constexpr bool wide(int rows) { return rows <= kMaxRows / 4; }
 
 template <class P, int R>
-void few_rows(const Packed& w, int begin, int end, const Operand& x, const Target& target) {
+void few_rows(const Packed& w, int begin, int end, const Operand& x, const Target& target, const std::uint8_t* next) {
+  const auto behind = [&](int block) { return block < end ? w.block(block) : next; };
   int block = begin;
   if constexpr (wide(R) && kPerPass == 2) {
-    for (; block + 2 <= end; block += 2) rows_times_blocks<P, R, 2, true>(w, block, x, 0, 0, 1, target);
+    for (; block + 2 <= end; block += 2) rows_times_blocks<P, R, 2, true>(w, block, x, 0, 0, 1, target, behind(block + 2));
   }
-  for (; block < end; ++block) rows_times_blocks<P, R, 1, true>(w, block, x, 0, 0, 1, target);
+  for (; block < end; ++block) rows_times_blocks<P, R, 1, true>(w, block, x, 0, 0, 1, target, behind(block + 1));
 }
 
 template <class P, int R = P::kRows>
-void dispatch_few(int rows, const Packed& w, int begin, int end, const Operand& x, const Target& target) {
+void dispatch_few(int rows, const Packed& w, int begin, int end, const Operand& x, const Target& target,
+                  const std::uint8_t* next) {
   if constexpr (R > 0) {
-    if (rows == R) return few_rows<P, R>(w, begin, end, x, target);
-    dispatch_few<P, R - 1>(rows, w, begin, end, x, target);
+    if (rows == R) return few_rows<P, R>(w, begin, end, x, target, next);
+    dispatch_few<P, R - 1>(rows, w, begin, end, x, target, next);
   }
 }
 
 template <class P, int R = P::kRows>
-void dispatch_part(int rows, const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target) {
+void dispatch_part(int rows, const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target,
+                   const std::uint8_t* next) {
   if constexpr (R > 0 && R >= P::kRows / 2) {  // parts of more rows than kRows are never smaller
-    if (rows == R) return rows_times_blocks<P, R, 1, false>(w, block, x, t, part, parts, target);
-    dispatch_part<P, R - 1>(rows, w, block, x, t, part, parts, target);
+    if (rows == R) return rows_times_blocks<P, R, 1, false>(w, block, x, t, part, parts, target, next);
+    dispatch_part<P, R - 1>(rows, w, block, x, t, part, parts, target, next);
   }
 }
 
 // Rows are cut into nearly equal parts: 13 rows are 7 + 6, not 12 + 1.
 template <class P>
-void multiply_kind(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target) {
+void multiply_kind(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target,
+                   const std::uint8_t* next) {
   const int parts = (rows + P::kRows - 1) / P::kRows;
-  if (parts == 1) return dispatch_few<P>(rows, w, begin, end, x, target);
+  if (parts == 1) return dispatch_few<P>(rows, w, begin, end, x, target, next);
   for (int block = begin; block < end; ++block) {  // a block stays in the nearest cache for all rows
     for (int part = 0, t = 0; part < parts; ++part) {
       const int count = (rows - t) / (parts - part) + ((rows - t) % (parts - part) != 0);
-      dispatch_part<P>(count, w, block, x, t, part, parts, target);
+      dispatch_part<P>(count, w, block, x, t, part, parts, target, block + 1 < end ? w.block(block + 1) : next);
       t += count;
     }
   }
 }
 
-void multiply(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target) {
+void multiply(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target, const std::uint8_t* next) {
   switch (w.kind) {
-    case Kind::F32: return multiply_kind<F32Product>(w, begin, end, x, rows, target);
-    case Kind::BF16: return multiply_kind<Bf16Product>(w, begin, end, x, rows, target);
-    case Kind::I8: return multiply_kind<Int8Product>(w, begin, end, x, rows, target);
+    case Kind::F32: return multiply_kind<F32Product>(w, begin, end, x, rows, target, next);
+    case Kind::BF16: return multiply_kind<Bf16Product>(w, begin, end, x, rows, target, next);
+    case Kind::I8: return multiply_kind<Int8Product>(w, begin, end, x, rows, target, next);
   }
 }

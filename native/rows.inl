@@ -1,6 +1,6 @@
 // What is computed row by row: norms, operands, rotation, and what follows the LM head's product; included by kernels.inl.
 
-int operand_bytes(Kind kind) { return kind == Kind::F32 ? 4 : kind == Kind::BF16 ? 2 * kPairSteps : 1; }
+int operand_bytes(Kind kind) { return kind == Kind::F32 ? 4 : kind == Kind::BF16 ? kBf16Item : 1; }
 
 void norm(const float* x, const float* weight, float eps, int n, float* y) {
   const int padded = round_up(n, kBlock);

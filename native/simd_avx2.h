@@ -1,12 +1,12 @@
 // Vector primitives for AVX2 with FMA: a vector of 16 is a pair of 8.
 
 constexpr int kMaxRows = 4;
-constexpr int kF32Rows = 6;  // 6 rows x 2 halves of sums, 2 of weights, 1 of inputs: 15 of 16 registers
-constexpr int kBf16Rows = 6;
+constexpr int kF32Rows = 6;   // 6 rows x 2 halves of sums, 2 of weights, 1 of inputs: 15 of 16 registers
+constexpr int kBf16Rows = 5;  // with 4 halves of weights
 constexpr int kInt8Rows = 6;
 constexpr int kPerPass = 1;
-constexpr int kValueRows = 2;
-constexpr int kValueVectors = 2;
+constexpr int kValueRows = 4;
+constexpr int kValueVectors = 1;
 
 struct F {
   __m256 a, b;
@@ -98,17 +98,21 @@ inline std::uint64_t read_line(const std::uint8_t* p) {
   return std::uint64_t(_mm_cvtsi128_si64(_mm256_castsi256_si128(_mm256_xor_si256(lower, upper))));
 }
 
-// One input of a pair after the other: only one vector of weights takes registers.
-constexpr int kPairSteps = 2;
-using Pairs = F;
-inline Pairs load_pairs(const std::uint8_t* p, int step) {
+constexpr int kBf16Item = 4;
+struct Pairs {
+  F first, second;
+};
+inline Pairs load_pairs(const std::uint8_t* p) {
   const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32));
-  if (step == 0) return {_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
   const __m256i upper = _mm256_set1_epi32(std::int32_t(0xffff0000));
-  return {_mm256_castsi256_ps(_mm256_and_si256(a, upper)), _mm256_castsi256_ps(_mm256_and_si256(b, upper))};
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(a, upper)), _mm256_castsi256_ps(_mm256_and_si256(b, upper))}};
 }
-inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) { return fma(w, set(*reinterpret_cast<const float*>(x)), sum); }
+inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) {
+  const float* pair = reinterpret_cast<const float*>(x);
+  return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
+}
 
 inline I load_bytes(const std::uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};

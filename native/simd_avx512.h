@@ -68,9 +68,9 @@ inline std::uint64_t read_line(const std::uint8_t* p) {
 
 #if EYAS_BF16
 
-constexpr int kPairSteps = 1;
+constexpr int kBf16Item = 2;
 using Pairs = __m512bh;
-inline Pairs load_pairs(const std::uint8_t* p, int) { return (__m512bh)_mm512_loadu_si512(p); }
+inline Pairs load_pairs(const std::uint8_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
 inline F dot_pairs(F sum, Pairs w, const std::uint8_t* x) {
   std::int32_t pair;
   __builtin_memcpy(&pair, x, 4);
@@ -87,14 +87,19 @@ inline I dot_bytes(I sum, I w, const std::uint8_t* x) {
 
 #else
 
-// One input of a pair after the other: only one vector of weights takes registers.
-constexpr int kPairSteps = 2;
-using Pairs = F;
-inline Pairs load_pairs(const std::uint8_t* p, int step) {
+constexpr int kBf16Item = 4;
+struct Pairs {
+  F first, second;
+};
+inline Pairs load_pairs(const std::uint8_t* p) {
   const I both = _mm512_loadu_si512(p);
-  return _mm512_castsi512_ps(step == 0 ? _mm512_slli_epi32(both, 16) : _mm512_and_si512(both, set_int(std::int32_t(0xffff0000))));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(both, set_int(std::int32_t(0xffff0000))))};
 }
-inline F dot_pairs(F sum, Pairs w, const std::uint8_t* x) { return fma(w, set(*reinterpret_cast<const float*>(x)), sum); }
+inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) {
+  const float* pair = reinterpret_cast<const float*>(x);
+  return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
+}
 // Even and odd bytes as 16-bit numbers: no saturation, unlike the 8-bit multiply-add.
 inline I dot_bytes(I sum, I w, const std::uint8_t* x) {
   std::int32_t four;

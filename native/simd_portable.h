@@ -87,14 +87,19 @@ inline std::uint64_t read_line(const std::uint8_t* p) {
   return words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4] ^ words[5] ^ words[6] ^ words[7];
 }
 
-constexpr int kPairSteps = 2;  // one input of a pair after the other
-using Pairs = F;
-inline Pairs load_pairs(const std::uint8_t* p, int step) {
+constexpr int kBf16Item = 4;
+struct Pairs {
+  F first, second;
+};
+inline Pairs load_pairs(const std::uint8_t* p) {
   std::uint32_t both[16];
   __builtin_memcpy(both, p, 64);
-  return each<F>([&](int i) { return as_float(step == 0 ? both[i] << 16 : both[i] & 0xffff0000u); });
+  return {each<F>([&](int i) { return as_float(both[i] << 16); }), each<F>([&](int i) { return as_float(both[i] & 0xffff0000u); })};
 }
-inline F dot_pairs(const F& sum, const Pairs& w, const std::uint8_t* x) { return fma(w, set(*reinterpret_cast<const float*>(x)), sum); }
+inline F dot_pairs(const F& sum, const Pairs& w, const std::uint8_t* x) {
+  const float* pair = reinterpret_cast<const float*>(x);
+  return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
+}
 
 // clang-format on
 

@@ -115,7 +115,7 @@ void Stack::forward(const std::vector<Call>& calls, float* x) {
   middle_.reserve(kernels_, layer.down.kind, rows, shape_.intermediate);
 
   team_.run([&](Phase& phase) {
-    for (int i = 0; i < num_layers(); ++i) run_layer(phase, layers_[std::size_t(i)], i, x, rows);
+    for (int i = 0; i < num_layers(); ++i) run_layer(phase, i, x, rows);
     if (!final_norm_) return;
     phase.each(rows, 1, [&](int begin, int end) {
       for (int t = begin; t < end; ++t) {
@@ -141,10 +141,20 @@ void Stack::prepare_rows(Phase& phase, const float* x, const float* norm, const 
   });
 }
 
-void Stack::run_layer(Phase& phase, const Layer& layer, int index, float* x, int rows) {
+void multiply_together(Phase& phase, const Kernels& kernels, const Packed& w, const Operand& x, int rows, const Target& target,
+                       const Packed& after) {
   const int chunk = rows <= 3 ? 2 : 1;  // blocks that few rows take together
-  const auto product = [&](const Packed& w, const Operand& from, const Target& to) {
-    phase.each(w.blocks(), chunk, [&](int begin, int end) { kernels_.multiply(w, begin, end, from, rows, to); });
+  const int last = phase.share_end(w.blocks());
+  phase.each(w.blocks(), chunk, [&](int begin, int end) {
+    const std::uint8_t* next = end == last ? after.block(phase.share_begin(after.blocks())) : w.block(end);
+    kernels.multiply(w, begin, end, x, rows, target, next);
+  });
+}
+
+void Stack::run_layer(Phase& phase, int index, float* x, int rows) {
+  const Layer &layer = layers_[std::size_t(index)], &above = layers_[std::size_t((index + 1) % num_layers())];
+  const auto product = [&](const Packed& w, const Operand& from, const Target& to, const Packed& after) {
+    multiply_together(phase, kernels_, w, from, rows, to, after);
   };
   const std::size_t width = std::size_t(round_up(shape_.heads * shape_.head_dim, kBlock));
   Target residual;
@@ -156,7 +166,7 @@ void Stack::run_layer(Phase& phase, const Layer& layer, int index, float* x, int
   Target heads;
   heads.y = qkv_.as<float>();
   heads.stride = std::size_t(layer.qkv.blocks()) * kBlock;
-  product(layer.qkv, input_.operand(), heads);
+  product(layer.qkv, input_.operand(), heads, layer.output);
   phase.each(rows, 1, [&](int begin, int end) {
     for (int t = begin; t < end; ++t) rotate_and_put(layer, index, t);
   });
@@ -168,7 +178,7 @@ void Stack::run_layer(Phase& phase, const Layer& layer, int index, float* x, int
     for (int t = begin; t < end; ++t)
       kernels_.prepare(mixed_.as<float>() + std::size_t(t) * width, int(width), attended_.operand(), t);
   });
-  product(layer.output, attended_.operand(), residual);
+  product(layer.output, attended_.operand(), residual, layer.gate_up);
 
   prepare_rows(phase, x, layer.post_norm, input_.operand(), rows);
   Target gated;
@@ -176,14 +186,14 @@ void Stack::run_layer(Phase& phase, const Layer& layer, int index, float* x, int
   gated.y = gated_.as<float>();
   gated.stride = std::size_t(round_up(shape_.intermediate, kBlock));
   gated.operand = middle_.operand();
-  product(layer.gate_up, input_.operand(), gated);
+  product(layer.gate_up, input_.operand(), gated, layer.down);
   if (gated.finish == Finish::Gated) {
     phase.each(rows, 1, [&](int begin, int end) {
       for (int t = begin; t < end; ++t)
         kernels_.prepare(gated.y + std::size_t(t) * gated.stride, int(gated.stride), middle_.operand(), t);
     });
   }
-  product(layer.down, middle_.operand(), residual);
+  product(layer.down, middle_.operand(), residual, above.qkv);
 }
 
 void Stack::rotate_and_put(const Layer& layer, int index, int t) {

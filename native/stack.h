@@ -67,6 +67,11 @@ class OperandBuffer {
   Operand operand_;
 };
 
+// All rows of x times w, by all threads: each its share of the blocks. At its end a thread fetches the share of `after`
+// that it begins with next, so that memory works while the rows are mixed, normed or waited for.
+void multiply_together(Phase& phase, const Kernels& kernels, const Packed& w, const Operand& x, int rows, const Target& target,
+                       const Packed& after);
+
 class Stack {
  public:
   Stack(const Kernels& kernels, Team& team, const StackShape& shape, std::vector<Layer> layers, const float* final_norm);
@@ -95,7 +100,7 @@ class Stack {
   };
 
   void place(const std::vector<Call>& calls, int total);
-  void run_layer(Phase& phase, const Layer& layer, int index, float* x, int rows);
+  void run_layer(Phase& phase, int index, float* x, int rows);
   void rotate_and_put(const Layer& layer, int index, int row);
   void attend(const Layer& layer, int index, const Item& item, float* scores);
   void prepare_rows(Phase& phase, const float* x, const float* norm, const Operand& out, int rows);

@@ -28,10 +28,15 @@ class Phase {
   // Calls function(begin, end) for parts of 0..count of at most `chunk` items, then waits for all threads.
   template <class Function>
   void each(int count, int chunk, const Function& function);
+  // The items of 0..count that this thread begins with.
+  int share_begin(int count) const { return share(count, thread); }
+  int share_end(int count) const { return share(count, thread + 1); }
 
   const int thread;  // 0..threads-1
 
  private:
+  int share(int count, long owner) const;  // where it starts; the next one starts where it ends
+
   Team& team_;
   int index_ = 0;
 };
@@ -74,13 +79,15 @@ class Team {
   alignas(64) std::atomic<std::uint64_t> round_{0};
 };
 
+inline int Phase::share(int count, long owner) const { return int(count * owner / team_.threads_); }
+
 template <class Function>
 void Phase::each(int count, int chunk, const Function& function) {
   Team::Counter* next = team_.next_[index_ % 2].get();
   const long threads = team_.threads_;
   for (long k = 0; k < threads; ++k) {  // its own share first, which lies together in memory; then what others have left
     const long owner = (thread + k) % threads;
-    const int first = int(count * owner / threads), end = int(count * (owner + 1) / threads);
+    const int first = share(count, owner), end = share(count, owner + 1);
     for (int at; (at = first + next[owner].value.fetch_add(chunk, std::memory_order_relaxed)) < end;)
       function(at, at + chunk < end ? at + chunk : end);
   }
