@@ -27,6 +27,7 @@ LAYERS = [
     {"candidates", "growth"},
     {"tree", "costs"},
     {"config"},
+    {"machine"},
     {"errors", "compiled"},
 ]
 LEVEL = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}

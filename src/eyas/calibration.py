@@ -1,7 +1,7 @@
 """Measures what a cycle costs on this machine, and keeps the result (`eyas calibrate`).
 
-A table belongs to everything that moves its numbers: target, runtime, precision, threads, head, machine and
-version. It lies as JSON in <cache>/costs/ under a hash of these.
+A table belongs to everything that moves its numbers: target, runtime, precision, threads, head, machine,
+version and compiled engine. It lies as JSON in <cache>/costs/ under a hash of these.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from eyas.drafters.autoregressive import Autoregressive
 from eyas.engine import Engine, Request
 from eyas.errors import ConfigError, DataError
 from eyas.interfaces import DraftContext, Drafter, DraftSession, Runtime, TargetCall
+from eyas.machine import cpu_model, engine_hash
 from eyas.metrics import Laps
 from eyas.models import cache_dir, locked
 from eyas.sampling import Sampler
@@ -73,7 +74,7 @@ def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
         root_ms=round(ms["root", 1], 4),
         pair_ms=round(max(0.0, ms["read", pairs] - ms["root", 1]) / max(1, pairs - 1), 4),
         overhead_ms=round(ms["overhead", 1], 4),
-        made={"context": bench.context, "eyas": eyas.__version__, "cpu": _cpu()},
+        made={"context": bench.context, "eyas": eyas.__version__, "cpu": cpu_model()},
     )
 
 
@@ -185,9 +186,9 @@ def table_path(runtime: Runtime, head: Path | None, draft_dtype: str) -> Path:
         "target": target,
         "head": None if head is None else _head_state(head),
         "draft_dtype": draft_dtype,
-        "machine": [platform.machine(), _cpu(), os.cpu_count()],
+        "machine": [platform.machine(), cpu_model(), os.cpu_count()],
         "isa": os.environ.get("EYAS_ISA"),
-        "eyas": eyas.__version__,
+        "eyas": [eyas.__version__, engine_hash()],
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir() / "costs" / f"{name}.json"
@@ -198,12 +199,3 @@ def _head_state(head: Path) -> list[Any]:
     files = sorted(path for path in head.iterdir() if path.is_file() and path.suffix != ".md")
     sizes = [[path.name, path.stat().st_size] for path in files]
     return [sizes, hashlib.sha256((head / "config.json").read_bytes()).hexdigest()]
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eyas.bench.contenders import Contender
-from eyas.bench.provenance import cpu_model, engine_hash, sources_hash
+from eyas.bench.provenance import sources_hash
 from eyas.bench.questions import Question, QuestionSet
 from eyas.errors import ConfigError
 from eyas.interfaces import TargetInfo
+from eyas.machine import cpu_model, engine_hash
 from eyas.options import GenerationOptions
 
 CHECKED = 0  # the repeat without a clock

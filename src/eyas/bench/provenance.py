@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import eyas
+from eyas.machine import cpu_model
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "tokenizers", "safetensors", "torch", "transformers")
@@ -47,25 +48,9 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def cpu_model() -> str:
-    """The CPU's name."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def cpu_flags() -> list[str]:
-    """The instruction sets that the CPU has, as the system names them; empty where it does not tell."""
-    return (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
-
-
 def sources_hash() -> str:
     """SHA-256 over the package's Python files, names and contents."""
     return hash_files(PACKAGE.rglob("*.py"), PACKAGE)
-
-
-def engine_hash() -> str | None:
-    """SHA-256 over the compiled engine; None where there is none."""
-    files = sorted(PACKAGE.glob("_native*.so")) + sorted(PACKAGE.glob("_native*.pyd"))
-    return hash_files(files, PACKAGE) if files else None
 
 
 def head_hash(directory: Path | None) -> str | None:
@@ -105,15 +90,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _cpuinfo(key: str) -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return None

@@ -5,11 +5,12 @@ import os
 import platform
 from typing import Any
 
-from eyas.bench.provenance import cpu_flags, cpu_model, versions
+from eyas.bench.provenance import versions
 from eyas.cli.output import write, write_json
 from eyas.cli.parser import Commands
 from eyas.errors import EyasError
 from eyas.heads import Heads
+from eyas.machine import cpu_flags, cpu_model
 from eyas.models import cache_dir, default_model_dir, target_fingerprint
 
 # Instruction sets that matter to matrix products, as /proc/cpuinfo names them.
