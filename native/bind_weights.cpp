@@ -29,7 +29,7 @@ Matrix::Matrix(const std::string& kind, int n, int k, Bytes data_, std::optional
   packed.n = n;
   packed.k = k;
   require(n > 0 && k > 0 && k < 60'000, "a matrix needs outputs, and 1 to 59,999 inputs");
-  require(data.shape(0) == std::size_t(packed.blocks()) * packed.block_bytes(), "bytes that do not fit the matrix");
+  require(data.shape(0) == packed.bytes(), "bytes that do not fit the matrix");
   packed.data = data.data();
   if (packed.kind == Kind::I8) {
     require(scale_ && scale_->shape(0) >= std::size_t(n), "int8 needs a scale per output");
@@ -51,7 +51,7 @@ nb::tuple py_pack(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu
   w.n = int(rows.shape(0));
   w.k = int(rows.shape(1));
   require(rows.itemsize() == 2 || rows.itemsize() == 4, "float32, or bfloat16 as uint16");
-  Out<std::uint8_t> data = new_array<std::uint8_t>({std::size_t(w.blocks()) * w.block_bytes()});
+  Out<std::uint8_t> data = new_array<std::uint8_t>({w.bytes()});
   Out<float> scale = new_array<float>({w.kind == Kind::I8 ? std::size_t(w.blocks()) * kBlock : 0});
   std::size_t bad;
   {
@@ -67,7 +67,7 @@ std::pair<std::size_t, std::size_t> packed_sizes(const std::string& kind, int n,
   w.kind = kind_of(kind);
   w.n = n;
   w.k = k;
-  return {std::size_t(w.blocks()) * w.block_bytes(), w.kind == Kind::I8 ? std::size_t(w.blocks()) * kBlock : 0};
+  return {w.bytes(), w.kind == Kind::I8 ? std::size_t(w.blocks()) * kBlock : 0};
 }
 
 // Bytes a second that all threads together read from memory.

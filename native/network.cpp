@@ -221,7 +221,7 @@ std::size_t pack(const void* rows, bool bf16, Kind kind, int n, int k, std::uint
   w.k = k;
   const int group = w.group(), padded = w.padded_k();
   std::vector<float> row(std::size_t(padded), 0.0f);
-  std::memset(out, kind == Kind::I8 ? 128 : 0, std::size_t(w.blocks()) * w.block_bytes());
+  std::memset(out, kind == Kind::I8 ? 128 : 0, w.bytes());
   std::size_t bad = 0;
   for (int o = 0; o < w.blocks() * kBlock; ++o) {
     if (o >= n) {

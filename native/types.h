@@ -39,6 +39,7 @@ struct Packed {
   int group() const { return kind == Kind::F32 ? 1 : kind == Kind::BF16 ? 2 : 4; }
   int padded_k() const { return round_up(k, group()); }
   const std::uint8_t* block(int index) const { return data + std::size_t(index) * block_bytes(); }
+  std::size_t bytes() const { return std::size_t(blocks()) * block_bytes(); }
   std::size_t block_bytes() const { return std::size_t(padded_k()) * kBlock * 4 / std::size_t(group()); }
 };
 

@@ -11,14 +11,16 @@ CPUINFO = Path("/proc/cpuinfo")
 
 def cpu_model() -> str:
     """The CPU's name, with family and model on x86: virtual machines give one name to CPUs of many kinds."""
-    name = _cpuinfo("model name") or platform.processor() or platform.machine()
-    family, model = _cpuinfo("cpu family"), _cpuinfo("model")
+    facts = _cpuinfo()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    family, model = facts.get("cpu family"), facts.get("model")
     return f"{name} (family {family}, model {model})" if family and model else name
 
 
 def cpu_flags() -> list[str]:
     """The instruction sets that the CPU has, as the system names them; empty where it does not tell."""
-    return (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
+    facts = _cpuinfo()
+    return (facts.get("flags") or facts.get("Features") or "").split()
 
 
 def engine_hash() -> str | None:
@@ -29,13 +31,14 @@ def engine_hash() -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cpuinfo(key: str) -> str | None:
+def _cpuinfo() -> dict[str, str]:
+    """What the system says of its first CPU, read once: on many cores the file is long."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
+        return {}
+    facts: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return None
+        facts.setdefault(name.strip(), value.strip())
+    return facts
