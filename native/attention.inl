@@ -4,56 +4,58 @@
 // position, and its values are added one position after the other: scattered slots of a tree give the same sums as
 // contiguous ones.
 
-inline void put_key_value(F x, float* p) { store(p, x); }
-inline void put_key_value(F x, std::uint16_t* p) { store_bf16(p, x); }
+// `count` entries, zeros behind them.
+inline F load_some(const float* p, int count) {
+  if (count >= kLanes) return load(p);
+  alignas(64) float lanes[kLanes] = {};
+  for (int i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+inline void put_value(F x, float* p) { store(p, x); }
+inline void put_value(F x, std::uint16_t* p) { store_bf16(p, x); }
+
+template <class T>
+void put_values(const float* value, int dim, T* out) {
+  for (int d = 0; d < dim; d += kLanes) put_value(load_some(value + d, dim - d), out + d);
+}
 
 void put(const LayerStore& store_, int kv_head, int slot, const float* key, const float* value) {
-  const int dim = store_.head_dim, width = store_.width();
+  const int dim = store_.head_dim;
   std::uint8_t* keys = store_.keys + std::size_t(kv_head) * store_.key_head_bytes() +
                        std::size_t(slot / kKeyBlock) * std::size_t(dim) * kKeyBlock * std::size_t(store_.item());
   std::uint8_t* values = store_.values + std::size_t(kv_head) * store_.value_head_bytes() +
-                         std::size_t(slot) * std::size_t(width) * std::size_t(store_.item());
-  alignas(64) float padded[kMaxHeadDim] = {};
-  __builtin_memcpy(padded, key, sizeof(float) * std::size_t(dim));
+                         std::size_t(slot) * std::size_t(store_.width()) * std::size_t(store_.item());
   const int lane = slot % kKeyBlock;
   if (store_.kind == Kind::F32) {
     float* out = reinterpret_cast<float*>(keys);
-    for (int d = 0; d < dim; ++d) out[d * kKeyBlock + lane] = padded[d];
+    for (int d = 0; d < dim; ++d) out[d * kKeyBlock + lane] = key[d];
+    put_values(value, dim, reinterpret_cast<float*>(values));
   } else {
     std::uint16_t rounded[kMaxHeadDim], *out = reinterpret_cast<std::uint16_t*>(keys);
-    for (int d = 0; d < width; d += kLanes) store_bf16(rounded + d, load(padded + d));
+    put_values(key, dim, rounded);
     for (int d = 0; d < dim; d += 2) __builtin_memcpy(out + d * kKeyBlock + 2 * lane, rounded + d, 4);
-  }
-  for (int d = 0; d < dim; ++d) padded[d] = value[d];
-  for (int d = 0; d < width; d += kLanes) {
-    if (store_.kind == Kind::F32) {
-      store(reinterpret_cast<float*>(values) + d, load(padded + d));
-    } else {
-      store_bf16(reinterpret_cast<std::uint16_t*>(values) + d, load(padded + d));
-    }
+    put_values(value, dim, reinterpret_cast<std::uint16_t*>(values));
   }
 }
 
 void put_query(Kind kind, const float* query, int dim, std::uint8_t* out) {
-  alignas(64) float padded[kMaxHeadDim] = {};
-  __builtin_memcpy(padded, query, sizeof(float) * std::size_t(dim));
   Operand row;
   row.kind = kind;
   row.data = out;
-  for (int d = 0; d < dim; d += kLanes) put_operand(row, 0, d, load(padded + d));
+  for (int d = 0; d < dim; d += kLanes) put_operand(row, 0, d, load_some(query + d, dim - d));
 }
 
 template <class P, int R, int V>
-void score_blocks(const AttendItem& item, const std::uint8_t* keys, int block, int first_row) {
+void score_blocks(const AttendItem& item, const std::uint8_t* keys, int block) {
   const LayerStore& s = *item.store;
   const std::size_t bytes = std::size_t(s.head_dim) * kKeyBlock * std::size_t(s.item());
   const std::uint8_t* vectors[V];
   for (int v = 0; v < V; ++v) vectors[v] = keys + std::size_t(block + v) * bytes;
   F sums[R][V];
-  tile<P, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries + first_row, Ahead<0>{}, sums);
+  tile<P, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries, Ahead<0>{}, sums);
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v)
-      store(item.scores + std::size_t(first_row + r) * item.score_stride + (block + v) * kKeyBlock, sums[r][v]);
+    for (int v = 0; v < V; ++v) store(item.scores + std::size_t(r) * item.score_stride + (block + v) * kKeyBlock, sums[r][v]);
 }
 
 template <class P, int R = kMaxRows>
@@ -64,9 +66,9 @@ void score_rows(const AttendItem& item, int count, int begin, int end) {
     const std::uint8_t* keys = s.keys + std::size_t(item.kv_head) * s.key_head_bytes();
     int block = begin;
     if constexpr (wide(R)) {
-      for (; block + 4 <= end; block += 4) score_blocks<P, R, 4>(item, keys, block, 0);
+      for (; block + 4 <= end; block += 4) score_blocks<P, R, 4>(item, keys, block);
     }
-    for (; block < end; ++block) score_blocks<P, R, 1>(item, keys, block, 0);
+    for (; block < end; ++block) score_blocks<P, R, 1>(item, keys, block);
   }
 }
 

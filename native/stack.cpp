@@ -7,6 +7,10 @@
 
 namespace eyas {
 
+namespace {
+constexpr int kStrip = 64;  // rows of one head that a thread rotates at a time: neighbours share lines of the cache
+}  // namespace
+
 void Buffer::reserve(std::size_t bytes) {
   if (bytes <= bytes_) return;
   bytes = (bytes + 4095) / 4096 * 4096;
@@ -35,9 +39,11 @@ Stack::Stack(const Kernels& kernels, Team& team, const StackShape& shape, std::v
   for (const Layer& layer : layers_) window_ = std::max(window_, layer.window);
 }
 
+Kind Stack::cache_kind() const { return layers_.front().qkv.kind == Kind::F32 ? Kind::F32 : Kind::BF16; }
+
 CacheShape Stack::cache_shape(int limit) const {
   CacheShape cache;
-  cache.kind = layers_.front().qkv.kind == Kind::F32 ? Kind::F32 : Kind::BF16;
+  cache.kind = cache_kind();
   cache.layers = num_layers();
   cache.kv_heads = shape_.kv_heads;
   cache.head_dim = shape_.head_dim;
@@ -101,8 +107,7 @@ void Stack::forward(const std::vector<Call>& calls, float* x) {
   const int qkv = width + 2 * shape_.kv_heads * shape_.head_dim;
   const Layer& layer = layers_.front();
   const std::size_t count = std::size_t(rows);
-  const Kind cached = cache_shape(0).kind;
-  query_bytes_ = std::size_t(round_up(shape_.head_dim, kLanes)) * std::size_t(kernels_.operand_bytes(cached));
+  query_bytes_ = std::size_t(round_up(shape_.head_dim, kLanes)) * std::size_t(kernels_.operand_bytes(cache_kind()));
   place(calls, rows);
   qkv_.reserve(count * std::size_t(round_up(qkv, kBlock)) * sizeof(float));
   queries_.reserve(count * std::size_t(shape_.heads) * query_bytes_);
@@ -167,8 +172,10 @@ void Stack::run_layer(Phase& phase, int index, float* x, int rows) {
   heads.y = qkv_.as<float>();
   heads.stride = std::size_t(layer.qkv.blocks()) * kBlock;
   product(layer.qkv, input_.operand(), heads, layer.output);
-  phase.each(rows, 1, [&](int begin, int end) {
-    for (int t = begin; t < end; ++t) rotate_and_put(layer, index, t);
+  const int strips = (rows + kStrip - 1) / kStrip;
+  phase.each((shape_.heads + shape_.kv_heads) * strips, 1, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i)
+      rotate_and_put(layer, index, i / strips, i % strips * kStrip, std::min(rows, (i % strips + 1) * kStrip));
   });
   float* scores = scores_.as<float>() + std::size_t(phase.thread) * std::size_t(kernels_.max_query_rows) * score_stride_;
   phase.each(int(items_.size()), 1, [&](int begin, int end) {
@@ -196,32 +203,27 @@ void Stack::run_layer(Phase& phase, int index, float* x, int rows) {
   product(layer.down, middle_.operand(), residual, above.qkv);
 }
 
-void Stack::rotate_and_put(const Layer& layer, int index, int t) {
-  const Row& row = rows_[std::size_t(t)];
-  const int dim = shape_.head_dim, repeat = shape_.heads / shape_.kv_heads;
-  const float* cos = cos_.data() + std::size_t(row.position) * std::size_t(dim / 2);
-  const float* sin = sin_.data() + std::size_t(row.position) * std::size_t(dim / 2);
-  float* query = qkv_.as<float>() + std::size_t(t) * std::size_t(layer.qkv.blocks()) * kBlock;
-  float* key = query + shape_.heads * dim;
-  const float* value = key + shape_.kv_heads * dim;
-  const LayerStore store = row.cache->layer(index);
-  const auto head_norm = [&](float* head, const float* weight) {
-    alignas(64) float padded[kMaxHeadDim] = {};
-    std::memcpy(padded, head, sizeof(float) * std::size_t(dim));
-    kernels_.norm(padded, weight, shape_.eps, dim, padded);
-    std::memcpy(head, padded, sizeof(float) * std::size_t(dim));
-  };
-  for (int head = 0; head < shape_.heads; ++head, query += dim) {
-    if (layer.query_norm) head_norm(query, layer.query_norm);
-    kernels_.rotate(query, dim, cos, sin);
-    const std::size_t place =
-        std::size_t(head / repeat) * rows_.size() * std::size_t(repeat) + std::size_t(t * repeat + head % repeat);
-    kernels_.put_query(store.kind, query, dim, queries_.as<std::uint8_t>() + place * query_bytes_);
-  }
-  for (int head = 0; head < shape_.kv_heads; ++head, key += dim, value += dim) {
-    if (layer.key_norm) head_norm(key, layer.key_norm);
-    kernels_.rotate(key, dim, cos, sin);
-    kernels_.put(store, head, row.slot, key, value);
+void Stack::rotate_and_put(const Layer& layer, int index, int head, int begin, int end) {
+  const int dim = shape_.head_dim, repeat = shape_.heads / shape_.kv_heads, kv_head = head - shape_.heads;
+  const float* norm = kv_head < 0 ? layer.query_norm : layer.key_norm;
+  for (int t = begin; t < end; ++t) {
+    const Row& row = rows_[std::size_t(t)];
+    const std::size_t angle = std::size_t(row.position) * std::size_t(dim / 2);
+    float* part = qkv_.as<float>() + std::size_t(t) * std::size_t(layer.qkv.blocks()) * kBlock + head * dim;
+    if (norm) {
+      alignas(64) float padded[kMaxHeadDim] = {};
+      std::memcpy(padded, part, sizeof(float) * std::size_t(dim));
+      kernels_.norm(padded, norm, shape_.eps, dim, padded);
+      std::memcpy(part, padded, sizeof(float) * std::size_t(dim));
+    }
+    kernels_.rotate(part, dim, cos_.data() + angle, sin_.data() + angle);
+    if (kv_head < 0) {
+      const std::size_t place =
+          std::size_t(head / repeat) * rows_.size() * std::size_t(repeat) + std::size_t(t * repeat + head % repeat);
+      kernels_.put_query(cache_kind(), part, dim, queries_.as<std::uint8_t>() + place * query_bytes_);
+    } else {
+      kernels_.put(row.cache->layer(index), kv_head, row.slot, part, part + shape_.kv_heads * dim);
+    }
   }
 }
 

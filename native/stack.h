@@ -101,8 +101,9 @@ class Stack {
 
   void place(const std::vector<Call>& calls, int total);
   void run_layer(Phase& phase, int index, float* x, int rows);
-  void rotate_and_put(const Layer& layer, int index, int row);
+  void rotate_and_put(const Layer& layer, int index, int head, int begin, int end);
   void attend(const Layer& layer, int index, const Item& item, float* scores);
+  Kind cache_kind() const;
   void prepare_rows(Phase& phase, const float* x, const float* norm, const Operand& out, int rows);
   void grow_angles(int positions);
 
