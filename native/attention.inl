@@ -65,7 +65,7 @@ void score_rows(const AttendItem& item, int count, int begin, int end) {
     const LayerStore& s = *item.store;
     const std::uint8_t* keys = s.keys + std::size_t(item.kv_head) * s.key_head_bytes();
     int block = begin;
-    if constexpr (wide(R)) {
+    if constexpr (R <= kMaxRows / 4) {  // more sums in flight hide the latency of each
       for (; block + 4 <= end; block += 4) score_blocks<P, R, 4>(item, keys, block);
     }
     for (; block < end; ++block) score_blocks<P, R, 1>(item, keys, block);

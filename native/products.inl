@@ -129,12 +129,12 @@ inline void finish_gated(const Packed& w, const Target& target, int t, int colum
   }
 }
 
-// R rows from `t` on, B blocks from `block` on. While they are computed, as much is fetched at `next`: by all parts together
-// if the rows come in several, of which this is number `part`.
-template <class P, int R, int B, bool Whole>
-void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target,
-                       const std::uint8_t* next) {
-  constexpr int kPasses = 2 / kPerPass, V = B * kPerPass;
+// R rows from `t` on, one block. While they are computed, as much is fetched at `next`: by all parts together if the rows
+// come in several, of which this is number `part`.
+template <class P, int R, bool Whole>
+void rows_times_block(const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target,
+                      const std::uint8_t* next) {
+  constexpr int kPasses = 2 / kPerPass, V = kPerPass;
   const int groups = w.padded_k() / w.group();
   [[maybe_unused]] const std::uint8_t* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = x.row(t + r);
@@ -144,8 +144,7 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
   for (int r = 0; r < R; ++r) gates[r] = zero();
   for (int pass = 0; pass < kPasses; ++pass) {
     const std::uint8_t* vectors[V];
-    for (int v = 0; v < V; ++v)
-      vectors[v] = first + std::size_t(v / kPerPass) * w.block_bytes() + (pass * kPerPass + v % kPerPass) * 64;
+    for (int v = 0; v < V; ++v) vectors[v] = first + (pass * V + v) * 64;
     Ahead<Whole ? V : 1> ahead;
     if constexpr (Whole) {
       for (int v = 0; v < V; ++v) ahead.places[v] = next + (vectors[v] - first);
@@ -163,8 +162,7 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
     }
     for (int r = 0; r < R; ++r) {
       for (int v = 0; v < V; ++v) {
-        const int half = pass * kPerPass + v % kPerPass;
-        const int column = (block + v / kPerPass) * kBlock + half * kLanes;
+        const int half = pass * V + v, column = block * kBlock + half * kLanes;
         const F y = P::kScaledRows ? mul(sums[r][v], load(w.scale + column)) : sums[r][v];
         if (!gated) {
           finish_vector(w, target, t + r, column, y);
@@ -178,17 +176,10 @@ void rows_times_blocks(const Packed& w, int block, const Operand& x, int t, int 
   }
 }
 
-// Two blocks at a time for few rows: more sums in flight hide the latency of each.
-constexpr bool wide(int rows) { return rows <= kMaxRows / 4; }
-
 template <class P, int R>
 void few_rows(const Packed& w, int begin, int end, const Operand& x, const Target& target, const std::uint8_t* next) {
-  const auto behind = [&](int block) { return block < end ? w.block(block) : next; };
-  int block = begin;
-  if constexpr (wide(R) && kPerPass == 2) {
-    for (; block + 2 <= end; block += 2) rows_times_blocks<P, R, 2, true>(w, block, x, 0, 0, 1, target, behind(block + 2));
-  }
-  for (; block < end; ++block) rows_times_blocks<P, R, 1, true>(w, block, x, 0, 0, 1, target, behind(block + 1));
+  for (int block = begin; block < end; ++block)
+    rows_times_block<P, R, true>(w, block, x, 0, 0, 1, target, block + 1 < end ? w.block(block + 1) : next);
 }
 
 template <class P, int R = P::kRows>
@@ -204,7 +195,7 @@ template <class P, int R = P::kRows>
 void dispatch_part(int rows, const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target,
                    const std::uint8_t* next) {
   if constexpr (R > 0 && R >= P::kRows / 2) {  // parts of more rows than kRows are never smaller
-    if (rows == R) return rows_times_blocks<P, R, 1, false>(w, block, x, t, part, parts, target, next);
+    if (rows == R) return rows_times_block<P, R, false>(w, block, x, t, part, parts, target, next);
     dispatch_part<P, R - 1>(rows, w, block, x, t, part, parts, target, next);
   }
 }

@@ -148,9 +148,8 @@ void Stack::prepare_rows(Phase& phase, const float* x, const float* norm, const 
 
 void multiply_together(Phase& phase, const Kernels& kernels, const Packed& w, const Operand& x, int rows, const Target& target,
                        const Packed& after) {
-  const int chunk = rows <= 3 ? 2 : 1;  // blocks that few rows take together
   const int last = phase.share_end(w.blocks());
-  phase.each(w.blocks(), chunk, [&](int begin, int end) {
+  phase.each(w.blocks(), 1, [&](int begin, int end) {
     const std::uint8_t* next = end == last ? after.block(phase.share_begin(after.blocks())) : w.block(end);
     kernels.multiply(w, begin, end, x, rows, target, next);
   });
