@@ -178,22 +178,24 @@ class Budget:
         self._spent = costs.plain  # by the cycle under way
         self._missed = 0.0  # its share of what drafting would have saved while it stood aside
 
-    def open(self, waiting: int = 1) -> AnyGrowth | None:
+    def open(self, waiting: int = 1, context: int | None = None) -> AnyGrowth | None:
         """A new cycle: its tree under way, or None where it is better not to draft.
 
         Args:
             waiting: pairs that the draft network would have to read first.
+            context: committed tokens; None for as many as the table was measured behind.
         """
-        first = Prices.of(self._costs, self._load, 1 + RANKS)
+        costs = self._costs if context is None else self._costs.at(context)
+        first = Prices.of(costs, self._load, 1 + RANKS)
         self._purse.plain = self._spent = first.cycle[0]
         self._load.spend(0.0)
-        if self._costs.root_ms + first.cycle[1] > self._purse.room or not self._pays(first, waiting):
+        if costs.root_ms + first.cycle[1] > self._purse.room or not self._pays(first, waiting):
             return None
-        prices = Prices.of(self._costs, self._load)
+        prices = Prices.of(costs, self._load)
         return new_growth(
             prices.cycle,
-            self._costs.levels,
-            self._costs.root_ms,
+            costs.levels,
+            costs.root_ms,
             self._purse.room,
             min(self._tree.draft_tokens, len(prices.cycle) - 1),
             prices.other_ms,

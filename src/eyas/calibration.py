@@ -24,7 +24,7 @@ from eyas.costs import MAX_ROWS, CostTable
 from eyas.drafters.autoregressive import Autoregressive
 from eyas.engine import Engine, Request
 from eyas.errors import ConfigError, DataError
-from eyas.interfaces import DraftContext, Drafter, DraftSession, Runtime, TargetCall
+from eyas.interfaces import DraftContext, Drafter, DraftSession, PathCache, Runtime, TargetCall
 from eyas.machine import cpu_model, engine_hash
 from eyas.metrics import Laps
 from eyas.models import cache_dir, locked
@@ -64,7 +64,7 @@ def calibrate(runtime: Runtime, drafter: Drafter, seconds: float = SECONDS) -> C
 
 def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
     verify = tuple((rows, ms["verify", rows]) for rows in bench.verified)
-    levels, pairs = DEEP - SHALLOW, bench.pairs
+    levels, pairs, most = DEEP - SHALLOW, bench.pairs, bench.verified[-1]
     draft = tuple(
         (nodes, max(1e-3, (ms["deep", nodes] - ms["shallow", nodes]) / levels)) for nodes in EXPANDED_NODES
     )
@@ -74,7 +74,10 @@ def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
         root_ms=round(ms["root", 1], 4),
         pair_ms=round(max(0.0, ms["read", pairs] - ms["root", 1]) / max(1, pairs - 1), 4),
         overhead_ms=round(ms["overhead", 1], 4),
-        made={"context": bench.context, "eyas": eyas.__version__, "cpu": cpu_model()},
+        context=bench.context,
+        # Of many rows, which show it best; without a context they attend to next to nothing.
+        attend_ms=round(max(0.0, ms["verify", most] - ms["empty", most]) / (most * bench.context), 7),
+        made={"eyas": eyas.__version__, "cpu": cpu_model()},
     )
 
 
@@ -98,6 +101,7 @@ class _Bench:
         ids = np.array(self._ids[:-1], dtype=np.int64)
         [rows] = runtime.forward([TargetCall(self._cache, ids, last_only=True)])
         self._cache.commit(range(len(ids)))
+        self._empty = runtime.new_cache()
         self._features = rows.features
         self._session = drafter.open()
         self._begin(self._session, TreeConfig(), 0)
@@ -108,7 +112,8 @@ class _Bench:
     def measure(self) -> Iterator[tuple[str, int, float]]:
         """One round: (part, rows, milliseconds) of everything."""
         for rows in self.verified:
-            yield "verify", rows, self._verify(rows)
+            yield "verify", rows, self._verify(self._cache, rows)
+        yield "empty", rows, self._verify(self._empty, rows)
         yield "root", 1, self._propose(1, depth=1)
         yield "read", self.pairs, self._propose(1, depth=1, pairs=self.pairs)
         for nodes in EXPANDED_NODES:
@@ -121,14 +126,14 @@ class _Bench:
         # By its own watch: as the difference of two passes it would be noise, several times itself.
         yield "overhead", 1, self._plain.laps.summary()["beside_passes_ms"]
 
-    def _verify(self, rows: int) -> float:
+    def _verify(self, cache: PathCache, rows: int) -> float:
         """A target pass over a tree of so many rows, three children a node."""
         ids = np.resize(np.array(self._ids, dtype=np.int64), rows)
         parents: Ints = (np.arange(rows) - 1) // 3
         parents[0] = -1
-        call = TargetCall(self._cache, ids, parents)
+        call = TargetCall(cache, ids, parents)
         ms = _milliseconds(lambda: self._runtime.forward([call]))
-        self._cache.truncate(self._cache.length)
+        cache.truncate(cache.length)
         return ms
 
     def _propose(self, nodes: int, depth: int, pairs: int = 1) -> float:

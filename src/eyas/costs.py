@@ -7,7 +7,7 @@ measured numbers of rows costs are interpolated; they never fall with more rows,
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Self
@@ -15,6 +15,8 @@ from typing import Any, Self
 from eyas.errors import DataError
 
 MAX_ROWS = 64  # of one verification, root included
+CONTEXT_STEP = 64  # tokens: a table for each would not be worth the time of making it
+LEAST_SHARE = 0.5  # of what a pass took: a short context saves no more, whatever noise was measured
 
 Points = tuple[tuple[int, float], ...]  # (rows, milliseconds), rows ascending
 
@@ -29,6 +31,8 @@ class CostTable:
         root_ms: reading one new pair, the level below the root, and making the tree.
         pair_ms: reading one pair more.
         overhead_ms: what a cycle takes beside its passes.
+        context: committed tokens behind which passes were measured.
+        attend_ms: what each row of a target pass takes more for each token of context more.
         made: what was measured, for people.
     """
 
@@ -37,6 +41,8 @@ class CostTable:
     root_ms: float
     pair_ms: float
     overhead_ms: float
+    context: int = 0
+    attend_ms: float = 0.0
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -46,8 +52,26 @@ class CostTable:
             if not points or rows != sorted(set(rows)) or rows[0] != 1:
                 raise DataError(f"{name} of a cost table wants ascending numbers of rows from 1 on.")
         numbers = [ms for _, ms in (*self.verify_ms, *self.draft_ms)]
-        if not (min(numbers) > 0 and min(self.root_ms, self.pair_ms, self.overhead_ms) >= 0):
+        others = (self.root_ms, self.pair_ms, self.overhead_ms, self.context, self.attend_ms)
+        if not (min(numbers) > 0 and min(others) >= 0):
             raise DataError("a cost table holds milliseconds above 0.")
+
+    def at(self, context: int) -> "CostTable":
+        """The table behind so many committed tokens, to the next multiple of `CONTEXT_STEP`.
+
+        Only rows of the target's passes grow dearer: a pass as such does too, by what it reads of the cache,
+        but so does the one of plain decoding.
+        """
+        context = -(-context // CONTEXT_STEP) * CONTEXT_STEP
+        if context not in self._elsewhere:
+            more = self.attend_ms * (context - self.context)
+            verify = tuple((rows, max(ms + rows * more, ms * LEAST_SHARE)) for rows, ms in self.verify_ms)
+            self._elsewhere[context] = replace(self, verify_ms=verify, context=context)
+        return self._elsewhere[context]
+
+    @cached_property
+    def _elsewhere(self) -> "dict[int, CostTable]":
+        return {}
 
     @cached_property
     def cycle(self) -> tuple[float, ...]:
@@ -108,6 +132,8 @@ class CostTable:
             "root_ms": self.root_ms,
             "pair_ms": self.pair_ms,
             "overhead_ms": self.overhead_ms,
+            "context": self.context,
+            "attend_ms": self.attend_ms,
             "made": dict(self.made),
         }
 
@@ -125,6 +151,8 @@ class CostTable:
                 root_ms=float(document["root_ms"]),
                 pair_ms=float(document["pair_ms"]),
                 overhead_ms=float(document["overhead_ms"]),
+                context=int(document["context"]),
+                attend_ms=float(document["attend_ms"]),
                 made=dict(document.get("made", {})),
             )
         except (KeyError, TypeError, ValueError) as error:

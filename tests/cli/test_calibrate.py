@@ -41,6 +41,7 @@ def test_the_table_is_printed_and_kept(eyas, model):
     assert "rows verified" in text
     assert "first level" in text
     assert "a pair more" in text
+    assert "behind 16 tokens; 1,000 more" in text
 
 
 def test_a_method_without_trees_of_its_own_is_refused(eyas, bare_model):

@@ -1,6 +1,7 @@
 """Trees of measured size: connected, replayable, and never much slower than plain decoding."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ tables = st.builds(
     root_ms=milliseconds,
     pair_ms=st.floats(0, 5),
     overhead_ms=st.floats(0, 1),
+    context=st.just(256),
+    attend_ms=st.floats(0, 0.01),
 )
 
 
@@ -50,8 +53,8 @@ def drafting(rng, sharpness, k=10):
     return draft
 
 
-def cycle(budget, rng, *, sharpness=0.2, max_depth=99):
-    growth = budget.open()
+def cycle(budget, rng, *, sharpness=0.2, max_depth=99, context=None):
+    growth = budget.open(context=context)
     if growth is None:
         return root_only(3)
     return budget.grow(
@@ -316,7 +319,35 @@ def test_a_measurement_too_dear_is_mended_by_its_neighbours():
     assert table.cycle[:5] == pytest.approx((4.0, 6.0, 6.0, 6.0, 8.0))
 
 
-@pytest.mark.parametrize("key", ["verify_ms", "draft_ms", "root_ms", "pair_ms", "overhead_ms"])
+@given(table=tables, context=st.integers(0, 4000), more=st.integers(0, 2000))
+def test_rows_grow_dearer_with_the_context_and_plain_decoding_with_them(table, context, more):
+    assert table.at(256) == table
+    near, far = table.at(context), table.at(context + more)
+    assert far is table.at(context + more), "made once"
+    assert all(0 < low <= high for low, high in zip(near.cycle, far.cycle, strict=True))
+    assert list(far.cycle) == sorted(far.cycle)
+    assert far.levels == table.levels
+    if context >= 256:
+        for rows, ms in table.verify_ms:
+            beyond = dict(near.verify_ms)[rows] - ms
+            assert beyond == pytest.approx(rows * table.attend_ms * (near.context - 256))
+
+
+def test_trees_shrink_as_the_context_grows():
+    table = replace(FAST, context=256, attend_ms=2e-4)
+
+    def drafted(context):
+        rng = np.random.default_rng(0)
+        return [cycle(Budget(table, AUTO), rng, context=context).num_draft_tokens for _ in range(40)]
+
+    near, far = np.mean(drafted(256)), np.mean(drafted(4096))
+    assert 1 < far < near - 2
+    assert drafted(256) == drafted(None), "None is what the table was measured behind"
+
+
+@pytest.mark.parametrize(
+    "key", ["verify_ms", "draft_ms", "root_ms", "pair_ms", "overhead_ms", "context", "attend_ms"]
+)
 def test_broken_tables_are_refused(key):
     document = FAST.to_dict()
     for value in (None, "x", [[2, 1.0]], [[1, -1.0]], -1):

@@ -49,4 +49,7 @@ def table(costs: CostTable) -> str:
     lines += [f"{nodes:>14} {ms:6.2f}" for nodes, ms in costs.draft_ms]
     lines += [f"{'first level':>14} {costs.root_ms:6.2f}", f"{'a pair more':>14} {costs.pair_ms:6.2f}"]
     lines += [f"{'overhead':>14} {costs.overhead_ms:6.2f}"]
+    lines += [
+        f"behind {costs.context} tokens; 1,000 more: {1000 * costs.attend_ms:.2f} ms for each row verified"
+    ]
     return "\n".join(lines) + "\n"

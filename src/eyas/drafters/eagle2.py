@@ -88,7 +88,9 @@ class Session:
 
     def _propose_within(self, budget: Budget, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """As large a tree as pays; the head does not run where none does."""
-        growth = budget.open(self._state.num_waiting(token_ids)) if max_depth >= 1 else None
+        if max_depth < 1:
+            return root_only(token_ids[-1])
+        growth = budget.open(self._state.num_waiting(token_ids), context=len(token_ids) - 1)
         if growth is None:
             return root_only(token_ids[-1])
         tree = self._context.tree
