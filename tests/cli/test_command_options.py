@@ -1,6 +1,8 @@
 """Options are generated from dataclass fields: complete, with one default, and with others' aliases."""
 
 import argparse
+import subprocess
+import sys
 from dataclasses import fields
 from inspect import signature
 
@@ -8,7 +10,7 @@ import pytest
 
 from eyas.api import load
 from eyas.cli.aliases import ALIASES, add_aliases, resolve_aliases
-from eyas.cli.app import build_parser
+from eyas.cli.app import COMMANDS, build_parser
 from eyas.cli.helps import DISTIL_HELPS, DRAFT_HELPS, GENERATION_HELPS, HEAD_HELPS, MODEL_HELPS
 from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
 from eyas.errors import ConfigError
@@ -62,6 +64,20 @@ def test_every_argument_of_every_command_explains_itself():
         for action in command._actions:
             assert action.help, (words, action.option_strings or action.dest)
         command.format_help()
+
+
+def test_a_command_is_put_together_without_the_others():
+    whole = dict(leaf_parsers(build_parser()))
+    assert {words[0] for words in whole} == set(COMMANDS)
+    alone = {words: parser for name in COMMANDS for words, parser in leaf_parsers(build_parser(name))}
+    assert {words: parser.format_help() for words, parser in alone.items()} == {
+        words: parser.format_help() for words, parser in whole.items()
+    }
+    code = (
+        "import sys; from eyas.cli.app import build_parser; build_parser('generate');"
+        "print([m for m in sys.modules if m.startswith(('eyas.bench', 'eyas.training', 'eyas.serve'))])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_nothing_given_leaves_every_default_to_the_fields():

@@ -11,29 +11,31 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 import eyas
-from eyas.cli import (
-    bench,
-    calibrate,
-    chat,
-    doctor,
-    evaluate,
-    export,
-    generate,
-    models,
-    profile,
-    serve,
-    train,
-    tree,
-)
 from eyas.cli.output import drop_stdout
 from eyas.cli.parser import Parser
 from eyas.errors import EyasError
 from eyas.registry import methods
 
-COMMANDS = (generate, chat, serve, tree, models, train, export, evaluate, bench, calibrate, profile, doctor)
+# Commands in the order of the help, and the module of each in this package.
+COMMANDS = {
+    "generate": "generate",
+    "chat": "chat",
+    "serve": "serve",
+    "tree": "tree",
+    "pull": "models",
+    "models": "models",
+    "train": "train",
+    "export-head": "export",
+    "eval": "evaluate",
+    "bench": "bench",
+    "calibrate": "calibrate",
+    "profile": "profile",
+    "doctor": "doctor",
+}
 INTERRUPTED = 130
 READER_LEFT = 141
 # What the machine refuses is the user's to mend; any other OSError would be a bug of ours.
@@ -46,8 +48,11 @@ REFUSALS = {
 }
 
 
-def build_parser() -> Parser:
-    """The parser of the whole command line."""
+def build_parser(command: str | None = None) -> Parser:
+    """The parser of one command, or of all where the word is none of them (`--help`, a typing error).
+
+    One command does not wait for what the others import.
+    """
     parser = Parser(
         prog="eyas",
         description=(eyas.__doc__ or "").split("\n")[0],
@@ -56,8 +61,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"eyas {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in COMMANDS:
-        module.add(commands)
+    wanted = [COMMANDS[command]] if command in COMMANDS else dict.fromkeys(COMMANDS.values())
+    for module in wanted:
+        import_module(f"eyas.cli.{module}").add(commands)
     return parser
 
 
@@ -69,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What torch and transformers have to say to programmers would stand between answer and statistics.
     warnings.filterwarnings("ignore", module=r"(torch|transformers)\b")
     try:
-        args = build_parser().parse_args(argv)
-        args.command_line = shlex.join(["eyas", *(sys.argv[1:] if argv is None else argv)])
+        words = list(sys.argv[1:] if argv is None else argv)
+        args = build_parser(words[0] if words else None).parse_args(words)
+        args.command_line = shlex.join(["eyas", *words])
         code = args.run(args)
         sys.stdout.flush()
         return int(code)
