@@ -5,7 +5,10 @@ precision it holds; a new layout is a new name.
 """
 
 import hashlib
+import mmap
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,7 @@ class PackedWeights:
         temporary = path.with_suffix(".tmp")
         try:
             stream_safetensors(temporary, shapes, make)
+            _leave_memory(temporary)
             temporary.replace(path)
         except OSError as error:
             raise FetchError(
@@ -138,12 +142,30 @@ class PackedWeights:
             temporary.unlink(missing_ok=True)
 
     def _map(self, path: Path) -> None:
-        whole = np.memmap(path, dtype=np.uint8, mode="r")
+        whole = np.frombuffer(_mapped(path), dtype=np.uint8)
         for name, entry in read_header(path).items():
             start = entry["file_offset"]
             stop = start + entry["data_offsets"][1] - entry["data_offsets"][0]
             piece = whole[start:stop]
             self._arrays[name] = piece.view(np.float32) if name.endswith(".scale") else piece
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """The file's bytes, in large pages where the system has them for files: a pass reads every page once."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel built without them
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+    return mapped
+
+
+def _leave_memory(path: Path) -> None:
+    """Forget the pages that writing the file has left in memory: small ones, which would stay."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def packed_path(weights: ModelWeights, fingerprint: str, kind: str) -> Path:
