@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Ids of eagle2 against plain decoding on the native engine, bit for bit (docs/laws.md, L1 and L8): every question of all
-# seven sets, 128 new tokens, greedy and sampled with two seeds, sixteen sequences at a time. About 20 minutes on 2 cores.
+# seven sets, 128 new tokens, greedy and sampled with two seeds, sixteen sequences at a time. An hour or two on 2 cores; it
+# goes on where an interruption left it.
 #
 # OUT        a folder for each precision goes there (build): answers.jsonl, summary.json
 set -euo pipefail
