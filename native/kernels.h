@@ -29,9 +29,8 @@ struct Kernels {
   void (*norm)(const float* x, const float* weight, float eps, int n, float* y);
   // Row t of `out` from floats x, of which `padded` are readable.
   void (*prepare)(const float* x, int padded, const Operand& out, int t);
-  // Blocks begin..end of W times rows 0..rows of x. Meanwhile what follows is fetched, behind them the bytes at `next`.
-  void (*multiply)(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target,
-                   const std::uint8_t* next);
+  // A block of W times rows 0..rows of x. Meanwhile as many bytes are fetched at `next`.
+  void (*multiply)(const Packed& w, int block, const Operand& x, int rows, const Target& target, const std::uint8_t* next);
   // Rotate the halves of a head in place: (x1 cos - x2 sin, x2 cos + x1 sin); cos and sin hold dim / 2 each.
   void (*rotate)(float* head, int dim, const float* cos, const float* sin);
   // Round a key and a value to the store's type and put them into a slot.

@@ -176,49 +176,31 @@ void rows_times_block(const Packed& w, int block, const Operand& x, int t, int p
   }
 }
 
-template <class P, int R>
-void few_rows(const Packed& w, int begin, int end, const Operand& x, const Target& target, const std::uint8_t* next) {
-  for (int block = begin; block < end; ++block)
-    rows_times_block<P, R, true>(w, block, x, 0, 0, 1, target, block + 1 < end ? w.block(block + 1) : next);
-}
-
-template <class P, int R = P::kRows>
-void dispatch_few(int rows, const Packed& w, int begin, int end, const Operand& x, const Target& target,
-                  const std::uint8_t* next) {
-  if constexpr (R > 0) {
-    if (rows == R) return few_rows<P, R>(w, begin, end, x, target, next);
-    dispatch_few<P, R - 1>(rows, w, begin, end, x, target, next);
-  }
-}
-
-template <class P, int R = P::kRows>
-void dispatch_part(int rows, const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target,
-                   const std::uint8_t* next) {
-  if constexpr (R > 0 && R >= P::kRows / 2) {  // parts of more rows than kRows are never smaller
-    if (rows == R) return rows_times_block<P, R, false>(w, block, x, t, part, parts, target, next);
-    dispatch_part<P, R - 1>(rows, w, block, x, t, part, parts, target, next);
+template <class P, bool Whole, int R = P::kRows>
+void dispatch(int rows, const Packed& w, int block, const Operand& x, int t, int part, int parts, const Target& target,
+              const std::uint8_t* next) {
+  if constexpr (R > 0 && (Whole || R >= P::kRows / 2)) {  // parts of more rows than kRows are never smaller
+    if (rows == R) return rows_times_block<P, R, Whole>(w, block, x, t, part, parts, target, next);
+    dispatch<P, Whole, R - 1>(rows, w, block, x, t, part, parts, target, next);
   }
 }
 
 // Rows are cut into nearly equal parts: 13 rows are 7 + 6, not 12 + 1.
 template <class P>
-void multiply_kind(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target,
-                   const std::uint8_t* next) {
+void multiply_kind(const Packed& w, int block, const Operand& x, int rows, const Target& target, const std::uint8_t* next) {
   const int parts = (rows + P::kRows - 1) / P::kRows;
-  if (parts == 1) return dispatch_few<P>(rows, w, begin, end, x, target, next);
-  for (int block = begin; block < end; ++block) {  // a block stays in the nearest cache for all rows
-    for (int part = 0, t = 0; part < parts; ++part) {
-      const int count = (rows - t) / (parts - part) + ((rows - t) % (parts - part) != 0);
-      dispatch_part<P>(count, w, block, x, t, part, parts, target, block + 1 < end ? w.block(block + 1) : next);
-      t += count;
-    }
+  if (parts == 1) return dispatch<P, true>(rows, w, block, x, 0, 0, 1, target, next);
+  for (int part = 0, t = 0; part < parts; ++part) {  // the block stays in the nearest cache for all rows
+    const int count = (rows - t) / (parts - part) + ((rows - t) % (parts - part) != 0);
+    dispatch<P, false>(count, w, block, x, t, part, parts, target, next);
+    t += count;
   }
 }
 
-void multiply(const Packed& w, int begin, int end, const Operand& x, int rows, const Target& target, const std::uint8_t* next) {
+void multiply(const Packed& w, int block, const Operand& x, int rows, const Target& target, const std::uint8_t* next) {
   switch (w.kind) {
-    case Kind::F32: return multiply_kind<F32Product>(w, begin, end, x, rows, target, next);
-    case Kind::BF16: return multiply_kind<Bf16Product>(w, begin, end, x, rows, target, next);
-    case Kind::I8: return multiply_kind<Int8Product>(w, begin, end, x, rows, target, next);
+    case Kind::F32: return multiply_kind<F32Product>(w, block, x, rows, target, next);
+    case Kind::BF16: return multiply_kind<Bf16Product>(w, block, x, rows, target, next);
+    case Kind::I8: return multiply_kind<Int8Product>(w, block, x, rows, target, next);
   }
 }

@@ -149,9 +149,9 @@ void Stack::prepare_rows(Phase& phase, const float* x, const float* norm, const 
 void multiply_together(Phase& phase, const Kernels& kernels, const Packed& w, const Operand& x, int rows, const Target& target,
                        const Packed& after) {
   const int last = phase.share_end(w.blocks());
-  phase.each(w.blocks(), 1, [&](int begin, int end) {
+  phase.each(w.blocks(), 1, [&](int block, int end) {
     const std::uint8_t* next = end == last ? after.block(phase.share_begin(after.blocks())) : w.block(end);
-    kernels.multiply(w, begin, end, x, rows, target, next);
+    kernels.multiply(w, block, x, rows, target, next);
   });
 }
 

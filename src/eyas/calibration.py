@@ -113,7 +113,7 @@ class _Bench:
         """One round: (part, rows, milliseconds) of everything."""
         for rows in self.verified:
             yield "verify", rows, self._verify(self._cache, rows)
-        yield "empty", rows, self._verify(self._empty, rows)
+        yield "empty", self.verified[-1], self._verify(self._empty, self.verified[-1])
         yield "root", 1, self._propose(1, depth=1)
         yield "read", self.pairs, self._propose(1, depth=1, pairs=self.pairs)
         for nodes in EXPANDED_NODES:

@@ -71,10 +71,10 @@ class Session:
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """Expand by value, then keep the best nodes of all levels."""
         self._has_proposed = True
-        if self._budget is not None:
-            return self._propose_within(self._budget, token_ids, max_depth)
         if max_depth < 1:
             return root_only(token_ids[-1])
+        if self._budget is not None:
+            return self._propose_within(self._budget, token_ids, max_depth)
         tree = self._context.tree
         with self._state.expander(token_ids) as expand:
             return grow_tree(
@@ -88,8 +88,6 @@ class Session:
 
     def _propose_within(self, budget: Budget, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """As large a tree as pays; the head does not run where none does."""
-        if max_depth < 1:
-            return root_only(token_ids[-1])
         growth = budget.open(self._state.num_waiting(token_ids), context=len(token_ids) - 1)
         if growth is None:
             return root_only(token_ids[-1])
