@@ -24,7 +24,7 @@ read -r -a answers <<<"${ANSWERS:-}"
 # 1. Answers: half of them greedy, the others at 0.7 and 1; each prompt and its answer fit into MAX_LENGTH below.
 if [ -n "${PROMPTS:-}" ]; then
   eyas train distil --prompts "$PROMPTS" --out "$WORK/answers.jsonl" --temperatures 0,0.7,1 --shares 0.5,0.15,0.35 \
-    --max-prompt-tokens 1024 --max-new-tokens 256 --feature-cache "$WORK/features"
+    --max-prompt-tokens 1024 --max-new-tokens 256 --loop-tokens 40 --batch-size 64 --feature-cache "$WORK/features"
   answers+=("$WORK/answers.jsonl")
 fi
 [ ${#answers[@]} -gt 0 ] || { echo "set ANSWERS or PROMPTS" >&2; exit 2; }

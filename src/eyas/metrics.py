@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 LOOP_WINDOW = 32  # tokens at the end of an answer
 LOOP_PERIOD = 16  # longest period that counts as a loop
+REPEATED_RUN = 4  # tokens in a row that stood before make the last of them a repeated one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,23 @@ def is_looping(token_ids: Sequence[int]) -> bool:
     if len(tail) < LOOP_WINDOW:
         return False
     return any(tail[period:] == tail[:-period] for period in range(1, LOOP_PERIOD + 1))
+
+
+class Repeats:
+    """Counts how long a sequence has been repeating itself, in whatever period."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, ...] = ()
+        self._seen: set[tuple[int, ...]] = set()
+        self._count = 0
+
+    def push(self, token_id: int) -> int:
+        """The next token; returns how many in a row, up to this one, end four that stood before."""
+        self._last = (*self._last, token_id)[-REPEATED_RUN:]
+        self._count = self._count + 1 if self._last in self._seen else 0
+        if len(self._last) == REPEATED_RUN:
+            self._seen.add(self._last)
+        return self._count
 
 
 def mean_acceptance_length(stats: Iterable[GenerationStats]) -> float | None:

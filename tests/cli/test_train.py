@@ -149,5 +149,6 @@ def test_what_distilling_refuses(eyas, tmp_path):
     argv = ("train", "distil", "--prompts", prompts, "--out", out)
     assert "line 2: prompt is missing" in eyas(*argv).error
     assert "temperatures and 3 shares" in eyas(*argv, "--temperatures", "0,1").error
+    assert "loop_tokens is -1" in eyas(*argv, "--loop-tokens", "-1").error
     assert "cannot be read" in eyas("train", "distil", "--prompts", tmp_path / "no", "--out", out).error
     assert not out.exists()

@@ -21,7 +21,7 @@ from eyas.stopping import AnswerText, NoText
 from eyas.training.config import DistilConfig, HeadConfig
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Prompt, Sample, plan_batches, read_prompts, read_samples, split_held_out
-from eyas.training.distil import Job, _finish_last_line, answer_all, distil
+from eyas.training.distil import Job, Unlooped, _finish_last_line, answer_all, distil
 from eyas.training.features import FeatureSource, keeper
 from eyas.training.finish import head_config, write_head
 from eyas.training.head import HeadTrainer, draw_chains
@@ -282,6 +282,23 @@ def test_an_answer_does_not_depend_on_its_company(runtime):
         [(alone, _)] = answer_all(runtime, [job], [2], 16, batch_size=1)
         assert alone == together[alone.id]
         assert alone.response_ids[-1] == 2 or len(alone.response_ids) == 16
+
+
+def test_an_answer_that_goes_round_in_circles_ends():
+    def ends_after(token_ids, loop_tokens):
+        text = Unlooped(StoppingConfig(max_new_tokens=30), NoText(), [2], loop_tokens=loop_tokens)
+        for count, token in enumerate(token_ids, start=1):
+            text.push(token)
+            if text.finish_reason is not None:
+                return count, text.finish_reason
+        return None
+
+    loop = [9, 8, *[3, 4, 5] * 10]  # the ninth token is the first to end four that stood before: 3 4 5 3
+    assert ends_after(loop, 1) == (9, "length")
+    assert ends_after(loop, 5) == (13, "length")
+    assert ends_after(loop, 0) == (30, "length")
+    assert ends_after([*loop[:12], 7, *loop[2:]], 5) == (21, "length")  # 7 breaks the first run
+    assert ends_after([*loop[:9], 2], 5) == (10, "stop")
 
 
 def test_features_kept_while_distilling_serve_training(runtime, tmp_path):

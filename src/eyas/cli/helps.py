@@ -52,6 +52,7 @@ DISTIL_HELPS = {
     "max_new_tokens": "length of an answer at most",
     "max_prompt_tokens": "longer prompts are left out",
     "batch_size": "prompts answered at a time",
+    "loop_tokens": "end an answer after so many tokens in a row that repeat earlier ones; 0 goes on",
     "limit": "answers in all; without it every prompt is answered",
     "seed": "of the draws",
 }

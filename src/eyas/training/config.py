@@ -17,6 +17,7 @@ class DistilConfig:
     max_new_tokens: int = 256
     max_prompt_tokens: int = 1024  # longer prompts are left out
     batch_size: int = 64
+    loop_tokens: int = 0  # an answer ends after so many tokens in a row that repeat earlier ones; 0 goes on
     limit: int | None = None  # answers in all; None answers every prompt
     seed: int = 0
 
@@ -24,6 +25,8 @@ class DistilConfig:
         for name in ("max_new_tokens", "max_prompt_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        if self.loop_tokens < 0:
+            raise ConfigError(f"loop_tokens is {self.loop_tokens}, but it must be at least 0 (never).")
         if len(self.temperatures) != len(self.shares) or not self.temperatures:
             raise ConfigError(
                 f"{len(self.temperatures)} temperatures and {len(self.shares)} shares; pair them."

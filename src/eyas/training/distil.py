@@ -22,9 +22,10 @@ from eyas.drafters.autoregressive import Autoregressive, Session
 from eyas.engine import Engine, Request, Run
 from eyas.errors import DataError
 from eyas.interfaces import Features, Runtime
+from eyas.metrics import Repeats
 from eyas.models import Progress, Tokenizer, silent
 from eyas.sampling import Sampler
-from eyas.stopping import AnswerText, NoText
+from eyas.stopping import AnswerText, NoText, TextDecoder
 from eyas.training.config import DistilConfig
 from eyas.training.data import Prompt, Sample, read_samples, why_unwritten
 
@@ -62,6 +63,7 @@ def distil(
             config.max_new_tokens,
             config.batch_size,
             keep is not None,
+            config.loop_tokens,
         ):
             if keep is not None:
                 keep(sample, features)
@@ -102,19 +104,53 @@ def answer_all(
     max_new_tokens: int,
     batch_size: int,
     with_features: bool = False,
+    loop_tokens: int = 0,
 ) -> Iterator[tuple[Sample, list[Features]]]:
-    """Answers as they end, each with the features of its rows, if asked for; `batch_size` at a time."""
+    """Answers as they end, each with the features of its rows, if asked for; `batch_size` at a time.
+
+    `loop_tokens` is that of `DistilConfig`.
+    """
     engine = Engine(runtime, Listening(with_features))
     asked: dict[Request, Job] = {}
 
     def requests() -> Iterator[Request]:
         for job in jobs:
-            request = _request(runtime, job, stop_token_ids, max_new_tokens)
+            stopping = StoppingConfig(max_new_tokens=max_new_tokens)
+            text = Unlooped(stopping, NoText(), stop_token_ids, loop_tokens=loop_tokens)
+            request = _request(runtime, job, text)
             asked[request] = job
             yield request
 
     for run in engine.together(requests(), batch_size):
         yield _finished(asked.pop(run.request), run), _heard(run)
+
+
+class Unlooped(AnswerText):
+    """Ends an answer that goes round in circles, too: a head learns nothing from what is there already.
+
+    Args:
+        loop_tokens: so many tokens in a row that only repeat what stands before them; 0 lets it go on.
+    """
+
+    def __init__(
+        self,
+        config: StoppingConfig,
+        decoder: TextDecoder,
+        stop_token_ids: Iterable[int] = (),
+        *,
+        loop_tokens: int = 0,
+    ) -> None:
+        super().__init__(config, decoder, stop_token_ids)
+        self._loop_tokens = loop_tokens
+        self._repeats = Repeats()
+
+    def push(self, token_id: int) -> str:
+        """As in `AnswerText`; the token that makes the loop too long is the last."""
+        piece = super().push(token_id)
+        repeated = self._repeats.push(token_id)
+        if self.finish_reason is None and 0 < self._loop_tokens <= repeated:
+            piece += self.finish("length")
+        return piece
 
 
 class Listening(Autoregressive):
@@ -152,7 +188,7 @@ def _job(prompt: Prompt, tokenizer: Tokenizer, config: DistilConfig) -> Job | No
     return Job(sample, int(rng.integers(2**31)))
 
 
-def _request(runtime: Runtime, job: Job, stop_token_ids: Sequence[int], max_new_tokens: int) -> Request:
+def _request(runtime: Runtime, job: Job, text: AnswerText) -> Request:
     sample = job.sample
     return Request(
         prompt_ids=sample.prompt_ids,
@@ -162,7 +198,7 @@ def _request(runtime: Runtime, job: Job, stop_token_ids: Sequence[int], max_new_
             vocab_size=runtime.target.vocab_size,
             seed=job.seed,
         ),
-        text=AnswerText(StoppingConfig(max_new_tokens=max_new_tokens), NoText(), stop_token_ids),
+        text=text,
     )
 
 
