@@ -408,15 +408,22 @@ def test_acceptance_is_measured_along_the_way(runtime, samples, tmp_path):
     assert provenance["evaluations"][0]["T=0"] >= 1
 
 
-def test_a_head_that_goes_on_from_another_says_its_folders_name_only(runtime, samples, tmp_path):
+@pytest.mark.parametrize("draft_vocab", [16, 20])
+def test_a_head_goes_on_from_another_with_its_draft_vocabulary(runtime, samples, tmp_path, draft_vocab):
     from eyas.training.finish import train_head
 
     start, network = tmp_path / "first", trainer(runtime, samples, epochs=1).network
     start.mkdir()
-    write_eagle_checkpoint(start, network.to_weights(), head_config(runtime, network, (1.0,)), None)
-    config = HeadConfig(**{**QUICK, "epochs": 0.1})
-    train_head(runtime, samples[:10], config, work=tmp_path / "work", place=tmp_path / "head", start=start)
-    assert read_eagle_checkpoint(tmp_path / "head").config["provenance"]["started_from"] == "first"
+    weights, config = network.to_weights(), head_config(runtime, network, (1.0,))
+    rare = np.arange(VOCAB - 16, VOCAB)
+    write_eagle_checkpoint(start, weights, config, rare)
+    recipe = HeadConfig(**{**QUICK, "epochs": 0.1, "draft_vocab": draft_vocab})
+    train_head(runtime, samples[:10], recipe, work=tmp_path / "work", place=tmp_path / "head", start=start)
+    made = read_eagle_checkpoint(tmp_path / "head")
+    assert made.config["provenance"]["started_from"] == "first"  # its folder's name only
+    assert made.draft_ids is not None
+    assert len(made.draft_ids) == draft_vocab
+    assert (made.draft_ids.tolist() == rare.tolist()) == (draft_vocab == 16)
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_state_before(runtime, samples, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 
     head = steps.add_parser("head", help="train a head on answers", description=_about(run_head))
     add_run_arguments(head, "the head goes")
-    head.add_argument("--start", type=Path, metavar="HEAD", help="go on from the weights of this head")
+    head.add_argument("--start", type=Path, metavar="HEAD", help="go on from this head: weights, vocabulary")
     add_recipe(head, HeadConfig, HEAD_HELPS)
     head.set_defaults(run=run_head)
     add_acceptance(steps)

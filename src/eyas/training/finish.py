@@ -107,7 +107,8 @@ def train_head(
         work: folder of the run's state; a run found there is continued.
         place: where the head goes, whole or not at all.
         always: token ids that must be in the draft vocabulary.
-        start: a head whose weights the run begins with.
+        start: a head whose weights the run begins with, and whose draft vocabulary it keeps if the recipe
+            asks for one of that size: more answers than those at hand may have been counted for it.
         feature_cache: folder that may keep features, up to `feature_cache_gb`.
 
     Returns:
@@ -115,10 +116,13 @@ def train_head(
     """
     vocab = runtime.target.vocab_size
     training, held_out = split_held_out(samples, config.held_out_every)
-    draft_ids = frequent_tokens(training, config.draft_vocab or vocab, vocab, always)
-    loss_ids = frequent_tokens(training, config.loss_vocab or config.draft_vocab or vocab, vocab, always)
+    network, draft_ids = (None, None) if start is None else _started(start)
+    if draft_ids is None or len(draft_ids) != config.draft_vocab:
+        draft_ids = frequent_tokens(training, config.draft_vocab or vocab, vocab, always)
+    loss_ids = draft_ids
+    if config.loss_vocab is not None:
+        loss_ids = frequent_tokens(training, config.loss_vocab, vocab, always)
     features = FeatureSource(runtime, config.max_length, feature_cache, int(feature_cache_gb * 1e9))
-    network = None if start is None else HeadNetwork.from_checkpoint(read_eagle_checkpoint(start))
     trainer = HeadTrainer(runtime, training, config, loss_ids, features, network)
 
     def evaluate(network: HeadNetwork) -> dict[str, Any]:
@@ -143,3 +147,9 @@ def train_head(
         seconds=trainer.state.seconds,
         progress=progress,
     )
+
+
+def _started(head: Path) -> tuple[HeadNetwork, Ints | None]:
+    """A head's network, and its draft vocabulary."""
+    checkpoint = read_eagle_checkpoint(head)
+    return HeadNetwork.from_checkpoint(checkpoint), checkpoint.draft_ids
