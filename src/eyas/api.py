@@ -299,6 +299,7 @@ def load(
     dtype: str = "auto",
     draft_dtype: str = "auto",
     threads: int | None = None,
+    device: str = "cpu",
 ) -> LLM:
     """Load a target, its tokenizer and the drafter of `method`.
 
@@ -312,6 +313,7 @@ def load(
         dtype: "float32", "bfloat16", ...; "auto" is the fastest that the machine has.
         draft_dtype: precision of draft networks, which never changes the ids; "auto" is the fastest.
         threads: of the runtime; None is one per physical core.
+        device: where the runtime computes; another than "cpu", such as "cuda", needs torch.
 
     Raises:
         ModelError, CheckpointError, FetchError, ConfigError: each in one line, with the remedy.
@@ -323,7 +325,15 @@ def load(
     named = None if head is None else Path(head).expanduser()
 
     def load_target(path: Path, name: str) -> Runtime:
-        return load_runtime(runtime, path, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads)
+        return load_runtime(
+            runtime,
+            path,
+            name=name,
+            dtype=dtype,
+            draft_dtype=draft_dtype,
+            threads=threads,
+            device=device,
+        )
 
     backend = load_target(directory, name)
     return LLM(

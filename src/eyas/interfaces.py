@@ -188,6 +188,7 @@ class TargetInfo:
     family: str  # model_type of its config
     runtime: str
     dtype: str
+    device: str = "cpu"
     hidden_size: int
     vocab_size: int
     context_limit: int  # positions

@@ -252,6 +252,14 @@ def test_auto_is_native_where_it_can_serve(original, dtype, runtime):
     assert choose_runtime(original, dtype) == runtime
 
 
+def test_other_devices_are_for_torch(original):
+    assert choose_runtime(original, "float32", "cuda") == "torch"
+    with pytest.raises(ConfigError, match="device is 'cuda', but native computes on the cpu"):
+        load_runtime("native", original, name="tiny", device="cuda")
+    with pytest.raises(ConfigError, match="'cuda:99' cannot be used"):
+        load_runtime("auto", original, name="tiny", device="cuda:99")
+
+
 def test_auto_loads_what_it_chose(original):
     target = load_runtime("auto", original, name="tiny", dtype="int8", threads=1).target
     assert (target.runtime, target.dtype, target.threads) == ("native", "int8", 1)

@@ -174,6 +174,7 @@ def maker(target: TargetInfo, draft_dtype: str) -> dict[str, Any]:
         "dtype": target.dtype,
         "draft_dtype": draft_dtype,
         "threads": target.threads,
+        "device": target.device,
         "cpu": cpu_model(),
     }
 

@@ -13,6 +13,7 @@ MODEL_HELPS = {
     "dtype": "precision: float32, bfloat16, float16, float64, or auto (the fastest here)",
     "draft_dtype": "precision of the draft's networks, which never changes the answer; or auto",
     "threads": "threads of the runtime; without it one per physical core",
+    "device": "where it computes: cpu, or as torch names it, such as cuda or cuda:1",
 }
 
 GENERATION_HELPS = {

@@ -87,7 +87,7 @@ def add_prompt_options(parser: argparse.ArgumentParser, instead_of: str) -> None
 
 
 def add_model_options(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
-    """--model, --head, --method, --runtime, --dtype, --threads."""
+    """--model, --head, --method, --runtime, --dtype, --threads, --device."""
     group = parser.add_argument_group("model")
     helps = MODEL_HELPS | {"method": f"{MODEL_HELPS['method']}: {method_listing()}"}
     for option in model_options():
@@ -176,6 +176,7 @@ _METAVARS = {
     "runtime": "NAME",
     "dtype": "NAME",
     "draft_dtype": "NAME",
+    "device": "NAME",
     "temperature": "T",
     "top_k": "K",
     "top_p": "P",

@@ -10,7 +10,7 @@ from eyas.models import progress_bar
 from eyas.training.acceptance_map import WatchConfig, fit_acceptance, store_maps
 from eyas.training.data import read_prompts
 
-MODEL_OPTIONS = ("model", "runtime", "dtype", "draft_dtype", "threads")
+MODEL_OPTIONS = ("model", "runtime", "dtype", "draft_dtype", "threads", "device")
 HELPS = {
     "limit": "prompts answered for each way of choosing children",
     "max_new_tokens": "length of an answer at most",

@@ -12,7 +12,7 @@ from eyas.cli.parser import add_option, given, model_options, options_of
 from eyas.errors import ConfigError, DataError
 from eyas.models import heads_dir, progress_bar
 
-MODEL_OPTIONS = ("model", "dtype", "threads")
+MODEL_OPTIONS = ("model", "dtype", "threads", "device")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, what: str) -> None:

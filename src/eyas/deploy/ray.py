@@ -45,6 +45,7 @@ class RayOptions(BaseModel):
     dtype: str = "auto"
     draft_dtype: str = "auto"
     threads: int | None = None
+    device: str = "cpu"
     replicas: int | None = None  # without it Ray's own configuration says, or there is one
     settings: dict[str, Any] = {}
 

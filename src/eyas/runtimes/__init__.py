@@ -28,6 +28,7 @@ def load_runtime(
     dtype: str = "auto",
     draft_dtype: str = "auto",
     threads: int | None = None,
+    device: str = "cpu",
 ) -> Runtime:
     """Load a target on a runtime.
 
@@ -38,28 +39,31 @@ def load_runtime(
         dtype: a precision, or "auto".
         draft_dtype: the precision of draft networks, or "auto".
         threads: None leaves them to the runtime.
+        device: where it computes, as torch calls devices.
 
     Raises:
-        ConfigError: an unknown runtime or dtype, or one that is not installed.
+        ConfigError: an unknown runtime, dtype or device, or one that is not installed.
         ModelError: a model that the runtime cannot serve.
     """
     if runtime == "auto":
-        runtime = choose_runtime(model_dir, dtype)
+        runtime = choose_runtime(model_dir, dtype, device)
     if runtime not in _LOADERS:
         raise ConfigError(f"unknown runtime {runtime!r}; it is auto, {', '.join(_LOADERS)}.")
     module, function = _LOADERS[runtime].split(":")
     load = cast(Callable[..., Runtime], getattr(import_module(module), function))
-    return load(model_dir, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads)
+    return load(model_dir, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads, device=device)
 
 
-def choose_runtime(model_dir: Path, dtype: str = "auto") -> str:
-    """What "auto" means for a model: native where it is built and knows model and precision, else torch.
+def choose_runtime(model_dir: Path, dtype: str = "auto", device: str = "cpu") -> str:
+    """What "auto" means for a model: native on the CPU where it is built and knows model and precision.
+
+    Otherwise it is torch.
 
     Raises:
         ModelError: no readable config.json.
     """
     from eyas.runtimes.native import is_built, precisions, unsupported
 
-    if not is_built() or dtype not in precisions() or unsupported(model_dir):
+    if device != "cpu" or not is_built() or dtype not in precisions() or unsupported(model_dir):
         return "torch"
     return "native"

@@ -39,10 +39,11 @@ def fit_coupled_scale(
     """
     losses = np.zeros((depth, len(SCALES)))
     rng = np.random.default_rng(seed)
+    network = network.to(runtime.device)
     head, draft_head = runtime.lm_head(), runtime.lm_head(draft_ids)
     columns = np.arange(runtime.target.vocab_size) if draft_ids is None else draft_ids
     for sample in (s for s in samples if s.temperature > 0):
-        [feature] = features.get([sample])
+        feature = features.get([sample])[0].to(runtime.device)
         tokens = np.array(sample.token_ids[: len(feature)])
         first = len(sample.prompt_ids) - 1
         if len(tokens) - 2 - first - depth < 1:
@@ -52,14 +53,14 @@ def fit_coupled_scale(
             runtime.embed(tokens[1:])[None].float(),
             feature[None, :-1].float(),
             depth,
-            torch.tensor(rows)[None],
+            torch.tensor(rows, device=runtime.device)[None],
         )
         for step in range(depth):
             at = rows + step
             # Row j leads to the token at j + 2, which the target drew from the logits of f_{j+1}.
-            target = head.raw_logits(feature[at + 1]).double().numpy() / sample.temperature
+            target = head.raw_logits(feature[at + 1]).double().cpu().numpy() / sample.temperature
             output = outputs[step][0] if step else outputs[0][0, at]
-            draft = draft_head.raw_logits(output.to(runtime.dtype)).double().numpy()
+            draft = draft_head.raw_logits(output.to(runtime.dtype)).double().cpu().numpy()
             for logits, drafted, winner in zip(target, draft, tokens[at + 2], strict=True):
                 noise = posterior_gumbel(logits, int(winner), rng)[columns]
                 losses[step] += _losses(drafted / sample.temperature + noise, columns, int(winner))

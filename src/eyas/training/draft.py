@@ -107,7 +107,7 @@ class DraftTrainer(Trainer[DraftConfig, nn.Module]):
             row_weights(sample, len(feature), self.config.prompt_share, generator)
             for sample, feature in zip(samples, features, strict=True)
         ]
-        total, agreements = torch.zeros(()), []
+        total, agreements = torch.zeros((), device=self.device), []
         for depth, (output, wanted, counts) in enumerate(
             self._outputs(self.network, samples, features, weights)
         ):
@@ -140,8 +140,9 @@ class DraftTrainer(Trainer[DraftConfig, nn.Module]):
             [torch.tensor(s.token_ids[: len(f)]) for s, f in zip(samples, features, strict=True)], most
         )
         embeddings = self._runtime.embed(tokens.numpy().ravel()).clone().view(*tokens.shape, -1)
-        padded, counts = pad_rows(features, most), pad_rows(weights, most)
-        ends = torch.tensor([teacher_rows(s, len(f)) for s, f in zip(samples, features, strict=True)])
+        padded, counts = (pad_rows(part, most).to(self.device) for part in (features, weights))
+        known_rows = [teacher_rows(s, len(f)) for s, f in zip(samples, features, strict=True)]
+        ends = torch.tensor(known_rows, device=self.device)
         rows: Rows = counts.nonzero(as_tuple=True)  # type: ignore[assignment]
         draft = cast(DraftNetwork, network)
         with self._autocast():
@@ -184,7 +185,7 @@ def fit_maps(
             count = teacher_rows(sample, len(feature)) - 1 - head
             if count > 0:
                 ids = np.array(sample.token_ids[: len(feature)])
-                embeddings, clean = runtime.embed(ids).float()[None], feature.float()[None]
+                embeddings, clean = runtime.embed(ids).cpu().float()[None], feature.float()[None]
                 at = (torch.zeros(count, dtype=torch.long), torch.arange(count))
                 inputs = [*network.parts(embeddings, clean, at)][head]
                 yield torch.split(inputs, feature.shape[1], dim=-1), feature[1 + head :][:count]

@@ -67,19 +67,22 @@ class HeadTrainer(Trainer[HeadConfig, HeadNetwork]):
         tokens = pad_rows(
             [torch.tensor(s.token_ids[1 : len(f)]) for s, f in zip(samples, clean, strict=True)], rows
         )
-        noisy = [feature[:-1] + self._noise(feature[:-1], generator) for feature in clean]
+        noisy = pad_rows([f[:-1] + self._noise(f[:-1], generator) for f in clean], rows).to(self.device)
         weights = pad_rows(
             [self._weights(s, len(f), generator) for s, f in zip(samples, clean, strict=True)], rows
         )
-        following = pad_rows([feature[1:] for feature in clean], rows)
+        following = pad_rows([feature[1:] for feature in clean], rows).to(self.device)
         embeddings = self._runtime.embed(tokens.numpy().ravel()).view(*tokens.shape, -1)
         anchors = asked = None
         if config.steps > 1:
-            anchors, asked = draw_chains(weights, config.step_share, generator)
+            drawn = draw_chains(weights, config.step_share, generator)
+            anchors, asked = (part.to(self.device) for part in drawn)
+        weights = weights.to(self.device)
         with self._autocast():
-            outputs = self.network.unroll(embeddings, pad_rows(noisy, rows), config.steps, anchors)
-        last = ((weights > 0) * torch.arange(rows)).amax(dim=1, keepdim=True)  # row that counts
-        total, agreements = torch.zeros(()), []
+            outputs = self.network.unroll(embeddings, noisy, config.steps, anchors)
+        at_row = torch.arange(rows, device=self.device)
+        last = ((weights > 0) * at_row).amax(dim=1, keepdim=True)  # row that counts
+        total, agreements = torch.zeros((), device=self.device), []
         for step, output in enumerate(outputs):
             wanted = following
             if anchors is not None and asked is not None and step:
@@ -122,7 +125,7 @@ class HeadTrainer(Trainer[HeadConfig, HeadNetwork]):
 
     def _spread(self) -> Tensor:
         rows = torch.cat(self._features.get(self.train[:64])).float()
-        return rows.std(dim=0).clamp(min=1e-6)
+        return rows.std(dim=0).clamp(min=1e-6).to(self.device)
 
 
 def _fit_rows(
@@ -131,7 +134,7 @@ def _fit_rows(
     """About `count` rows for the closed-form start."""
     for sample, feature in some_rows(samples, features, seed, count):
         ids = np.array(sample.token_ids[1 : len(feature)])
-        yield runtime.embed(ids).float(), feature[:-1].float(), feature[1:].float()
+        yield runtime.embed(ids).cpu().float(), feature[:-1].float(), feature[1:].float()
 
 
 def draw_chains(weights: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

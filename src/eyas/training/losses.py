@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 CHUNK = 256  # rows whose logits are in memory at a time: what fits a processor's cache
+LARGE_CHUNK = 8192  # where launching a kernel costs more than memory does
 
 
 def regression_loss(output: Tensor, feature: Tensor, scale: Tensor | None, weights: Tensor) -> Tensor:
@@ -53,8 +54,9 @@ class _SoftCrossEntropy(torch.autograd.Function):
         shares = weights / weights.sum().clamp(min=1e-9)
         gradient = torch.empty_like(output)
         total = torch.zeros((), device=output.device)
-        for first in range(0, len(output), CHUNK):
-            rows = slice(first, first + CHUNK)
+        size = CHUNK if output.device.type == "cpu" else LARGE_CHUNK
+        for first in range(0, len(output), size):
+            rows = slice(first, first + size)
             probs = (feature[rows] @ head.T).softmax(dim=-1, dtype=torch.float32)
             log_probs = (output[rows] @ head.T).log_softmax(dim=-1, dtype=torch.float32)
             total -= torch.linalg.vecdot(probs, log_probs) @ shares[rows]

@@ -119,7 +119,7 @@ class ReplayRuntime:
     def __init__(self, runtime: TorchRuntime, sample: Sample, features: Tensor) -> None:
         self._runtime = runtime
         self._tokens = sample.token_ids
-        self._features = features
+        self._features = features.to(runtime.device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)  # the blocks, and the target's sizes

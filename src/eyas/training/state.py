@@ -92,7 +92,7 @@ def load_state(folder: Path, trainer: "Trainer[Any, Any]") -> bool:
     if not path.is_file():
         return False
     try:
-        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=trainer.device)
     except Exception as error:  # unpickling raises nearly anything
         raise CheckpointError(f"{path} cannot be read ({error}); remove it to start again.") from error
     now = asdict(trainer.config)

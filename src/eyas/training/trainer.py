@@ -53,7 +53,8 @@ class Trainer(ABC, Generic[Config, Network]):
     ) -> None:
         check_samples(samples)
         self.config = config
-        self.network = network
+        self.device = runtime.device
+        self.network = network.to(self.device)
         self.train = samples
         self._runtime = runtime
         self._features = features
@@ -105,7 +106,7 @@ class Trainer(ABC, Generic[Config, Network]):
         """The averaged network where an average is kept, else the last one."""
         if not self.config.ema:
             return self.network
-        network = self.empty_network()
+        network = self.empty_network().to(self.device)
         network.load_state_dict(self.average)
         return network
 
@@ -186,9 +187,7 @@ class Trainer(ABC, Generic[Config, Network]):
 
     def _autocast(self) -> torch.autocast:
         """bfloat16 products where the target's are."""
-        return torch.autocast(
-            self._runtime.device.type, torch.bfloat16, enabled=self._runtime.dtype == torch.bfloat16
-        )
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._runtime.dtype == torch.bfloat16)
 
 
 def check_samples(samples: Sequence[Sample]) -> None:

@@ -32,6 +32,7 @@ def load_native_runtime(
     dtype: str = "auto",
     draft_dtype: str = "auto",
     threads: int | None = None,
+    device: str = "cpu",
     name: str | None = None,
 ) -> "NativeRuntime":
     """Load a model of the Llama family.
@@ -42,10 +43,12 @@ def load_native_runtime(
             target); "auto" is bfloat16, and float32 where only portable code runs: the faster.
         draft_dtype: of draft networks, which never change the ids; "auto" is int8, the fastest.
         threads: None is one per physical core. Results do not depend on it.
+        device: "cpu"; there is no other one here.
         name: how messages call the model; None is the directory's name.
 
     Raises:
-        ConfigError: an unknown dtype, a bad number of threads, or an installation without the module.
+        ConfigError: an unknown dtype, another device, a bad number of threads, or an installation without
+            the module.
         ModelError: the directory is broken, or the model is not of a family that is known here.
     """
     if not is_built():
@@ -53,6 +56,8 @@ def load_native_runtime(
             "this installation has no native runtime; install a C++ compiler (Debian: g++) and run "
             "`pip install --force-reinstall eyas`, or use --runtime torch."
         )
+    if device != "cpu":
+        raise ConfigError(f"device is {device!r}, but native computes on the cpu; use --runtime torch.")
     from eyas.runtimes.native.load import load
 
     return load(

@@ -56,6 +56,7 @@ class TorchRuntime:
             family=family,
             runtime="torch",
             dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
             hidden_size=int(self._head_weight.shape[1]),
             vocab_size=int(self._head_weight.shape[0]),
             context_limit=limit[0],
