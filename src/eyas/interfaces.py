@@ -151,6 +151,10 @@ class LMHead(Protocol):
         """(T, V) unprocessed logits in float64; -inf for tokens that this head cannot give."""
         ...
 
+    def plus(self, token_ids: Ints) -> "LMHead":
+        """This head, and the target's rows for further ids in any order: few, and cheap to add."""
+        ...
+
 
 class DraftStack(Protocol):
     """A stack of decoder layers with its own caches."""
@@ -217,11 +221,8 @@ class Runtime(Protocol):
         """(T, H) rows of the target's input embedding, as a draft network reads them."""
         ...
 
-    def lm_head(self, token_ids: Ints | None = None, also: Ints | None = None) -> LMHead:
-        """The target's LM head, or its rows for `token_ids` (ascending): a draft vocabulary.
-
-        `also` are ids that one answer adds to it, such as its prompt's: few, and cheap to add.
-        """
+    def lm_head(self, token_ids: Ints | None = None) -> LMHead:
+        """The target's LM head, or its rows for `token_ids` (ascending): a draft vocabulary."""
         ...
 
     def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> LMHead:

@@ -167,7 +167,7 @@ def test_the_ratio_test_says_what_it_keeps(runtime, tmp_path):
         for node, child in enumerate(tree.token_ids[1:].tolist()):
             assert tree.proposals[node][child] > 0
             assert tree.proposals[node].sum() == pytest.approx(1)
-            allowed = {*range(0, VOCAB, 2), 9}  # draft vocabulary and prompt
+            allowed = {*range(0, VOCAB, 2), 9, *run.token_ids}  # draft vocabulary, prompt and answer
             assert set(np.flatnonzero(tree.proposals[node])) <= allowed
 
 

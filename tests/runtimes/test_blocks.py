@@ -229,12 +229,15 @@ def test_logits_of_a_draft_vocabulary_are_the_targets_and_nothing_elsewhere(llam
     wanted = np.stack([rows.logits(row) for row in range(len(PROMPT))])
     atol = allowed(llama, 1e-12)
     np.testing.assert_allclose(llama.lm_head().logits(rows.features), wanted, rtol=0, atol=atol)
-    draft_ids, also = np.array([0, 4, 9, 33]), np.array([4, 7])
-    some = llama.lm_head(draft_ids, also=also).logits(rows.features)
-    known = np.union1d(draft_ids, also)
-    assert some.shape == wanted.shape
-    np.testing.assert_allclose(some[:, known], wanted[:, known], rtol=0, atol=atol)
-    assert np.all(np.delete(some, known, axis=1) == -np.inf)
+    draft_ids = np.array([0, 4, 9, 33])
+    head = llama.lm_head(draft_ids)
+    assert llama.lm_head().plus(draft_ids).top_k(rows.features, VOCAB).token_ids.shape[1] == VOCAB
+    for more, known in ([], [0, 4, 9, 33]), ([7, 4, 7], [0, 4, 7, 9, 33]), ([40, 5], [0, 4, 5, 7, 9, 33, 40]):
+        head = head.plus(np.array(more, dtype=np.int64))
+        some = head.logits(rows.features)
+        assert some.shape == wanted.shape
+        np.testing.assert_allclose(some[:, known], wanted[:, known], rtol=0, atol=atol)
+        assert np.all(np.delete(some, known, axis=1) == -np.inf)
 
 
 def test_scores_round_to_the_targets_precision(llama, coarse):

@@ -26,9 +26,9 @@ from typing import Self
 import numpy as np
 
 from eyas.acceptance import AcceptanceMap
-from eyas.drafters._target import check_target, draft_head
+from eyas.drafters._target import AnswerHead, check_target
 from eyas.expansion import Frontier
-from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, LMHead, Runtime, TopK
+from eyas.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, Runtime, TopK
 from eyas.models import read_eagle_checkpoint
 from eyas.tree import Floats, Ints, Prefix
 
@@ -82,10 +82,6 @@ class EagleHead:
             acceptance=checkpoint.acceptance,
         )
 
-    def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:
-        """The LM head over the draft vocabulary and the prompt's own tokens, which answers often repeat."""
-        return draft_head(self.runtime, self.draft_ids, prompt_ids)
-
     def scale(self, depth: int) -> float:
         """Scale of the coupled confidence of nodes at `depth` (1 is below the root)."""
         return self.coupled_scale[min(depth, len(self.coupled_scale)) - 1]
@@ -104,7 +100,7 @@ class HeadState:
     def begin(self, context: DraftContext, keep: int) -> None:
         """Start an answer on the first `keep` pairs."""
         self.num_forwards = 0
-        self._lm_head = self._head.lm_head(context.prompt_ids)
+        self._answer_head = AnswerHead(self._head.runtime, self._head.draft_ids)
         self._context = context
         self._is_coupled = context.is_coupled
         waiting, self._waiting = self._waiting, []
@@ -133,6 +129,7 @@ class HeadState:
 
     def expander(self, token_ids: Sequence[int]) -> "Expander":
         """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
+        self._lm_head = self._answer_head.after(token_ids)
         features, tokens = self._to_read()
         output = self.append(tokens, features, None)
         self._cache.commit(range(len(tokens)))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from eyas.drafters._target import check_vocabulary, draft_head
+from eyas.drafters._target import AnswerHead, check_vocabulary
 from eyas.expansion import Draft, Frontier, grow_static
 from eyas.interfaces import Coupling, DraftContext, Features, Linear, LMHead, ResBlock, Runtime, TopK
 from eyas.tree import DraftTree, Floats, Ints, Prefix, root_only
@@ -94,9 +94,16 @@ class Heads:
         self._own = [runtime.own_lm_head(*layer) for layer in own]
         self._draft_ids = draft_ids
 
-    def for_answer(self, prompt_ids: Sequence[int]) -> list[Head]:
-        """The heads for one answer."""
-        lm_heads = self._own or [draft_head(self.runtime, self._draft_ids, prompt_ids)] * len(self._layers)
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def for_answer(self) -> AnswerHead | None:
+        """The target's LM head for one answer; None where it is not used."""
+        return None if self._own else AnswerHead(self.runtime, self._draft_ids)
+
+    def over(self, lm_head: LMHead | None) -> list[Head]:
+        """The heads, over the target's LM head or, without it, their own."""
+        lm_heads = self._own if lm_head is None else [lm_head] * len(self._layers)
         return [Head(*pair) for pair in zip(self._layers, lm_heads, strict=True)]
 
 
@@ -111,7 +118,7 @@ class StaticTreeSession(ABC):
         """Start an answer with trees of so many nodes."""
         self.num_forwards = 0
         self._context = context
-        self._heads = self._networks.for_answer(context.prompt_ids)
+        self._answer_head = self._networks.for_answer()
         self._tree = first_nodes(draft_tokens)
 
     @abstractmethod
@@ -125,15 +132,17 @@ class StaticTreeSession(ABC):
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """The static tree, each level filled by its head."""
         root, context = token_ids[-1], self._context
-        depth = min(max_depth, len(self._heads))
+        depth = min(max_depth, len(self._networks))
         if depth < 1:
             return root_only(root)
-        fill = self.filling(root, Prefix(token_ids[len(context.prompt_ids) :]))
+        head = self._answer_head
+        heads = self._networks.over(None if head is None else head.after(token_ids))
+        fill = self.filling(heads, root, Prefix(token_ids[len(context.prompt_ids) :]))
         return grow_static(root, self._tree, fill, max_depth=depth, terminal=context.stop_token_ids)
 
-    def filling(self, root: int, answer: Prefix) -> Draft:
+    def filling(self, networks: Sequence[Head], root: int, answer: Prefix) -> Draft:
         """Gives the children of one level after the other."""
-        heads, level = iter(self._heads), self.first_level(root, answer)
+        heads, level = iter(networks), self.first_level(root, answer)
 
         def fill(frontier: Frontier | None) -> tuple[Ints, Floats]:
             nonlocal level

@@ -1,4 +1,4 @@
-"""Whether draft networks belong to a target."""
+"""Whether draft networks belong to a target, and the target's LM head as they use it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,8 +65,29 @@ def check_vocabulary(runtime: Runtime, directory: Path, size: int) -> None:
         )
 
 
-def draft_head(runtime: Runtime, draft_ids: Ints | None, prompt_ids: Sequence[int]) -> LMHead:
-    """The target's LM head over a draft vocabulary and the prompt's tokens, which answers often repeat."""
-    if draft_ids is None:
-        return runtime.lm_head()
-    return runtime.lm_head(draft_ids, also=np.unique(np.asarray(prompt_ids, dtype=np.int64)))
+class AnswerHead:
+    """The target's LM head for one answer: a draft vocabulary, and the tokens of the prompt and the answer.
+
+    Answers repeat both: of the greedy tokens outside the default head's draft vocabulary half stand in the
+    prompt, and of the others half stood in the answer before (docs/log.md, 2026-11-28).
+
+    Args:
+        runtime: of the target.
+        draft_ids: (M,) ascending ids of the draft vocabulary; None for the whole one.
+    """
+
+    def __init__(self, runtime: Runtime, draft_ids: Ints | None) -> None:
+        self._head = runtime.lm_head(draft_ids)
+        self._unknown = np.ones(runtime.target.vocab_size, dtype=np.bool_)
+        self._unknown[slice(None) if draft_ids is None else draft_ids] = False
+        self._num_heard = 0
+
+    def after(self, token_ids: Sequence[int]) -> LMHead:
+        """For drafts behind `token_ids`: everything committed, prompt included, and more than before."""
+        heard = np.array(token_ids[self._num_heard :], dtype=np.int64)
+        self._num_heard = len(token_ids)
+        new = heard[self._unknown[heard]]
+        if len(new):
+            self._unknown[new] = False
+            self._head = self._head.plus(new)
+        return self._head

@@ -28,7 +28,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from eyas.drafters._target import check_target, check_vocabulary, draft_head
+from eyas.drafters._target import AnswerHead, check_target, check_vocabulary
 from eyas.errors import CheckpointError, ConfigError
 from eyas.interfaces import (
     Coupling,
@@ -36,7 +36,6 @@ from eyas.interfaces import (
     DraftFiles,
     DraftOptions,
     Features,
-    LMHead,
     PathCache,
     Runtime,
     TargetCall,
@@ -99,8 +98,8 @@ class DraftModel(Protocol):
         """Append tokens (T,) under `parents`; outputs (T, H) for the LM head."""
         ...
 
-    def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:
-        """For one answer."""
+    def answer_head(self) -> AnswerHead:
+        """Its LM head for one answer."""
         ...
 
 
@@ -121,9 +120,9 @@ class OwnLayers:
         """Embed and run the layers."""
         return self._stack.forward(cache, self._runtime.embed(token_ids), parents)
 
-    def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:
-        """The target's, over the draft vocabulary and the prompt's tokens."""
-        return draft_head(self._runtime, self._draft_ids, prompt_ids)
+    def answer_head(self) -> AnswerHead:
+        """The target's, over the draft vocabulary."""
+        return AnswerHead(self._runtime, self._draft_ids)
 
 
 class WholeModel:
@@ -132,7 +131,6 @@ class WholeModel:
     def __init__(self, runtime: Runtime) -> None:
         self.limit = runtime.target.context_limit
         self._runtime = runtime
-        self._lm_head = runtime.lm_head()
 
     def new_cache(self) -> PathCache:
         """An empty cache of the model."""
@@ -143,9 +141,9 @@ class WholeModel:
         [rows] = self._runtime.forward([TargetCall(cache, token_ids, parents, last_only=True)])
         return rows.features
 
-    def lm_head(self, prompt_ids: Sequence[int]) -> LMHead:  # noqa: ARG002 - it is whole already
-        """Its own."""
-        return self._lm_head
+    def answer_head(self) -> AnswerHead:
+        """Its own, whole."""
+        return AnswerHead(self._runtime, None)
 
 
 @register_drafter("sps", options=SpsOptions, head="draft-lm")
@@ -197,7 +195,7 @@ class Session:
         assert isinstance(context.options, SpsOptions), "the options of this method"
         self.num_forwards = 0
         self._context = context
-        self._lm_head = self._model.lm_head(context.prompt_ids)
+        self._answer_head = self._model.answer_head()
         self._is_drawn = context.options.sps_ratio and not context.sampler.config.is_greedy
         self._length = _Length(context.options)
         self._cache.truncate(min(keep, self._cache.length))
@@ -213,6 +211,7 @@ class Session:
         most = min(max_depth, self._length.most, self._model.limit - len(token_ids) + 1)
         if most < 1:
             return root_only(token_ids[-1])
+        self._lm_head = self._answer_head.after(token_ids)
         features = self._catch_up(token_ids)
         prefix = Prefix(token_ids[len(self._context.prompt_ids) :])
         drafted, log_values, proposals = [token_ids[-1]], [0.0], dict[int, Floats]()

@@ -1,6 +1,7 @@
 """What draft networks are made of: the target's LM head, linear layers, decoder layers."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,22 +49,46 @@ class NativeResBlock:
         return np.concatenate([as_rows(rows) for rows in inputs], axis=1) + inner
 
 
+class HeadSource(NamedTuple):
+    """What LM heads over one target have in common."""
+
+    engine: _native.Engine
+    samplers: NativeSamplers
+    vocab_size: int
+    rows: Callable[[Ints], _native.Matrix]  # of the target's LM head, by their ids
+
+
 class NativeLMHead:
     """The target's LM head, or some of its rows.
 
     Args:
-        head: the compiled head.
-        token_ids: (M,) target ids of its columns; None if they are 0..M-1.
-        vocab_size: V of the target.
+        source: of the runtime.
+        matrix: its rows.
+        token_ids: (M,) target ids of these; None if they are 0..M-1.
+        more: ids of the target's rows that are added.
     """
 
     def __init__(
-        self, head: _native.Head, token_ids: Ints | None, samplers: NativeSamplers, vocab_size: int
+        self, source: HeadSource, matrix: _native.Matrix, token_ids: Ints | None, more: Ints = _ALL
     ) -> None:
-        self._head = head
-        self._vocab_size = vocab_size
-        self._token_ids = _ALL if token_ids is None else token_ids
-        self._samplers = samplers
+        self._source = source
+        self._matrix = matrix
+        self._own_ids = _ALL if token_ids is None else token_ids
+        self._more = more
+        parts = [matrix, source.rows(more)] if len(more) else [matrix]
+        self._head = _native.Head(source.engine, parts)
+        self._token_ids = np.concatenate((self._own_ids, more)) if len(more) else self._own_ids
+        self._vocab_size = source.vocab_size
+        self._samplers = source.samplers
+
+    def plus(self, token_ids: Ints) -> "NativeLMHead":
+        """This head and the rows of further ids."""
+        if self._own_ids is _ALL:
+            return self
+        wanted = np.zeros(self._vocab_size, dtype=np.bool_)
+        wanted[token_ids] = wanted[self._more] = True
+        wanted[self._own_ids] = False
+        return NativeLMHead(self._source, self._matrix, self._own_ids, np.flatnonzero(wanted))
 
     def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
         """The best k continuations of each row, or all M if k is larger."""

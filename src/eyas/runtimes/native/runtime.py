@@ -1,6 +1,7 @@
 """One target on the native engine, and everything that draft networks need."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from eyas.config import StackConfig
 from eyas.interfaces import Features, PathCache, Shortcut, TargetCall, TargetInfo, Weights
 from eyas.models.gguf_convert import to_bfloat16
 from eyas.runtimes.native.blocks import (
+    HeadSource,
     NativeDraftStack,
     NativeLinear,
     NativeLMHead,
@@ -22,6 +24,7 @@ from eyas.runtimes.native.layers import layer_matrix, make_matrix, stack_layers,
 from eyas.runtimes.native.packing import HEAD, PackedWeights
 from eyas.runtimes.native.rows import NativeRows
 from eyas.runtimes.native.samplers import NativeSamplers
+from eyas.runtimes.native.weights import Raw
 from eyas.tree import Floats, Ints
 
 
@@ -86,23 +89,18 @@ class NativeRuntime:
         """(T, H) rows of the input embedding's table."""
         return self._network.embed(token_ids)
 
-    def lm_head(self, token_ids: Ints | None = None, also: Ints | None = None) -> NativeLMHead:
-        """The LM head, or its rows for `token_ids` (M,); `also` adds a few for one answer."""
+    def lm_head(self, token_ids: Ints | None = None) -> NativeLMHead:
+        """The LM head, or its rows for `token_ids` (M,)."""
         if token_ids is None:
-            return self._lm_head([self.packed.matrix(HEAD)], None)
+            return self._lm_head(self.packed.matrix(HEAD), None)
         key = token_ids.tobytes()
         if key not in self._draft_vocabularies:
             self._draft_vocabularies[key] = self._head_rows(token_ids)
-        parts, columns = [self._draft_vocabularies[key]], token_ids
-        extra = np.setdiff1d(also, token_ids) if also is not None else token_ids[:0]
-        if len(extra):
-            parts.append(self._head_rows(extra))
-            columns = np.concatenate((token_ids, extra))
-        return self._lm_head(parts, columns)
+        return self._lm_head(self._draft_vocabularies[key], token_ids)
 
     def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLMHead:
         """An LM head of weight (V, H) and bias (V,), in the draft's precision."""
-        return self._lm_head([self._matrix(weight, bias, "a draft's LM head")], None)
+        return self._lm_head(self._matrix(weight, bias, "a draft's LM head"), None)
 
     def join(self, parts: Sequence[Features]) -> NDArray[np.float32]:
         """Features below each other."""
@@ -156,17 +154,21 @@ class NativeRuntime:
         rounded: Floats = widen(to_bfloat16(values.astype(np.float32))).astype(np.float64)
         return rounded
 
-    def _lm_head(self, parts: Sequence[_native.Matrix], columns: Ints | None) -> NativeLMHead:
-        head = _native.Head(self.engine, parts)
-        return NativeLMHead(head, columns, self._samplers, self._target.vocab_size)
+    def _lm_head(self, matrix: _native.Matrix, columns: Ints | None) -> NativeLMHead:
+        source = HeadSource(self.engine, self._samplers, self._target.vocab_size, self._head_rows)
+        return NativeLMHead(source, matrix, columns)
 
     def _matrix(self, weight: NDArray[Any], bias: NDArray[Any] | None, what: str) -> _native.Matrix:
         own = None if bias is None else to_float32(bias)
         return make_matrix(to_float32(weight), self.draft_dtype, what, own)
 
+    @cached_property
+    def _head_table(self) -> Raw:
+        """(V, H) the LM head as it lies in its file: answers ask for some rows now and then."""
+        return self.packed.rows(HEAD)
+
     def _head_rows(self, token_ids: Ints) -> _native.Matrix:
-        rows = np.ascontiguousarray(self.packed.rows(HEAD)[token_ids])
-        return make_matrix(rows, self.draft_dtype, "the LM head")
+        return make_matrix(self._head_table[token_ids], self.draft_dtype, "the LM head")
 
 
 def _floats(bias: NDArray[Any] | None) -> NDArray[np.float32] | None:

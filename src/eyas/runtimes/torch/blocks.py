@@ -70,6 +70,7 @@ class TorchLMHead:
         transform: what the model does to the logits, such as a soft-cap.
         token_ids: (M,) target ids of the rows, ascending; None if they are 0..M-1.
         vocab_size: V of the target.
+        of: makes the head of other ids; not asked for one that has them all.
     """
 
     def __init__(
@@ -79,12 +80,20 @@ class TorchLMHead:
         transform: Callable[[Tensor], Tensor],
         token_ids: Ints | None,
         vocab_size: int,
+        of: "Callable[[Ints], TorchLMHead] | None" = None,
     ) -> None:
         self.weight = weight
+        self._of = of
         self._vocab_size = vocab_size
         self._bias = bias
         self._transform = transform
         self._token_ids = token_ids
+
+    def plus(self, token_ids: Ints) -> "TorchLMHead":
+        """This head and the rows of further ids."""
+        if self._token_ids is None or self._of is None:
+            return self
+        return self._of(np.union1d(self._token_ids, token_ids))
 
     @torch.inference_mode()
     def logits(self, hidden: Features) -> Floats:

@@ -109,8 +109,8 @@ class TorchRuntime:
         return nn.functional.embedding(self._ids(token_ids).to(self._embedding.device), self._embedding)
 
     @torch.inference_mode()
-    def lm_head(self, token_ids: Ints | None = None, also: Ints | None = None) -> TorchLMHead:
-        """The LM head, or its rows for `token_ids` (M,), ascending, and those of `also`.
+    def lm_head(self, token_ids: Ints | None = None) -> TorchLMHead:
+        """The LM head, or its rows for `token_ids` (M,), ascending.
 
         Raises:
             ModelError: the model computes its logits in a way that we do not know.
@@ -122,10 +122,9 @@ class TorchRuntime:
             )
         weight, bias = self._head_weight, self._head_bias
         if token_ids is not None:
-            token_ids = token_ids if also is None else np.union1d(token_ids, also)
             index = self._ids(token_ids).to(weight.device)
             weight, bias = weight[index], None if bias is None else bias[index]
-        return TorchLMHead(weight, bias, self._transform, token_ids, self._target.vocab_size)
+        return TorchLMHead(weight, bias, self._transform, token_ids, self._target.vocab_size, self.lm_head)
 
     def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLMHead:
         """An LM head of weight (V, H) and bias (V,), in the target's precision."""
