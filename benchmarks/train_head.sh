@@ -11,6 +11,8 @@
 #            1000 tokens teach the head what summaries and quoted passages are like.
 # EPOCHS     passes over the answers in stage 1; a million answer tokens passed three times are learned by heart
 # EPOCHS_2   passes in stage 2, each about twice as dear
+# START      a finished head to go on from: stage 1 is left out, and stage 2 begins with it
+# MINUTES    of steps of stage 2, in place of EPOCHS_2; EMA_2: of its averaged weights (0.99)
 # LAYERS     2; 1 is cheaper to train and to draft with
 # CACHE_GB   room for features in bfloat16: 1.2 kB a token for the default target
 # OUT        where the head goes; without it into the user's cache
@@ -36,13 +38,14 @@ recipe=(--answers "${answers[@]}" --dtype bfloat16 --layers "${LAYERS:-2}" --dra
   --feature-cache "$WORK/features" --feature-cache-gb "${CACHE_GB:-16}")
 
 # 2. Teacher forcing from the closed-form start.
-if [ ! -f "$WORK/stage-1/head/config.json" ]; then
+start="${START:-$WORK/stage-1/head}"
+if [ -z "${START:-}" ] && [ ! -f "$start/config.json" ]; then
   eyas train head "${recipe[@]}" --work "$WORK/stage-1" --out "$WORK/stage-1/head" \
     --epochs "${EPOCHS:-2.5}" --learning-rate "${RATE:-1e-3}" --warmup 0.02 --closed-form-start \
     --regression-weight 0.1 --prompt-share 0.1 --ema 0.998
 fi
 
 # 3. Training-time test: the head on its own outputs, three steps deep.
-eyas train head "${recipe[@]}" --work "$WORK/stage-2" ${OUT:+--out "$OUT"} --start "$WORK/stage-1/head" \
-  --epochs "${EPOCHS_2:-0.8}" --learning-rate "${RATE_2:-4e-4}" --warmup 0.04 --steps 3 --step-share 0.4 \
-  --regression-weight 0.05 --prompt-share 0.05 --ema 0.99
+eyas train head "${recipe[@]}" --work "$WORK/stage-2" ${OUT:+--out "$OUT"} --start "$start" \
+  --epochs "${EPOCHS_2:-0.8}" ${MINUTES:+--minutes "$MINUTES"} --learning-rate "${RATE_2:-4e-4}" --warmup 0.04 \
+  --steps 3 --step-share 0.4 --regression-weight 0.05 --prompt-share 0.05 --ema "${EMA_2:-0.99}"
