@@ -25,7 +25,6 @@ from eyas.training.finish import train_head
 from eyas.training.finish_draft import KINDS, _write, train_draft
 from eyas.training.initialise import fit_linear
 from eyas.training.simulate import simulate
-from eyas.tree import Prefix
 from tiny import VOCAB, write_llama
 
 METHODS = {"medusa": "medusa", "hydra": "hydra", "draft-lm": "sps"}
@@ -125,7 +124,7 @@ def test_training_outputs_are_what_drafting_computes(runtime, samples, tmp_path,
             drafted = [lm_head.top_k(rows, 10) for rows in drafted]
             drafted = [(top.token_ids, top.log_probs) for top in drafted]
         else:  # follow the answer's own tokens, as training does
-            fill = session.filling(tokens[root], Prefix([]))
+            fill = session.filling(tokens[: root + 1])
             drafted = [fill(None)]
             for token in tokens[root + 1 : root + 4]:
                 drafted.append(fill(Frontier([0], [token], [0.0], [0])))

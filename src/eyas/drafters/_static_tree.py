@@ -131,18 +131,19 @@ class StaticTreeSession(ABC):
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """The static tree, each level filled by its head."""
-        root, context = token_ids[-1], self._context
+        root = token_ids[-1]
         depth = min(max_depth, len(self._networks))
         if depth < 1:
             return root_only(root)
-        head = self._answer_head
-        heads = self._networks.over(None if head is None else head.after(token_ids))
-        fill = self.filling(heads, root, Prefix(token_ids[len(context.prompt_ids) :]))
-        return grow_static(root, self._tree, fill, max_depth=depth, terminal=context.stop_token_ids)
+        fill = self.filling(token_ids)
+        return grow_static(root, self._tree, fill, max_depth=depth, terminal=self._context.stop_token_ids)
 
-    def filling(self, networks: Sequence[Head], root: int, answer: Prefix) -> Draft:
-        """Gives the children of one level after the other."""
-        heads, level = iter(networks), self.first_level(root, answer)
+    def filling(self, token_ids: Sequence[int]) -> Draft:
+        """Gives the children of one level after the other, below the last of these committed tokens."""
+        lm_head = None if self._answer_head is None else self._answer_head.after(token_ids)
+        heads = iter(self._networks.over(lm_head))
+        answer = Prefix(token_ids[len(self._context.prompt_ids) :])
+        level = self.first_level(token_ids[-1], answer)
 
         def fill(frontier: Frontier | None) -> tuple[Ints, Floats]:
             nonlocal level
