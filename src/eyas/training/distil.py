@@ -147,8 +147,8 @@ class Unlooped(AnswerText):
     def push(self, token_id: int) -> str:
         """As in `AnswerText`; the token that makes the loop too long is the last."""
         piece = super().push(token_id)
-        repeated = self._repeats.push(token_id)
-        if self.finish_reason is None and 0 < self._loop_tokens <= repeated:
+        watches = self.finish_reason is None and self._loop_tokens > 0
+        if watches and self._repeats.push(token_id) >= self._loop_tokens:
             piece += self.finish("length")
         return piece
 

@@ -78,14 +78,12 @@ class NativeLMHead:
         parts = [matrix, source.rows(more)] if len(more) else [matrix]
         self._head = _native.Head(source.engine, parts)
         self._token_ids = np.concatenate((self._own_ids, more)) if len(more) else self._own_ids
-        self._vocab_size = source.vocab_size
-        self._samplers = source.samplers
 
     def plus(self, token_ids: Ints) -> "NativeLMHead":
         """This head and the rows of further ids."""
         if self._own_ids is _ALL:
             return self
-        wanted = np.zeros(self._vocab_size, dtype=np.bool_)
+        wanted = np.zeros(self._source.vocab_size, dtype=np.bool_)
         wanted[token_ids] = wanted[self._more] = True
         wanted[self._own_ids] = False
         return NativeLMHead(self._source, self._matrix, self._own_ids, np.flatnonzero(wanted))
@@ -99,7 +97,7 @@ class NativeLMHead:
             best = self._head.coupled(
                 as_rows(hidden),
                 k,
-                self._samplers.twin(sampler),
+                self._source.samplers.twin(sampler),
                 self._token_ids,
                 [answer(sampler, generated) for generated in coupling.generated],
                 coupling.scale,
@@ -114,7 +112,7 @@ class NativeLMHead:
         rows = as_rows(hidden)
         self._head.forward(rows)
         columns = slice(self._head.size) if self._token_ids is _ALL else self._token_ids
-        logits = np.full((len(rows), self._vocab_size), -np.inf)
+        logits = np.full((len(rows), self._source.vocab_size), -np.inf)
         for row in range(len(rows)):
             logits[row, columns] = self._head.logits(row)
         if np.isnan(logits).any():
