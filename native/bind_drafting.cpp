@@ -32,6 +32,14 @@ struct PyCandidates {
                std::optional<Lines> rates)
       : candidates(top_k, std::move(terminal), by_value, to_map(knots, rates)) {}
 
+  void expect(std::vector<std::int64_t> token_ids, std::vector<double> rates) {
+    const auto is_rate = [](double rate) { return rate > 0 && rate < 1; };
+    require(token_ids.size() == rates.size() && std::all_of(rates.begin(), rates.end(), is_rate),
+            "a rate in (0, 1) for each token");
+    require(candidates.is_empty(), "a chain below the root, before the first level");
+    candidates.expect(std::move(token_ids), std::move(rates));
+  }
+
   void grow(const std::vector<int>& parents, const Children& token_ids, const Lines& log_confidences) {
     const std::size_t width = token_ids.shape(1);
     require(
@@ -50,7 +58,7 @@ struct PyCandidates {
     std::vector<int> rows;
     for (const int at : chosen) {
       token_ids.push_back(candidates.token_id(at));
-      log_values.push_back(candidates.log_value(at));
+      log_values.push_back(candidates.open_value(at));
       rows.push_back(candidates.parent_row(at));
     }
     return nb::make_tuple(chosen, token_ids, log_values, rows);
@@ -73,9 +81,9 @@ struct PyCandidates {
 struct PyGrowth {
   Growth growth;
 
-  PyGrowth(std::vector<double> cycle, std::vector<double> levels, double spent, double room, int max_nodes, double other_ms,
+  PyGrowth(std::vector<double> cycle, std::vector<double> levels, double root_ms, double room, int max_nodes, double other_ms,
            double other_tokens)
-      : growth(std::move(cycle), std::move(levels), spent, room, max_nodes, other_ms, other_tokens) {
+      : growth(std::move(cycle), std::move(levels), root_ms, room, max_nodes, other_ms, other_tokens) {
     require(max_nodes >= 0 && growth.knows_size(std::size_t(max_nodes)), "a time for each size");
   }
 
@@ -96,6 +104,9 @@ void bind_drafting(nb::module_& m) {
       .def(nb::init<int, std::vector<std::int64_t>, bool, std::optional<PyCandidates::Floats>,
                     std::optional<PyCandidates::Lines>>(),
            "top_k"_a, "terminal"_a, "by_value"_a, "knots"_a = nb::none(), "rates"_a = nb::none())
+      .def("expect", &PyCandidates::expect, "token_ids"_a, "rates"_a)
+      .def("add_rest", [](PyCandidates& c) { c.candidates.add_rest(); })
+      .def("expected_values", [](const PyCandidates& c) { return c.candidates.expected_values(); })
       .def("grow", &PyCandidates::grow, "parents"_a, "token_ids"_a, "log_confidences"_a)
       .def("frontier", &PyCandidates::frontier)
       .def("newest_values", [](const PyCandidates& c) { return c.candidates.newest_values(); })
@@ -103,7 +114,13 @@ void bind_drafting(nb::module_& m) {
       .def("expanded", &PyCandidates::expanded, "root"_a, "count"_a);
   nb::class_<PyGrowth>(m, "Growth")
       .def(nb::init<std::vector<double>, std::vector<double>, double, double, int, double, double>(), "cycle"_a, "levels"_a,
-           "spent"_a, "room"_a, "max_nodes"_a, "other_ms"_a, "other_tokens"_a)
+           "root_ms"_a, "room"_a, "max_nodes"_a, "other_ms"_a, "other_tokens"_a)
+      .def(
+          "expect", [](PyGrowth& g, const std::vector<double>& values) { g.growth.expect(values); }, "values"_a)
+      .def(
+          "begins",
+          [](const PyGrowth& g, double share, const std::vector<double>& worth) { return g.growth.begins(share, worth); },
+          "share"_a, "worth"_a)
       .def("add", &PyGrowth::add, "values"_a, "expanded"_a)
       .def("wanted", &PyGrowth::wanted, "log_values"_a, "worth"_a)
       .def_prop_ro("spent", [](const PyGrowth& g) { return g.growth.spent(); })

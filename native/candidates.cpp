@@ -10,6 +10,16 @@ namespace {
 constexpr double kNever = 1e-300;  // a rate that adds nothing, and has a logarithm
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
+// How a copy and the draft's own view of it agree, in odds; eyas/candidates.py says where the numbers come from.
+constexpr double kDoubt = 0.32, kTrust = 2.3;
+
+double joint_rate(double rate, double seen) {
+  if (seen >= 1.0) return seen;
+  const double odds = rate / (1.0 - rate);
+  const double joint = kDoubt * odds + kTrust * std::sqrt(odds) * (seen / (1.0 - seen));
+  return joint / (1.0 + joint);
+}
+
 // The `count` first in the order "merit descending, then index ascending".
 void keep_best(std::vector<int>& indices, const std::vector<double>& merit, int count) {
   const auto better = [&](int a, int b) {
@@ -37,27 +47,76 @@ bool Candidates::fits(const std::vector<int>& parents) const {
   return std::all_of(parents.begin(), parents.end(), [&](int at) { return at >= newest_ && at < end; });
 }
 
+void Candidates::expect(std::vector<std::int64_t> token_ids, std::vector<double> rates) {
+  chain_ = std::move(token_ids);
+  rates_ = std::move(rates);
+}
+
+void Candidates::push(std::int64_t token_id, int parent, double own) {
+  token_ids_.push_back(token_id);
+  parents_.push_back(parent);
+  own_.push_back(own);
+  log_values_.push_back(own + (parent < 0 ? 0.0 : log_value(parent)));
+}
+
 bool Candidates::grow(const std::vector<int>& parents, int width, const std::int64_t* token_ids, const double* log_confidences) {
   const std::size_t count = parents.size() * std::size_t(width);
   if (std::any_of(log_confidences, log_confidences + count, [](double x) { return std::isnan(x); })) return false;
   const int first = size();
+  int joined = -1;
   ++depth_;
-  token_ids_.insert(token_ids_.end(), token_ids, token_ids + count);
-  for (std::size_t row = 0; row < parents.size(); ++row) {
-    const int parent = parents[row];
-    const double above = parent < 0 ? 0.0 : log_values_[std::size_t(parent)];
+  for (const int parent : parents) {
+    const int row = size();
     for (int rank = 0; rank < width; ++rank) {
       double own = std::min(*log_confidences++, 0.0);  // a child never beats its parent
       if (!map_.knots.empty()) own = map_.log_rate(own, depth_);
-      parents_.push_back(parent);
-      own_.push_back(own);
-      log_values_.push_back(own + above);
+      push(*token_ids++, parent, own);
     }
+    if (is_followed(parent)) joined = join(row);
     if (parent >= 0) expanded_.push_back(parent);
+  }
+  if (joined >= 0) {
+    chain_end_ = joined;
+    ++num_joined_;
+    joined_.push_back(log_value(joined));
   }
   newest_ = first;
   width_ = width;
   return true;
+}
+
+// The chain's next token joins the children from `first` on, the last ones so far. Its flat index.
+int Candidates::join(int first) {
+  const auto found = std::find(token_ids_.begin() + first, token_ids_.end(), chain_[num_joined_]);
+  const bool is_there = found != token_ids_.end();
+  const int at = is_there ? int(found - token_ids_.begin()) : size() - 1;
+  const double seen = is_there ? own_[std::size_t(at)] : kNone;
+  token_ids_[std::size_t(at)] = chain_[num_joined_];
+  const double joint = joint_rate(rates_[num_joined_], std::exp(seen));
+  if (std::log(joint) <= seen) return at;
+  const double loss = std::log1p(-joint) - std::log1p(-std::exp(seen));
+  const double above = chain_end_ < 0 ? 0.0 : log_value(chain_end_);
+  for (int child = first; child < size(); ++child) {
+    double& own = own_[std::size_t(child)];
+    own = child == at ? std::log(joint) : own + loss;
+    log_values_[std::size_t(child)] = own + above;
+  }
+  return at;
+}
+
+std::vector<double> Candidates::expected_values() const {
+  std::vector<double> values;
+  for (const double joined : joined_) values.push_back(std::exp(joined));
+  double value = values.empty() ? 1.0 : values.back();
+  for (std::size_t at = num_joined_; at < chain_.size(); ++at) values.push_back(value *= rates_[at]);
+  return values;
+}
+
+void Candidates::add_rest() {
+  for (; num_joined_ < chain_.size(); ++num_joined_) {
+    push(chain_[num_joined_], chain_end_, std::log(rates_[num_joined_]));
+    chain_end_ = size() - 1;
+  }
 }
 
 std::vector<int> Candidates::frontier() const {
@@ -65,7 +124,13 @@ std::vector<int> Candidates::frontier() const {
   for (int at = std::max(newest_, 0); at < size(); ++at)
     if (log_value(at) > kNone && std::find(terminal_.begin(), terminal_.end(), token_id(at)) == terminal_.end())
       chosen.push_back(at);
-  keep_best(chosen, by_value_ ? log_values_ : own_, top_k_);
+  if (!by_value_) {
+    keep_best(chosen, own_, top_k_);
+    return chosen;
+  }
+  std::vector<double> merit(log_values_);
+  if (chain_end_ >= 0) merit[std::size_t(chain_end_)] = open_value(chain_end_);
+  keep_best(chosen, merit, top_k_);
   return chosen;
 }
 
@@ -102,7 +167,8 @@ TreeArrays Candidates::tree(std::int64_t root, const std::vector<int>& kept) con
 
 std::vector<double> Candidates::newest_values() const {
   std::vector<double> values;
-  for (int at = std::max(newest_, 0); at < size(); ++at) values.push_back(std::exp(log_value(at)));
+  for (int at = std::max(newest_, 0); at < size(); ++at)
+    if (at != chain_end_) values.push_back(std::exp(log_value(at)));
   return values;
 }
 

@@ -2,6 +2,7 @@
 // trees, and ties go the same way.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -30,22 +31,35 @@ class Candidates {
 
   // Whether all `parents` belong to the newest level; before the first it is the root, -1.
   bool fits(const std::vector<int>& parents) const;
+  // Expects a chain below the root; rates inside (0, 1). Before the first level.
+  void expect(std::vector<std::int64_t> token_ids, std::vector<double> rates);
+  // Adds what is left of it: the last step.
+  void add_rest();
   // Adds `width` children of each of `parents`. False, and nothing is added, if a confidence is not a number.
   bool grow(const std::vector<int>& parents, int width, const std::int64_t* token_ids, const double* log_confidences);
+  bool is_empty() const { return depth_ == 0; }
   // Flat indices of the newest level's best nodes, best first.
   std::vector<int> frontier() const;
   // The best of all levels, or those that were expanded; flat indices, ascending.
   std::vector<int> best(int count) const;
   std::vector<int> expanded(int count) const;
   TreeArrays tree(std::int64_t root, const std::vector<int>& kept) const;
+  // Of all of the chain.
+  std::vector<double> expected_values() const;
+  // Of the newest level's nodes, but for the chain's.
   std::vector<double> newest_values() const;
 
   std::int64_t token_id(int at) const { return token_ids_[std::size_t(at)]; }
   double log_value(int at) const { return log_values_[std::size_t(at)]; }
+  // The same, but of a node whose child is expected without this child: what the draft can add there.
+  double open_value(int at) const { return log_value(at) + (is_followed(at) ? std::log1p(-rates_[num_joined_]) : 0.0); }
   int parent_row(int at) const { return (at - newest_) / width_; }  // of a node of the newest level
 
  private:
   int size() const { return int(token_ids_.size()); }
+  bool is_followed(int at) const { return at == chain_end_ && num_joined_ < chain_.size(); }
+  void push(std::int64_t token_id, int parent, double own);
+  int join(int first);
 
   const int top_k_;
   const std::vector<std::int64_t> terminal_;
@@ -54,6 +68,12 @@ class Candidates {
   int depth_ = 0;    // levels so far
   int newest_ = -1;  // flat index of the newest level's first
   int width_ = 1;
+  // The expected chain, how many of its tokens are candidates, their log values, and the last of them; -1 is the root.
+  std::vector<std::int64_t> chain_;
+  std::vector<double> rates_;
+  std::size_t num_joined_ = 0;
+  std::vector<double> joined_;
+  int chain_end_ = -1;
   // By flat index.
   std::vector<std::int64_t> token_ids_;
   std::vector<int> parents_;

@@ -7,14 +7,26 @@
 
 namespace eyas {
 
+void Growth::expect(const std::vector<double>& values) {
+  expected_ = values;
+  kept_ = best_size(with({}), spent_);
+}
+
+bool Growth::begins(double share, const std::vector<double>& worth) const {
+  std::vector<double> more;
+  for (const double each : worth) more.push_back(share * each);
+  return best_size(with(more), root_ms_).rate > kept_.rate;
+}
+
 void Growth::add(const std::vector<double>& values, int expanded) {
-  if (expanded) spent_ += levels_[std::size_t(expanded) - 1];
-  best_ = with(values);
-  kept_ = best_size(best_, spent_);
+  spent_ += expanded ? levels_[std::size_t(expanded) - 1] : root_ms_;
+  best_.insert(best_.end(), values.begin(), values.end());
+  keep_largest(best_);
+  kept_ = best_size(with({}), spent_);
 }
 
 int Growth::wanted(const std::vector<double>& log_values, const std::vector<double>& worth) const {
-  const double least = kept_.size ? best_[std::size_t(kept_.size) - 1] : std::numeric_limits<double>::infinity();
+  const double least = kept_.size ? with({})[std::size_t(kept_.size) - 1] : std::numeric_limits<double>::infinity();
   std::vector<double> more;
   int count = 0;
   for (const double log_value : log_values) {
@@ -29,11 +41,16 @@ int Growth::wanted(const std::vector<double>& log_values, const std::vector<doub
 
 std::vector<double> Growth::with(const std::vector<double>& more) const {
   std::vector<double> all(best_);
+  all.insert(all.end(), expected_.begin(), expected_.end());
   all.insert(all.end(), more.begin(), more.end());
-  const std::size_t count = std::min(max_nodes_, all.size());
-  std::partial_sort(all.begin(), all.begin() + std::ptrdiff_t(count), all.end(), std::greater<>());
-  all.resize(count);
+  keep_largest(all);
   return all;
+}
+
+void Growth::keep_largest(std::vector<double>& values) const {
+  const std::size_t count = std::min(max_nodes_, values.size());
+  std::partial_sort(values.begin(), values.begin() + std::ptrdiff_t(count), values.end(), std::greater<>());
+  values.resize(count);
 }
 
 Growth::BestSize Growth::best_size(const std::vector<double>& best, double spent) const {

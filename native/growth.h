@@ -10,8 +10,9 @@ namespace eyas {
 
 class Growth {
  public:
-  // cycle: milliseconds by tree size, for all sizes up to max_nodes; levels: by number of expanded nodes, from 1 on.
-  Growth(std::vector<double> cycle, std::vector<double> levels, double spent, double room, int max_nodes, double other_ms,
+  // cycle: milliseconds by tree size, for all sizes up to max_nodes; levels: by number of expanded nodes, from 1 on, and
+  // root_ms for the root.
+  Growth(std::vector<double> cycle, std::vector<double> levels, double root_ms, double room, int max_nodes, double other_ms,
          double other_tokens)
       : cycle_(std::move(cycle)),
         levels_(std::move(levels)),
@@ -19,8 +20,10 @@ class Growth {
         max_nodes_(std::size_t(max_nodes)),
         other_ms_(other_ms),
         plain_tokens_(1.0 + other_tokens),
-        spent_(spent) {}
+        root_ms_(root_ms) {}
 
+  void expect(const std::vector<double>& values);
+  bool begins(double share, const std::vector<double>& worth) const;
   void add(const std::vector<double>& values, int expanded);
   int wanted(const std::vector<double>& log_values, const std::vector<double>& worth) const;
 
@@ -38,14 +41,16 @@ class Growth {
     double rate;  // tokens a millisecond
   };
   BestSize best_size(const std::vector<double>& best, double spent) const;
+  void keep_largest(std::vector<double>& values) const;  // in descending order
   std::vector<double> with(const std::vector<double>& more) const;
 
   const std::vector<double> cycle_, levels_;
   const double room_;
   const std::size_t max_nodes_;
-  const double other_ms_, plain_tokens_;
-  double spent_;
-  std::vector<double> best_;  // values, descending
+  const double other_ms_, plain_tokens_, root_ms_;
+  double spent_ = 0.0;
+  std::vector<double> best_;  // values that were drafted, descending
+  std::vector<double> expected_;
   BestSize kept_{0, 0.0};
 };
 

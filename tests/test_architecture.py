@@ -24,7 +24,7 @@ LAYERS = [
     {"models"},
     {"budget", "acceptance"},
     {"expansion", "verification", "sampling", "metrics", "stopping"},
-    {"candidates", "growth"},
+    {"candidates", "growth", "copies"},
     {"tree", "costs"},
     {"config"},
     {"machine"},

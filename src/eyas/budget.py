@@ -1,12 +1,14 @@
 """How much to draft: EAGLE-2's tree, grown and cut where tokens per second are best (`--tree auto`).
 
 A node's value estimates the probability that it is accepted, so a tree of n draft tokens yields 1 + the sum
-of their values, in a time that the cost table tells (`eyas.costs`). That gives three rules on top of
+of their values, in a time that the cost table tells (`eyas.costs`). That gives four rules on top of
 EAGLE-2's expansion and rerank (arXiv 2406.16858, Sec. 4):
 
 * keep the n best nodes, where n maximises expected tokens / expected time;
 * expand one more level while that raises this maximum, judged by what children of that depth were worth so
   far, and expand no node that would not be kept itself;
+* take in what is expected without drafting (`eyas.copies`), and draft beside it only if that raises the
+  maximum too;
 * draft only from a *purse*. It holds the milliseconds that drafting has saved against plain decoding, and
   may be overdrawn by a few plain cycles. While it is empty nothing is drafted; since the credit grows with
   the square root of the tokens, retries come at growing intervals, and a success pays for the next ones.
@@ -33,6 +35,7 @@ from itertools import accumulate
 from typing import Self
 
 from eyas.config import TreeConfig
+from eyas.copies import NOTHING, Copied
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.expansion import Draft, Expansion, Frontier
 from eyas.growth import AnyGrowth, new_growth
@@ -177,19 +180,27 @@ class Budget:
         self._worth: list[list[float]] = [list(FIRST_WORTH) for _ in range(tree.depth + 1)]
         self._spent = costs.plain  # by the cycle under way
         self._missed = 0.0  # its share of what drafting would have saved while it stood aside
+        self._may_draft = False
+        self._copied = NOTHING
 
-    def open(self, waiting: int = 1, context: int | None = None) -> AnyGrowth | None:
+    def open(
+        self, waiting: int = 1, context: int | None = None, copied: Copied = NOTHING
+    ) -> AnyGrowth | None:
         """A new cycle: its tree under way, or None where it is better not to draft.
 
         Args:
             waiting: pairs that the draft network would have to read first.
             context: committed tokens; None for as many as the table was measured behind.
+            copied: what is expected without drafting.
         """
         costs = self._costs if context is None else self._costs.at(context)
         first = Prices.of(costs, self._load, 1 + RANKS)
         self._purse.plain = self._spent = first.cycle[0]
         self._load.spend(0.0)
-        if costs.root_ms + first.cycle[1] > self._purse.room or not self._pays(first, waiting):
+        can_pay = costs.root_ms + first.cycle[1] <= self._purse.room
+        self._may_draft = can_pay and self._pays(first, waiting)
+        self._copied = copied
+        if not (self._may_draft or copied):
             return None
         prices = Prices.of(costs, self._load)
         return new_growth(
@@ -229,7 +240,11 @@ class Budget:
             max_depth: no node is deeper.
         """
         frontier: Frontier | None = None
+        expansion.expect(self._copied.token_ids, self._copied.rates)
+        growth.expect(expansion.expected_values())
         for depth in range(1, 1 + min(self._tree.depth, max_depth)):
+            if depth == 1 and not self._begins(growth):
+                break
             if depth > 1:
                 frontier = expansion.frontier()
                 count = growth.wanted(frontier.log_values, self._worth[depth])
@@ -237,14 +252,27 @@ class Budget:
                     break
                 frontier = frontier.first(count)
             expansion.grow(frontier, *draft(frontier))
+            growth.expect(expansion.expected_values())
             values = expansion.newest_values()
             growth.add(values, 0 if frontier is None else len(frontier.token_ids))
-            above = 1.0 if frontier is None else math.exp(frontier.log_values[0])
-            self._remember(depth, [value / above for value in values[:RANKS]])
+            if not self._copied:  # else they are no measure of what the draft gives alone
+                above = 1.0 if frontier is None else math.exp(frontier.log_values[0])
+                self._remember(depth, [value / above for value in values[:RANKS]])
+        expansion.add_rest()
         size = growth.size
         self._load.spend(growth.spent)
         self._spent = growth.time
         return expansion.rerank(root, size) if size else root_only(root)
+
+    def _begins(self, growth: AnyGrowth) -> bool:
+        """Whether to draft at all. Alone always, to learn what it is worth; beside a copy where it pays.
+
+        A copy of rate r leaves 1 - r to other children. But the draft also tells good copies from bad ones:
+        counting 1 - r^2 was better in all six of the categories that were tried (docs/log.md, 2026-11-28).
+        """
+        if not self._may_draft:
+            return False
+        return not self._copied or growth.begins(1.0 - self._copied.rates[0] ** 2, self._worth[1])
 
     def settle(self, tokens: int) -> None:
         """The cycle emitted `tokens` tokens."""

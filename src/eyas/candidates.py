@@ -13,12 +13,18 @@ parent in the frontier's order, each parent's children from most to least confid
     level 3    of the two best of level 2, best first: flat 6 7 | 8 9
 
 A value is the product of the confidences on the path, kept as a sum of natural logs.
+
+One chain below the root may be *expected* (`eyas.copies`): its tokens have rates of their own. Where its next
+token is below a parent that is expanded, the two rates are joined, it takes the last child's place if the
+draft does not name it, and what it gains its siblings lose. What is below no expanded parent comes as flat
+indices behind all levels.
 """
 
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
+from operator import mul
 from typing import TYPE_CHECKING, Protocol, Union
 
 import numpy as np
@@ -62,6 +68,20 @@ class Confidence(Protocol):
         """The map, from logs (F, K) to logs."""
 
 
+# How a copy and the draft's own view of it agree, in odds (fitted: docs/log.md, 2026-11-28).
+DOUBT = 0.32  # of a copy whose token the draft does not see coming
+TRUST = 2.3  # in the draft's odds, times the root of the copy's
+
+
+def joint_rate(rate: float, seen: float) -> float:
+    """The rate of an expected token that the draft gives the rate `seen`."""
+    if seen >= 1.0:
+        return seen
+    odds = rate / (1.0 - rate)
+    joint = DOUBT * odds + TRUST * math.sqrt(odds) * (seen / (1.0 - seen))
+    return joint / (1.0 + joint)
+
+
 def new_candidates(
     top_k: int,
     terminal: Collection[int] = (),
@@ -102,6 +122,19 @@ class Candidates:
         self._confidence = confidence
         self._size = 0
         self._levels: list[_Level] = []
+        self._expected: list[tuple[int, float]] = []  # the chain's tokens to come, and their rates
+        self._expected_below = -1  # flat index of the chain's last node, -1 is the root
+        self._joined: list[float] = []  # log values of its nodes so far
+
+    def expect(self, token_ids: Sequence[int], rates: Sequence[float]) -> None:
+        """Expect a chain below the root before the first level; for candidates by value.
+
+        Args:
+            token_ids: (L,) from the root on.
+            rates: (L,) inside (0, 1): at which each is accepted if the one before was.
+        """
+        assert not self._levels, "a chain begins below the root"
+        self._expected = [*zip(token_ids, rates, strict=True)]
 
     def grow(self, parents: Sequence[int], token_ids: Ints, log_confidences: Floats) -> None:
         """Add a level.
@@ -119,22 +152,66 @@ class Candidates:
             raise FloatingPointError(NO_NUMBER)
         if self._confidence is not None:
             own = self._confidence(own, 1 + len(self._levels))
+        tokens: list[int] = token_ids.ravel().tolist()
+        width = token_ids.shape[1]
+        if self._expected and self._expected_below in parents:
+            row = parents.index(self._expected_below)
+            rank = self._join(tokens, own[row], row * width)
+            self._expected_below = self._size + row * width + rank
         if self._levels:
             newest = self._levels[-1]
             above = newest.log_values[[parent - newest.first for parent in parents]]
         else:
             above = np.zeros(1)
         values = self._rounding(own + above[:, None]).ravel()  # V_child = V_parent * c_child
-        tokens: list[int] = token_ids.ravel().tolist()
+        if self._expected_below >= self._size:
+            self._joined.append(float(values[self._expected_below - self._size]))
         merit = values if self._by_value else own.ravel()
-        self._levels.append(_Level(self._size, token_ids.shape[1], parents, tokens, values, merit))
+        if self._by_value and self._expected and self._expected_below >= self._size:
+            # Its best child is there already: what the draft could add is worth so much less.
+            merit = merit.copy()
+            merit[self._expected_below - self._size] += math.log1p(-self._expected[0][1])
+        self._levels.append(_Level(self._size, width, parents, tokens, values, merit))
         self._size += len(tokens)
+
+    def _join(self, tokens: list[int], own: Floats, first: int) -> int:
+        """The chain's next token joins the children `own` (K,), whose tokens begin at `first`; its rank."""
+        token, rate = self._expected.pop(0)
+        children = tokens[first : first + len(own)]
+        rank = children.index(token) if token in children else len(own) - 1
+        seen = float(own[rank]) if token in children else -math.inf
+        tokens[first + rank] = token
+        joint = joint_rate(rate, math.exp(seen))
+        if math.log(joint) > seen:
+            own += math.log1p(-joint) - math.log1p(-math.exp(seen))
+            own[rank] = math.log(joint)
+        return rank
+
+    def expected_values(self) -> list[float]:
+        """Values of the chain's tokens, those that have joined and the others, as probabilities."""
+        values = [math.exp(value) for value in self._joined]
+        above = values[-1] if values else 1.0
+        return values + [*accumulate((rate for _, rate in self._expected), mul, initial=above)][1:]
+
+    def add_rest(self) -> None:
+        """Add what is left of the chain; the last step."""
+        if not self._expected:
+            return
+        above = self._joined[-1] if self._joined else 0.0
+        parents = [self._expected_below, *range(self._size, self._size + len(self._expected) - 1)]
+        logs = (math.log(rate) for _, rate in self._expected)
+        values = np.array([*accumulate(logs, initial=above)][1:])
+        tokens = [token for token, _ in self._expected]
+        self._levels.append(_Level(self._size, 1, parents, tokens, values, values))
+        self._size += len(tokens)
+        self._expected = []
 
     def frontier(self) -> Nodes:
         """The `top_k` best nodes of the newest level, best first, ties to the lower flat index.
 
         Left out is what cannot be expanded: nodes of value 0, and tokens that end an answer. A parent row
-        counts the parents that the level was grown with.
+        counts the parents that the level was grown with. The log value of a node whose child is expected is
+        that without this child.
         """
         level = self._levels[-1]
         values, tokens = level.log_values.tolist(), level.token_ids
@@ -147,13 +224,17 @@ class Candidates:
         return (
             [level.first + at for at in chosen],
             [tokens[at] for at in chosen],
-            [values[at] for at in chosen],
+            (level.merit if self._by_value else level.log_values)[chosen].tolist(),
             [at // level.width for at in chosen],
         )
 
     def newest_values(self) -> list[float]:
-        """Values of the newest level's nodes, as probabilities."""
-        return [math.exp(value) for value in self._levels[-1].log_values.tolist()]
+        """Values of the newest level's nodes, as probabilities; the chain's is left out."""
+        level = self._levels[-1]
+        values = [math.exp(value) for value in level.log_values.tolist()]
+        if self._expected_below >= level.first:
+            del values[self._expected_below - level.first]
+        return values
 
     def best(self, root: int, count: int) -> Arrays:
         """The tree, under `root`, of the `count` candidates of highest value over all levels.

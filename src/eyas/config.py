@@ -46,6 +46,7 @@ class TreeConfig:
     draft_sampling: DraftSampling = "coupled"  # how children are chosen when temperature > 0
     score_precision: ScorePrecision = "float32"  # precision in which values are summed
     expand_by_value: bool = True  # False expands by own confidence (Table 3 of the paper, "w/o value")
+    copies: bool = True  # trees of measured size also hold what followed the newest tokens before
     rerank: bool = True  # False keeps the nodes that were expanded (Table 3, "w/o reranking")
 
     def __post_init__(self) -> None:

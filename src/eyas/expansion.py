@@ -5,7 +5,7 @@ example. The arithmetic of a dynamic tree is in `eyas.candidates`.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -46,6 +46,18 @@ class Expansion:
     def __init__(self, candidates: AnyCandidates) -> None:
         self._candidates = candidates
 
+    def expect(self, token_ids: Sequence[int], rates: Sequence[float]) -> None:
+        """Expect a chain below the root: tokens, and the rate at which each follows the one before."""
+        self._candidates.expect(token_ids, rates)
+
+    def expected_values(self) -> list[float]:
+        """Values of all of the chain, as probabilities."""
+        return self._candidates.expected_values()
+
+    def add_rest(self) -> None:
+        """Add what is left of an expected chain; the last step before `rerank`."""
+        self._candidates.add_rest()
+
     def grow(self, frontier: Frontier | None, token_ids: Ints, log_confidences: Floats) -> None:
         """Add a level: the children of `frontier`.
 
@@ -68,7 +80,7 @@ class Expansion:
         return Frontier(*self._candidates.frontier())
 
     def newest_values(self) -> list[float]:
-        """Values of the newest level's nodes, as probabilities."""
+        """Values of the newest level's nodes, as probabilities; an expected chain's is left out."""
         return self._candidates.newest_values()
 
     def rerank(self, root: int, draft_tokens: int) -> DraftTree:

@@ -24,7 +24,7 @@ class Growth:
     Args:
         cycle: [n] milliseconds that count as the sequence's own if n draft tokens are verified.
         levels: [n] milliseconds of expanding n + 1 nodes.
-        spent: milliseconds of drafting so far; the first level is paid with it.
+        root_ms: milliseconds of the first level.
         room: milliseconds that drafting and verifying may take.
         max_nodes: no tree is larger; below the length of `cycle`.
         other_ms: milliseconds of the cycle beside the sequence's own.
@@ -35,7 +35,7 @@ class Growth:
         self,
         cycle: Sequence[float],
         levels: Sequence[float],
-        spent: float,
+        root_ms: float,
         room: float,
         max_nodes: int,
         other_ms: float,
@@ -47,8 +47,10 @@ class Growth:
         self._max_nodes = max_nodes
         self._other_ms = other_ms
         self._other_tokens = other_tokens
-        self._best: list[float] = []  # values, descending
-        self.spent = spent
+        self._best: list[float] = []  # values that were drafted, descending
+        self._expected: Sequence[float] = ()
+        self._root_ms = root_ms
+        self.spent = 0.0  # milliseconds of drafting
         self.size = 0  # how many of the best to keep
         self._rate = 0.0  # expected tokens a millisecond with so many
 
@@ -57,12 +59,26 @@ class Growth:
         """Milliseconds of the sequence's own, the pass over the nodes that are kept included."""
         return self.spent + self._cycle[self.size]
 
+    def expect(self, values: Sequence[float]) -> None:
+        """Nodes of such values are there beside what is drafted."""
+        self._expected = values
+        self.size, self._rate = self._best_size(self._with(()), self.spent)
+
+    def begins(self, share: float, worth: Sequence[float]) -> bool:
+        """Whether the first level is wanted beside what is expected.
+
+        Args:
+            share: of the root's value that is left for other children.
+            worth: of the root's best children, as shares of that.
+        """
+        more = [share * each for each in worth]
+        return self._best_size(self._with(more), self._root_ms)[1] > self._rate
+
     def add(self, values: Sequence[float], expanded: int) -> None:
         """A level of such values was drafted below `expanded` nodes; 0 is the first."""
-        if expanded:
-            self.spent += self._levels[expanded - 1]
-        self._best = self._with(values)
-        self.size, self._rate = self._best_size(self._best, self.spent)
+        self.spent += self._levels[expanded - 1] if expanded else self._root_ms
+        self._best = sorted([*self._best, *values], reverse=True)[: self._max_nodes]
+        self.size, self._rate = self._best_size(self._with(()), self.spent)
 
     def wanted(self, log_values: Sequence[float], worth: Sequence[float]) -> int:
         """How many nodes of a frontier with these values, descending, to expand: 0 ends the tree.
@@ -72,7 +88,7 @@ class Growth:
             worth: of a node's best children, as shares of its value.
         """
         values = [math.exp(value) for value in log_values]
-        least = self._best[self.size - 1] if self.size else math.inf
+        least = self._with(())[self.size - 1] if self.size else math.inf
         count = sum(value >= least for value in values)
         if not count:
             return 0
@@ -81,8 +97,8 @@ class Growth:
         return count if larger > self._rate else 0
 
     def _with(self, more: Sequence[float]) -> list[float]:
-        """The best values of those so far and `more`."""
-        return sorted([*self._best, *more], reverse=True)[: self._max_nodes]
+        """The best values of those drafted so far, those expected and `more`."""
+        return sorted([*self._best, *self._expected, *more], reverse=True)[: self._max_nodes]
 
     def _best_size(self, best: Sequence[float], spent: float) -> tuple[int, float]:
         """How many of the `best` values, descending, give most tokens a millisecond, and that rate."""

@@ -198,6 +198,23 @@ def test_trees_of_measured_size(case, engines, costs, temperature):
     assert max(sizes) > 20 if costs is FREE else 0 in sizes
 
 
+@dynamic
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_copies_change_trees_and_no_ids(case, engines, temperature):
+    """A text that repeats itself: the same ids, and cycles without a pass of the draft."""
+    sampling = SamplingConfig(temperature=temperature, seed=6, logit_bias={5: 60.0})
+    stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
+    prompt = [9, 4, 33, 5, 5, 9, 4]
+    plain, _ = answer(engines(PLAIN), make_request(PLAIN, prompt, sampling, stopping))
+    runs = {}
+    for copies in (True, False):
+        tree = replace(AUTO, copies=copies)
+        request = make_request(case, prompt, sampling, stopping, tree, costs=FAST)
+        runs[copies], _ = answer(engines(case), request)
+        assert runs[copies].generated == plain.generated
+    assert runs[True].session.num_forwards < 0.75 * runs[False].session.num_forwards
+
+
 @on_each_head
 def test_measured_trees_need_a_table(eagle2, engines):
     request = make_request(eagle2, [3], SamplingConfig(), StoppingConfig(max_new_tokens=5), AUTO)

@@ -49,31 +49,40 @@ def children(rng, rows, k, ties):
     by_value=st.booleans(),
     terminal=st.sets(st.integers(0, 5), max_size=3),
     confidence=st.one_of(st.none(), maps),
+    copied=st.lists(st.tuples(st.integers(0, 5), st.floats(0.01, 0.99)), max_size=7),
 )
-def test_both_grow_the_same_tree(seed, k, top_k, depth, ties, by_value, terminal, confidence):
+def test_both_grow_the_same_tree(seed, k, top_k, depth, ties, by_value, terminal, confidence, copied):
     rng = np.random.default_rng(seed)
     given = (top_k, terminal, unrounded, by_value, confidence)
     compiled, python = new_candidates(*given), Candidates(*given)
     assert isinstance(compiled, _native.Candidates)
+    if by_value:
+        for twin in (compiled, python):
+            twin.expect([token for token, _ in copied], [rate for _, rate in copied])
     parents = BELOW_ROOT
     for _ in range(depth):
         tokens, logs = children(rng, len(parents), k, ties)
         compiled.grow(parents, tokens, logs)
         python.grow(parents, tokens, logs)
         assert compiled.newest_values() == python.newest_values()
+        assert compiled.expected_values() == python.expected_values()
         frontier = python.frontier()
         assert compiled.frontier() == frontier
         parents = frontier[0][: rng.integers(1, top_k + 1)]  # a tree of measured size expands fewer
         if not parents:
             break
     for count in (1, 4, 9, 1000):
-        for theirs, ours in (
-            (compiled.best(7, count), python.best(7, count)),
-            (compiled.expanded(7, count), python.expanded(7, count)),
-        ):
-            for left, right in zip(theirs, ours, strict=True):
-                assert left.dtype == right.dtype
-                np.testing.assert_array_equal(left, right)
+        assert_equal_arrays(compiled.expanded(7, count), python.expanded(7, count))
+    compiled.add_rest()
+    python.add_rest()
+    for count in (1, 4, 9, 1000):
+        assert_equal_arrays(compiled.best(7, count), python.best(7, count))
+
+
+def assert_equal_arrays(theirs, ours):
+    for left, right in zip(theirs, ours, strict=True):
+        assert left.dtype == right.dtype
+        np.testing.assert_array_equal(left, right)
 
 
 @given(log_confidence=st.floats(-800, 1), depth=st.integers(1, 3))

@@ -19,15 +19,20 @@ ascending = st.lists(st.floats(0, 5), min_size=SIZES, max_size=SIZES).map(
 @given(
     cycle=ascending,
     levels=ascending,
-    spent=st.floats(0, 10),
+    root_ms=st.floats(0, 10),
     room=st.floats(0, 200),
     most=st.integers(1, SIZES - 1),
     others=st.tuples(st.floats(0, 100), st.floats(0, 40)),
+    copied=values,
     grown=levels,
 )
-def test_both_stop_at_the_same_size(cycle, levels, spent, room, most, others, grown):
-    given = (tuple(cycle), tuple(levels), spent, room, most, *others)
+def test_both_stop_at_the_same_size(cycle, levels, root_ms, room, most, others, copied, grown):
+    given = (tuple(cycle), tuple(levels), root_ms, room, most, *others)
     compiled, twin = _native.Growth(*given), Growth(*given)
+    for growth in (compiled, twin):
+        growth.expect(copied)
+    assert (compiled.size, compiled.time) == (twin.size, twin.time)
+    assert compiled.begins(0.4, [0.6, 0.12, 0.05]) == twin.begins(0.4, [0.6, 0.12, 0.05])
     expanded = 0
     for found, frontier in grown:
         for growth in (compiled, twin):

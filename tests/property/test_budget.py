@@ -20,6 +20,7 @@ from eyas.budget import (
     share_cycle,
 )
 from eyas.candidates import new_candidates
+from eyas.copies import NOTHING, Copied
 from eyas.costs import MAX_ROWS, CostTable
 from eyas.errors import DataError
 from eyas.expansion import Expansion
@@ -53,8 +54,8 @@ def drafting(rng, sharpness, k=10):
     return draft
 
 
-def cycle(budget, rng, *, sharpness=0.2, max_depth=99, context=None):
-    growth = budget.open(context=context)
+def cycle(budget, rng, *, sharpness=0.2, max_depth=99, context=None, copied=NOTHING):
+    growth = budget.open(context=context, copied=copied)
     if growth is None:
         return root_only(3)
     return budget.grow(
@@ -85,6 +86,63 @@ def test_time_exceeds_plain_decodings_by_the_credit_at_most(table, seed, outcome
         budget.settle(emitted)
         spent, tokens = spent + budget._spent, tokens + emitted
         assert spent <= table.plain * (tokens + credit) * (1 + 1e-9)
+
+
+chains = st.lists(st.tuples(st.integers(0, 9), st.floats(0.05, 0.98)), max_size=12).map(
+    lambda chain: Copied([token for token, _ in chain], [rate for _, rate in chain])
+)
+
+
+@given(
+    table=tables,
+    seed=st.integers(0, 10**6),
+    cycles=st.lists(st.tuples(chains, st.integers(0, 12)), max_size=40),
+)
+def test_copies_keep_every_limit(table, seed, cycles):
+    """Connected (asserted by DraftTree), falling values, no more rows than there may be, and the credit."""
+    budget, rng = Budget(table, AUTO), np.random.default_rng(seed)
+    spent = tokens = 0
+    for copied, outcome in cycles:
+        tree = cycle(budget, rng, copied=copied)
+        assert len(tree.token_ids) <= MAX_ROWS
+        assert tree.depth <= max(AUTO.depth, len(copied.token_ids))
+        for node in range(1, len(tree.parents)):
+            assert tree.log_values[node] <= tree.log_values[tree.parents[node]]
+        credit = FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(tokens)
+        emitted = 1 + min(outcome, tree.depth)
+        budget.settle(emitted)
+        spent, tokens = spent + budget._spent, tokens + emitted
+        assert spent <= table.plain * (tokens + credit) * (1 + 1e-9)
+
+
+def never(frontier):
+    raise AssertionError("the draft is not asked")
+
+
+@pytest.mark.parametrize("table", [FAST, SLOW], ids=["fast", "slow"])
+def test_beside_a_sure_copy_the_draft_is_not_asked(table):
+    copied = Copied([5, 6, 7, 8], [0.98] * 4)
+    budget = Budget(table, AUTO)
+    growth = budget.open(copied=copied)
+    tree = budget.grow(3, growth, Expansion(new_candidates(10)), never, max_depth=99)
+    expected = [3, 5, 6, 7, 8] if table is FAST else [3, 5, 6]  # of dear rows fewer
+    assert tree.token_ids.tolist() == expected
+
+
+def test_beside_a_doubtful_copy_the_draft_is_asked():
+    tree = cycle(Budget(FAST, AUTO), np.random.default_rng(0), copied=Copied([50, 51], [0.2, 0.3]))
+    assert {*tree.token_ids[1:].tolist()} - {50, 51}
+
+
+def test_a_copy_serves_where_drafting_does_not_pay():
+    dear_draft = replace(SLOW, verify_ms=((1, 20.0), (64, 21.0)), root_ms=15.0)
+    budget, rng = Budget(dear_draft, AUTO), np.random.default_rng(0)
+    while budget.open() is not None:
+        cycle(budget, rng)
+        budget.settle(1)
+    growth = budget.open(copied=Copied([5, 6], [0.9, 0.9]))
+    tree = budget.grow(3, growth, Expansion(new_candidates(10)), never, max_depth=99)
+    assert tree.token_ids.tolist() == [3, 5, 6]
 
 
 @given(table=tables, seed=st.integers(0, 10**6), outcomes=st.lists(st.integers(0, 8), max_size=30))

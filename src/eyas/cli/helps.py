@@ -39,6 +39,7 @@ GENERATION_HELPS = {
     "draft_sampling": "how the tree's children are chosen when tokens are drawn: with the sampler's own "
     "noise, or the most probable; the answer is the same",
     "expand_by_value": "expand nodes by the product of confidences on their path, not by their own alone",
+    "copies": "trees of measured size also hold what followed the newest tokens before",
     "rerank": "keep the best nodes of all, not those that were expanded",
     "score_precision": "precision in which node values are summed: float32, or the model's own",
     "n": "answers to one prompt",

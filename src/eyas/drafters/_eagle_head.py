@@ -128,7 +128,13 @@ class HeadState:
         return READ_AT_ONCE if self._context.load.is_alone else READ_IN_COMPANY
 
     def expander(self, token_ids: Sequence[int]) -> "Expander":
-        """Read the waiting pairs and get ready to draft below the root `token_ids[-1]`."""
+        """Get ready to draft below the root `token_ids[-1]`."""
+        is_greedy = self._context.sampler.config.is_greedy
+        answer = [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
+        return Expander(self, token_ids, answer)
+
+    def read(self, token_ids: Sequence[int]) -> Features:
+        """Read the waiting pairs; (1, H), what the head predicts below the root `token_ids[-1]`."""
         self._lm_head = self._answer_head.after(token_ids)
         features, tokens = self._to_read()
         output = self.append(tokens, features, None)
@@ -137,9 +143,7 @@ class HeadState:
         assert self._num_skipped + self._cache.length == len(token_ids) - 1, (
             "the head's cache ends before the root"
         )
-        is_greedy = self._context.sampler.config.is_greedy
-        answer = [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
-        return Expander(self, output[-1:], answer)
+        return output[-1:]
 
     def _to_read(self) -> tuple[Features, Ints]:
         """The waiting pairs; what gathered over several cycles is read in one pass."""
@@ -214,11 +218,15 @@ class HeadState:
 
 
 class Expander:
-    """Drafts one tree, level by level; leave it as a context so that its rows are dropped."""
+    """Drafts one tree, level by level; leave it as a context so that its rows are dropped.
 
-    def __init__(self, state: HeadState, root_feature: Features, prefixes: list[Prefix]) -> None:
+    The head first reads what waits when it is asked for the root's children.
+    """
+
+    def __init__(self, state: HeadState, token_ids: Sequence[int], prefixes: list[Prefix]) -> None:
         self._state = state
-        self._features = root_feature  # (F, H) predicted features below the frontier's nodes
+        self._token_ids = token_ids
+        self._features: Features  # (F, H) predicted features below the frontier's nodes
         self._prefixes = (
             prefixes  # per frontier node: the answer up to and including its token; none if greedy
         )
@@ -233,8 +241,7 @@ class Expander:
 
     def __call__(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
         """The `k` best children of each frontier node (None: of the root), as `eyas.expansion` asks."""
-        if frontier is not None:
-            self._descend(frontier)
+        self._descend(frontier)
         top = self._state.top_k(self._features, k, self._prefixes, self._depth)
         return top.token_ids, top.log_probs
 
@@ -245,8 +252,7 @@ class Expander:
             (F, k) token ids in the order of the draws, without replacement; (F, k) their natural logs, -inf
             where a distribution has fewer tokens; and the (F, V) distributions.
         """
-        if frontier is not None:
-            self._descend(frontier)
+        self._descend(frontier)
         log_probs = self._state.log_probs(self._features, self._prefixes)
         token_ids = np.zeros((len(log_probs), k), dtype=np.int64)
         drawn = np.full(token_ids.shape, -np.inf)
@@ -256,7 +262,11 @@ class Expander:
             drawn[row, : len(found)] = log_probs[row, found]
         return token_ids, drawn, np.exp(log_probs)
 
-    def _descend(self, frontier: Frontier) -> None:
+    def _descend(self, frontier: Frontier | None) -> None:
+        """Predict the features below a frontier; None is the root, and comes first."""
+        if frontier is None:
+            self._features = self._state.read(self._token_ids)
+            return
         rows = np.array(frontier.parent_rows, dtype=np.int64)
         parents = np.full(len(rows), -1) if self._first_row is None else rows + self._first_row
         self._first_row = self._state.num_pending

@@ -1,8 +1,9 @@
 """EAGLE-2: a dynamic draft tree, shaped by the head's confidence.
 
 Source: EAGLE-2 (arXiv 2406.16858), Sec. 4. The head's networks and caches are in `_eagle_head.py`, the
-tree's mathematics in `eyas.expansion`. Its ablations (Table 3) are options of the tree: `expand_by_value` and
-`rerank`.
+tree's mathematics in `eyas.expansion`. Trees of measured size (`eyas.budget`) also hold copies
+(`eyas.copies`), which the paper's do not. The paper's ablations (Table 3) are options of the tree:
+`expand_by_value` and `rerank`.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Self
 
 from eyas.budget import Budget
 from eyas.candidates import new_candidates, unrounded
+from eyas.copies import NOTHING, Copies
 from eyas.drafters._eagle_head import EagleHead, HeadState
 from eyas.errors import ConfigError
 from eyas.expansion import Expansion, grow_tree
@@ -42,6 +44,7 @@ class Session:
         self._state = HeadState(head)
         self._rounding = {"float32": unrounded, "model": head.runtime.round_score}
         self._budget: Budget | None = None  # of tree="auto"
+        self._copies: Copies | None = None  # of the same
         self._has_proposed = False
 
     @property
@@ -60,6 +63,8 @@ class Session:
                     "tree is 'auto', but the request has no cost table; measure one, or set tree='fixed'."
                 )
             self._budget = Budget(context.costs, context.tree, context.load)
+            temperature = context.sampler.config.temperature
+            self._copies = Copies(temperature, context.stop_token_ids) if context.tree.copies else None
         self._state.begin(context, keep)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
@@ -88,7 +93,9 @@ class Session:
 
     def _propose_within(self, budget: Budget, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """As large a tree as pays; the head does not run where none does."""
-        growth = budget.open(self._state.num_waiting(token_ids), context=len(token_ids) - 1)
+        copied = self._copies.after(token_ids, max_depth) if self._copies else NOTHING
+        waiting = self._state.num_waiting(token_ids)
+        growth = budget.open(waiting, context=len(token_ids) - 1, copied=copied)
         if growth is None:
             return root_only(token_ids[-1])
         tree = self._context.tree
