@@ -14,7 +14,7 @@ texts = st.lists(st.integers(0, 3), min_size=1, max_size=60)
 
 
 def found_by_search(text):
-    """By the rule, the longest n-gram first, where it ended last: matching tokens, and what follows begins."""
+    """By the rule, longest n-gram first, where it ended last: matching tokens, and where it goes on."""
     length = len(text)
     for n in SIZES:
         for end in range(length - 1, n - 1, -1):
