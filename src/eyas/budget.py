@@ -240,8 +240,9 @@ class Budget:
             max_depth: no node is deeper.
         """
         frontier: Frontier | None = None
-        expansion.expect(self._copied.token_ids, self._copied.rates)
-        growth.expect(expansion.expected_values())
+        if self._copied:
+            expansion.expect(self._copied.token_ids, self._copied.rates)
+            growth.expect(expansion.expected_values())
         for depth in range(1, 1 + min(self._tree.depth, max_depth)):
             if depth == 1 and not self._begins(growth):
                 break
@@ -252,12 +253,13 @@ class Budget:
                     break
                 frontier = frontier.first(count)
             expansion.grow(frontier, *draft(frontier))
-            growth.expect(expansion.expected_values())
             values = expansion.newest_values()
-            growth.add(values, 0 if frontier is None else len(frontier.token_ids))
-            if not self._copied:  # else they are no measure of what the draft gives alone
+            if self._copied:  # the draft's values are no measure of what it gives alone
+                growth.expect(expansion.expected_values())
+            else:
                 above = 1.0 if frontier is None else math.exp(frontier.log_values[0])
                 self._remember(depth, [value / above for value in values[:RANKS]])
+            growth.add(values, 0 if frontier is None else len(frontier.token_ids))
         expansion.add_rest()
         size = growth.size
         self._load.spend(growth.spent)

@@ -7,7 +7,7 @@ where it is likely enough the head is not asked at all. How likely it is depends
 tokens were found again:
 
     text        the cat sat on the mat . Then the cat sat on ?
-    found           cat sat on the                                4 tokens: "the", then with 5 "mat", ...
+    found       the cat sat on                                    4 tokens: "the", then with 5 "mat", ...
 
 Rates by that number are those that greedy and drawn answers showed (docs/log.md, 2026-11-28), corrected by
 what became of the copies in this answer.
@@ -83,18 +83,23 @@ class Copies:
         return Copied(self._last.token_ids, rates)
 
     def _rate(self, found: int) -> float:
-        at = bisect_right(FOUND, found) - 1
+        at = _bucket(found)
         return self._hits[at] / self._tries[at]
 
     def _learn(self, token_ids: Sequence[int]) -> None:
         """What was looked up last time either came or did not."""
         last = self._last
         for offset, (copied, token) in enumerate(zip(last.token_ids, token_ids[last.length :], strict=False)):
-            at = bisect_right(FOUND, last.found + offset) - 1
+            at = _bucket(last.found + offset)
             self._tries[at] += 1
             if copied != token:
                 return
             self._hits[at] += 1
+
+
+def _bucket(found: int) -> int:
+    """Which of the rates is that of a token behind so many found again."""
+    return bisect_right(FOUND, found) - 1
 
 
 @dataclass(slots=True)
