@@ -42,7 +42,7 @@ acceptance: ## measure the acceptance tables on EYAS_EVAL_DATA (about an hour on
 equality: ## compare ids with plain decoding on EYAS_EVAL_DATA (about an hour on 2 cores)
 	bash benchmarks/equality.sh
 
-equality-native: ## the same on the native engine, bit for bit, every question (about 20 minutes on 2 cores)
+equality-native: ## the same on the native engine, bit for bit, every question (about an hour on 2 cores)
 	bash benchmarks/equality_native.sh
 
 speed: ## EAGLE-2 against plain decoding on the native engine, on EYAS_EVAL_DATA (about half an hour on 2 cores)

@@ -25,7 +25,7 @@ LAYERS = [
     {"budget", "acceptance"},
     {"expansion", "verification", "sampling", "metrics", "stopping"},
     {"candidates", "growth", "copies"},
-    {"tree", "costs"},
+    {"tree", "costs", "ngrams"},
     {"config"},
     {"machine"},
     {"errors", "compiled"},

@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from eyas.ngrams import NgramEnds
 from eyas.tree import before_stop
 
 SIZES = (8, 4, 2)  # of n-grams that are looked for, the longest first
@@ -55,7 +56,7 @@ class Copies:
         drawn = min(1.0, temperature)
         pairs = zip(GREEDY_RATES, DRAWN_RATES, strict=True)
         self._stops = stops
-        self._index = _LastEnds()
+        self._ends = NgramEnds(SIZES)
         self._hits = [PRIOR * (greedy + drawn * (other - greedy)) for greedy, other in pairs]
         self._tries = [float(PRIOR)] * len(FOUND)
         self._last = _Lookup(0)
@@ -63,8 +64,7 @@ class Copies:
     def after(self, token_ids: Sequence[int], count: int) -> Copied:
         """Up to `count` tokens that may follow `token_ids`, which is the text of the last call and more."""
         self._learn(token_ids)
-        self._index.read(token_ids)
-        found, start = self._index.longest(token_ids)
+        found, start = self._longest(token_ids)
         self._last = _Lookup(len(token_ids), found)
         if not found:
             return NOTHING
@@ -81,6 +81,22 @@ class Copies:
                 break
         self._last.token_ids = chain[: len(rates)]
         return Copied(self._last.token_ids, rates)
+
+    def _longest(self, token_ids: Sequence[int]) -> tuple[int, int]:
+        """How many of the newest tokens were found again, at most MOST, and where what followed them begins.
+
+        Looked for are the longest n-grams first, of equal ones the last; (0, 0) if none is found.
+        """
+        self._ends.read(token_ids)
+        length = len(token_ids)
+        for n in SIZES:
+            end = self._ends.end(token_ids[-n:]) if n < length else None
+            if end is None:
+                continue
+            while n < min(end, MOST) and token_ids[end - n - 1] == token_ids[length - n - 1]:
+                n += 1
+            return n, end
+        return 0, 0
 
     def _rate(self, found: int) -> float:
         at = _bucket(found)
@@ -109,33 +125,3 @@ class _Lookup:
     length: int  # of the text
     found: int = 0
     token_ids: Sequence[int] = field(default_factory=tuple)
-
-
-class _LastEnds:
-    """Where each n-gram of a growing text ended last; a step costs the tokens that are new."""
-
-    def __init__(self) -> None:
-        self._ends: list[tuple[int, dict[tuple[int, ...], int]]] = [(n, {}) for n in SIZES]
-        self._length = 0  # of what was read: all but the newest token, whose n-grams are looked for
-
-    def read(self, token_ids: Sequence[int]) -> None:
-        """Take in what `token_ids` has beyond what was read before, but for its last token."""
-        for n, ends in self._ends:
-            for end in range(max(n, self._length + 1), len(token_ids)):
-                ends[tuple(token_ids[end - n : end])] = end
-        self._length = max(0, len(token_ids) - 1)
-
-    def longest(self, token_ids: Sequence[int]) -> tuple[int, int]:
-        """How many of the newest tokens were found again, at most MOST, and where what followed them begins.
-
-        Looked for are the longest n-grams first, of equal ones the last; (0, 0) if none is found.
-        """
-        length = len(token_ids)
-        for n, ends in self._ends:
-            end = ends.get(tuple(token_ids[-n:]))
-            if end is None:
-                continue
-            while n < min(end, MOST) and token_ids[end - n - 1] == token_ids[length - n - 1]:
-                n += 1
-            return n, end
-        return 0, 0

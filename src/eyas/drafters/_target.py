@@ -84,10 +84,9 @@ class AnswerHead:
 
     def after(self, token_ids: Sequence[int]) -> LMHead:
         """For drafts behind `token_ids`: everything committed, prompt included, and more than before."""
-        heard = np.array(token_ids[self._num_heard :], dtype=np.int64)
+        new = [token for token in token_ids[self._num_heard :] if self._unknown[token]]
         self._num_heard = len(token_ids)
-        new = heard[self._unknown[heard]]
-        if len(new):
+        if new:
             self._unknown[new] = False
-            self._head = self._head.plus(new)
+            self._head = self._head.plus(np.array(new, dtype=np.int64))
         return self._head

@@ -20,6 +20,7 @@ from typing import Literal, Self, get_args
 
 from eyas.config import at_least, one_of
 from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.ngrams import NgramEnds
 from eyas.registry import register_drafter
 from eyas.tree import DraftTree, before_stop, chain
 
@@ -63,55 +64,34 @@ class PromptLookup:
         return Session()
 
 
-class NgramIndex:
-    """Where each n-gram of a growing text ends first; a step costs the tokens that are new."""
-
-    def __init__(self, max_n: int) -> None:
-        self._first_ends: list[dict[tuple[int, ...], int]] = [{} for _ in range(max_n)]  # by n - 1
-        self._length = 0
-
-    def read(self, token_ids: Sequence[int]) -> None:
-        """Take in what `token_ids` has beyond what was read before."""
-        for end in range(self._length + 1, len(token_ids) + 1):
-            longest = tuple(token_ids[max(0, end - len(self._first_ends)) : end])
-            for n in range(1, len(longest) + 1):
-                self._first_ends[n - 1].setdefault(longest[-n:], end)
-        self._length = len(token_ids)
-
-    def first_end(self, ngram: Sequence[int]) -> int:
-        """Index of the token after the earliest occurrence of an n-gram that was read."""
-        return self._first_ends[len(ngram) - 1][tuple(ngram)]
-
-
 class Session:
-    """One sequence's index."""
+    """One sequence's n-grams."""
 
     num_forwards = 0
 
     def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - tokens are read anew
-        """Start with an empty index."""
+        """Start without text."""
         assert isinstance(context.options, PldOptions), "the options of this method"
         self._options = context.options
         self._stops = context.stop_token_ids
-        self._index = NgramIndex(self._options.max_ngram)
+        self._ends = NgramEnds(range(1, self._options.max_ngram + 1), first=True)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Nothing to remember: `propose` gets all tokens."""
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """A chain of what followed, cut before a stop token and at `max_depth`."""
-        self._index.read(token_ids)
+        self._ends.read(token_ids)
         return chain(token_ids[-1], before_stop(self._lookup(token_ids)[:max_depth], self._stops))
 
     def _lookup(self, token_ids: Sequence[int]) -> Sequence[int]:
         """The continuation by the rule; what follows the earliest occurrence is longest."""
         length, count = len(token_ids), self._options.pld_tokens
         for n in range(min(self._options.max_ngram, length - 1), 0, -1):
-            start = self._index.first_end(token_ids[-n:])
-            if self._options.pld_rule == "reference":
-                is_found = start + count <= length and start < length - n
-            else:
-                is_found = start < length
-            if is_found:
-                return token_ids[start : start + count]
+            start = self._ends.end(token_ids[-n:])
+            if start is None:
+                continue
+            if self._options.pld_rule == "reference" and (start + count > length or start >= length - n):
+                continue
+            return token_ids[start : start + count]
         return []
