@@ -8,7 +8,7 @@ run() {
   name=$1
   shift
   "${PYTHON:-python}" -m eyas eval --questions mt_bench humaneval gsm8k alpaca sum qa --limit "${LIMIT:-10}" \
-    --methods eagle2 --no-equal-check --runtime native --dtype bfloat16 --max-new-tokens 128 \
+    --methods eagle2 --no-equal-check --runtime native --dtype bfloat16 --tree fixed --max-new-tokens 128 \
     --out "benchmarks/results/$name" "$@"
 }
 run acceptance-greedy-59 --temperature 0
