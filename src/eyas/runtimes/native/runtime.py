@@ -95,7 +95,8 @@ class NativeRuntime:
             return self._lm_head(self.packed.matrix(HEAD), None)
         key = token_ids.tobytes()
         if key not in self._draft_vocabularies:
-            self._draft_vocabularies[key] = self._head_rows(token_ids)
+            # Not by the map that stays: so many rows would leave most of the table in memory.
+            self._draft_vocabularies[key] = self._packed_rows(self.packed.rows(HEAD), token_ids)
         return self._lm_head(self._draft_vocabularies[key], token_ids)
 
     def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLMHead:
@@ -168,7 +169,10 @@ class NativeRuntime:
         return self.packed.rows(HEAD)
 
     def _head_rows(self, token_ids: Ints) -> _native.Matrix:
-        return make_matrix(self._head_table[token_ids], self.draft_dtype, "the LM head")
+        return self._packed_rows(self._head_table, token_ids)
+
+    def _packed_rows(self, table: Raw, token_ids: Ints) -> _native.Matrix:
+        return make_matrix(table[token_ids], self.draft_dtype, "the LM head")
 
 
 def _floats(bias: NDArray[Any] | None) -> NDArray[np.float32] | None:
