@@ -36,7 +36,7 @@ wheel: ## build a wheel into dist/
 head: ## train the head that ships (hours; see docs/training.md)
 	bash benchmarks/train_head.sh
 
-acceptance: ## measure the acceptance tables on EYAS_EVAL_DATA (about an hour on 2 cores)
+acceptance: ## measure the acceptance tables on EYAS_EVAL_DATA (ten minutes on 2 cores)
 	bash benchmarks/acceptance.sh
 
 equality: ## compare ids with plain decoding on EYAS_EVAL_DATA (about an hour on 2 cores)
@@ -45,7 +45,7 @@ equality: ## compare ids with plain decoding on EYAS_EVAL_DATA (about an hour on
 equality-native: ## the same on the native engine, bit for bit, every question (about an hour on 2 cores)
 	bash benchmarks/equality_native.sh
 
-speed: ## EAGLE-2 against plain decoding on the native engine, on EYAS_EVAL_DATA (about half an hour on 2 cores)
+speed: ## EAGLE-2 against plain decoding on the native engine, on EYAS_EVAL_DATA (about an hour on 2 cores)
 	bash benchmarks/speed.sh
 
 peers: ## measure eyas beside transformers and llama.cpp (about half an hour on 2 cores)

@@ -15,6 +15,6 @@ run() {
     --seeds 0,1 --runtime native --dtype "$dtype" --max-new-tokens 128 --out "${OUT:-build}/equality-$dtype" "$@"
 }
 for dtype in bfloat16 int8; do
-  run --methods autoregressive --batch 16 >/dev/null
+  run --methods autoregressive --batch 16 "$@" >/dev/null
   run --methods eagle2 --tree auto "$@"
 done

@@ -117,8 +117,6 @@ class Load:
 
 def share_cycle(loads: Sequence[Load]) -> None:
     """A cycle begins that serves these sequences together."""
-    if len(loads) == 1 and loads[0].is_alone:  # what it brings is counted already
-        return
     company = Company(
         count=len(loads),
         rows=sum(load.rows for load in loads),
