@@ -103,8 +103,9 @@ class LLM:
         for request in requests:  # all are checked before the first is answered
             check_room(request.prompt_ids, self.runtime)
         with self._lock:
-            runs = {run.request: run for run in self.engine(method).together(requests, batch_size)}
-        answers = [Answer.of(runs[request], config) for request in requests]
+            runs = self.engine(method).together(requests, batch_size)
+            made = {run.request: Answer.of(run, config) for run in runs}
+        answers = [made[request] for request in requests]
         if settings.n == 1:
             return answers
         groups = [tuple(answers[at : at + settings.n]) for at in range(0, len(answers), settings.n)]

@@ -241,12 +241,12 @@ class Engine:
             [piece] = self.step([run])
             yield run, piece
 
-    def together(self, requests: Iterable[Request], size: int, *, reuse: bool = False) -> Iterator[Run]:
+    def together(self, requests: Iterable[Request], size: int) -> Iterator[Run]:
         """Finished runs of many requests, `size` of them under way at a time, in the order in which they end.
 
         A request's answer does not depend on its company (docs/laws.md, L8), but its seconds do: each target
-        pass serves all runs, and counts in full for each of them. With `reuse` a request may take
-        over the caches of an ended run, which must be read before.
+        pass serves all runs, and counts in full for each of them. A run must be read before the next one is
+        asked for: then its caches serve another request, which keeps what their prompts have in common.
 
         Raises:
             CapacityError: as in `start`.
@@ -259,8 +259,7 @@ class Engine:
                 return
             finished = [run for run in live if run.is_finished]
             yield from finished
-            if reuse:
-                ended = [*ended, *finished][-size:]
+            ended += finished
             live = [run for run in live if not run.is_finished]
             if live:
                 self.step(live)
@@ -343,8 +342,8 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _take_similar(ended: list[Run], prompt_ids: Sequence[int]) -> Run | None:
-    """Take out the run that shares most of a prompt, if that is half of it or more."""
-    shared = [common_prefix(prompt_ids, run.token_ids) for run in ended]
-    if not ended or 2 * max(shared) < len(prompt_ids):
+    """Take out the run that shares most of a prompt."""
+    if not ended:
         return None
+    shared = [common_prefix(prompt_ids, run.token_ids) for run in ended]
     return ended.pop(shared.index(max(shared)))

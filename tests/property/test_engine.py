@@ -244,7 +244,7 @@ def test_requests_may_take_over_the_caches_of_ended_ones(prompt_list, seed):
     runtime = FakeRuntime(VOCAB, 64, seed=seed)
     engine = Engine(runtime, RandomTrees(VOCAB, seed))
     seen, reused = [], 0
-    for run in engine.together([request(p) for p in prompt_list * 3], size=2, reuse=True):
+    for run in engine.together([request(p) for p in prompt_list * 3], size=2):
         seen.append((tuple(run.request.prompt_ids), tuple(run.generated)))
         reused += run.num_reused
     assert len(seen) == 3 * len(prompt_list)

@@ -284,6 +284,25 @@ def test_an_answer_does_not_depend_on_its_company(runtime):
         assert alone.response_ids[-1] == 2 or len(alone.response_ids) == 16
 
 
+def test_prompts_that_begin_alike_are_read_once(runtime, monkeypatch):
+    """The second answer takes over the first one's rows, and their features, which the first one keeps."""
+    jobs = [Job(Sample(str(last), (5, 6, 7, 8, 9, last), (), 0.0), seed=0) for last in (10, 11, 12)]
+    alone = [next(answer_all(runtime, [job], [], 6, batch_size=1, with_features=True)) for job in jobs]
+    rows: list[int] = []
+    forward = type(runtime).forward
+
+    def counting(self, calls):
+        rows.extend(len(call.token_ids) for call in calls)
+        return forward(self, calls)
+
+    monkeypatch.setattr(type(runtime), "forward", counting)
+    in_turn = list(answer_all(runtime, jobs, [], 6, batch_size=1, with_features=True))
+    assert sum(rows) == 3 * (6 + 5) - 2 * 4  # 4: all that is common but the last, whose pair is another
+    for (sample, pieces), (expected, own) in zip(in_turn, alone, strict=True):
+        assert sample == expected
+        torch.testing.assert_close(runtime.join(pieces), runtime.join(own))
+
+
 def test_an_answer_that_goes_round_in_circles_ends():
     def ends_after(token_ids, loop_tokens):
         text = Unlooped(StoppingConfig(max_new_tokens=30), NoText(), [2], loop_tokens=loop_tokens)

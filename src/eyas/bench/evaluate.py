@@ -180,7 +180,7 @@ class Evaluation:
                         yield self._row(job) | {"error": described(error)}
                     else:
                         asked[request] = job
-            for run in self.llm.engine(method).together(asked, self.config.batch, reuse=True):
+            for run in self.llm.engine(method).together(asked, self.config.batch):
                 yield self._row(asked[run.request]) | _told(Answer.of(run, {}))
 
     def _answer(self, job: Job) -> Row:

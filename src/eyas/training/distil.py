@@ -21,7 +21,7 @@ from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive, Session
 from eyas.engine import Engine, Request, Run
 from eyas.errors import DataError
-from eyas.interfaces import Features, Runtime
+from eyas.interfaces import DraftContext, Features, Runtime
 from eyas.metrics import Repeats
 from eyas.models import Progress, Tokenizer, silent
 from eyas.sampling import Sampler
@@ -170,6 +170,14 @@ class ListeningSession(Session):
     def __init__(self, listens: bool) -> None:
         self.heard: list[Features] = []  # the features so far, in pieces (T_i, H)
         self._listens = listens
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002
+        """Go on from the features of the first `keep` rows; the list of before stays as it was."""
+        told, self.heard = self.heard, []
+        for features in told:
+            if keep > 0:
+                self.heard.append(features[:keep])
+            keep -= len(features)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002
         """Remember the features."""
