@@ -44,8 +44,8 @@ struct Kernels {
   int (*argmax)(const float* x, int n);
   // Indices of the k largest entries, best first, ties to the lower index; k <= n and at most kMostBest.
   void (*top_k)(const float* x, int n, int k, int* indices);
-  // About g(position, id) of docs/laws.md, L2, for ids 0..n-1 (n a multiple of 16); absolute error below 1e-4.
-  void (*gumbel)(const Draw& draw, int n, float* out);
+  // About g(position, id) of docs/laws.md, L2, for ids first..first+n-1 (n a multiple of 16); absolute error below 1e-4.
+  void (*gumbel)(const Draw& draw, int first, int n, float* out);
   // out = logits * factor + noise; returns its largest entry. No logit is NaN.
   float (*add_noise)(const float* logits, float factor, const float* noise, int n, float* out);
   // The same with the noise of `gumbel`, which is made only where a score may come within noise_error of the largest;

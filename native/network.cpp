@@ -135,15 +135,25 @@ bool Head::couple(int rows, int k, Sampler& sampler, const Columns& columns, con
                   Best& best) {
   best.columns.resize(std::size_t(rows) * std::size_t(k));
   best.log_probs.resize(best.columns.size());
-  std::vector<float> logits(std::size_t(size()), 0.0f);
-  for (int t = 0; t < rows; ++t) {
-    copy(t, logits.data());
-    const std::size_t start = std::size_t(t) * std::size_t(k);
-    if (!sampler.couple(logits.data(), columns, answers[std::size_t(t)], scale, k, best.columns.data() + start,
-                        best.log_probs.data() + start))
-      return false;
+  std::vector<char> broken(std::size_t(rows), 0);
+  scratch_.resize(std::size_t(engine_.team.threads()));
+  sampler.make_noise(engine_.team, answers);
+  const auto couple = [&](int thread, int begin, int end) {
+    Scratch& own = scratch_[std::size_t(thread)];
+    own.logits.resize(std::size_t(size()));
+    for (int t = begin; t < end; ++t) {
+      copy(t, own.logits.data());
+      const std::size_t start = std::size_t(t) * std::size_t(k);
+      broken[std::size_t(t)] = !sampler.couple(own.logits.data(), columns, answers[std::size_t(t)], scale, k, own.scores,
+                                               best.columns.data() + start, best.log_probs.data() + start);
+    }
+  };
+  if (sampler.is_plain()) {
+    engine_.team.run([&](Phase& phase) { phase.each(rows, 1, [&](int begin, int end) { couple(phase.thread, begin, end); }); });
+  } else {
+    couple(0, 0, rows);
   }
-  return true;
+  return std::none_of(broken.begin(), broken.end(), [](char b) { return b; });
 }
 
 void Embedding::read(int token_id, float* out) const {

@@ -63,6 +63,10 @@ class Head {
   std::vector<int> starts_;  // column of each part's first output
   int size_ = 0;
   std::vector<Buffer> logits_;
+  struct Scratch {  // of one thread
+    std::vector<float> logits, scores;
+  };
+  std::vector<Scratch> scratch_;
 };
 
 // The table of input embeddings, as it lies in the model's file.

@@ -50,18 +50,37 @@ double Sampler::draw(int position, int id) const {
   return -std::log(-std::log(u));
 }
 
-const float* Sampler::noise(int position) {
-  std::vector<float>& row = noise_[position];
-  if (row.empty()) {
+void Sampler::make_noise(Team& team, const std::vector<Answer>& answers) {
+  constexpr int kPart = 64;  // vectors that a thread makes at a time
+  for (const Answer& answer : answers) {
+    const int position = next_position(answer);
+    if (noise_.count(position)) continue;
+    std::vector<float> row;
+    if (!spare_.empty()) {
+      row = std::move(spare_.back());
+      spare_.pop_back();
+    }
     row.resize(std::size_t(round_up(config_.vocab_size, kLanes)));
-    kernels_.gumbel({config_.seed, config_.choice, std::uint32_t(position)}, int(row.size()), row.data());
+    const Draw draw{config_.seed, config_.choice, std::uint32_t(position)};
+    team.run([&](Phase& phase) {
+      phase.each(int(row.size()) / kLanes, kPart, [&](int begin, int end) {
+        kernels_.gumbel(draw, begin * kLanes, (end - begin) * kLanes, row.data() + begin * kLanes);
+      });
+    });
+    noise_[position] = std::move(row);
   }
-  return row.data();
 }
 
 // A walk never goes back.
 void Sampler::forget(int position) {
-  for (auto it = noise_.begin(); it != noise_.end();) it = it->first < position ? noise_.erase(it) : std::next(it);
+  for (auto it = noise_.begin(); it != noise_.end();) {
+    if (it->first >= position) {
+      ++it;
+      continue;
+    }
+    spare_.push_back(std::move(it->second));
+    it = noise_.erase(it);
+  }
 }
 
 bool Sampler::edits() const {
@@ -69,11 +88,12 @@ bool Sampler::edits() const {
          config_.frequency_penalty != 0 || config_.min_new_tokens > 0;
 }
 
+bool Sampler::is_plain() const { return config_.temperature > kLeastPlain && !edits() && !filters(); }
+
 int Sampler::choose(const float* logits, const Answer& answer) {
-  const int position = config_.num_prompt_tokens + answer.length;
+  const int position = next_position(answer);
   forget(position);
-  const bool plain = config_.temperature > kLeastPlain && !edits() && !filters();
-  if (plain) return choose_plain(logits, position);
+  if (is_plain()) return choose_plain(logits, position);
   Columns all;
   all.count = config_.vocab_size;
   if (!process(logits, all, answer)) return -1;
@@ -119,25 +139,43 @@ int Sampler::choose_plain(const float* logits, int position) {
   return best;
 }
 
-bool Sampler::couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k, int* best,
-                     double* log_probs) {
-  if (!process(logits, columns, answer)) return false;
-  const float* drawn = noise(config_.num_prompt_tokens + answer.length);
-  double top = kNone, best_score = kNone;
-  for (const double x : row_) top = std::max(top, x);
-  scores_.assign(std::size_t(round_up(columns.count, kLanes)), -std::numeric_limits<float>::infinity());
-  for (int c = 0; c < columns.count; ++c) {
-    if (!(row_[std::size_t(c)] >= top - kReach)) continue;
-    const double score = row_[std::size_t(c)] - top + double(drawn[columns.id(c)]);  // small, whatever the logits are
-    scores_[std::size_t(c)] = float(score);
-    best_score = std::max(best_score, score);
-  }
-  float sum = 0;
-  if (best_score > kNone) sum = kernels_.sum_exp(scores_.data(), int(scores_.size()), float(best_score), float(1.0 / scale));
-  best_indices(kernels_, scores_.data(), columns.count, k, best);
+bool Sampler::couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k,
+                     std::vector<float>& scores, int* best, double* log_probs) {
+  const float* drawn = noise_.at(next_position(answer)).data();
+  scores.assign(std::size_t(round_up(columns.count, kLanes)), float(kNone));
+  const bool sound = is_plain() ? score_plain(logits, columns, drawn, scores) : score(logits, columns, answer, drawn, scores);
+  if (!sound) return false;
+  best_indices(kernels_, scores.data(), columns.count, k, best);
+  const float top = scores[std::size_t(best[0])];
+  const double total =
+      top > float(kNone) ? std::log(double(kernels_.sum_exp(scores.data(), int(scores.size()), top, float(1.0 / scale)))) : 0;
   for (int i = 0; i < k; ++i) {
-    const double score = double(scores_[std::size_t(best[i])]);
-    log_probs[i] = score > kNone ? std::min(0.0, (score - best_score) / scale - std::log(double(sum))) : kNone;
+    const float own = scores[std::size_t(best[i])];
+    log_probs[i] = own > float(kNone) ? std::min(0.0, (double(own) - double(top)) / scale - total) : kNone;
+  }
+  return true;
+}
+
+// Scores relative to the best logit's, small whatever the logits are; -infinity for what cannot win.
+bool Sampler::score_plain(const float* logits, const Columns& columns, const float* drawn, std::vector<float>& scores) const {
+  const int likely = kernels_.argmax(logits, columns.count);
+  if (likely < 0) return false;
+  const float top = logits[likely], inverse = float(1.0 / config_.temperature);
+  for (int c = 0; c < columns.count; ++c) {
+    const float x = (logits[c] - top) * inverse;
+    scores[std::size_t(c)] = x >= float(-kReach) ? x + drawn[columns.id(c)] : float(kNone);
+  }
+  return true;
+}
+
+bool Sampler::score(const float* logits, const Columns& columns, const Answer& answer, const float* drawn,
+                    std::vector<float>& scores) {
+  if (!process(logits, columns, answer)) return false;
+  double top = kNone;
+  for (const double x : row_) top = std::max(top, x);
+  for (int c = 0; c < columns.count; ++c) {
+    const double x = row_[std::size_t(c)];
+    if (x >= top - kReach) scores[std::size_t(c)] = float(x - top + double(drawn[columns.id(c)]));
   }
   return true;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "team.h"
 
 namespace eyas {
 
@@ -48,8 +49,13 @@ class Sampler {
   int choose(const float* logits, const Answer& answer);
   // For drafting with the same draws: the k best columns by score, and their log-probabilities of winning,
   // log-softmax(score / scale). Columns that cannot win come last, with -infinity. False if a logit is no number.
-  bool couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k, int* best,
-              double* log_probs);
+  // Wants `make_noise` for the answer; `scores` is memory to work in. Several threads may do this where the sampler is plain.
+  bool couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k, std::vector<float>& scores,
+              int* best, double* log_probs);
+  // Noise for what follows these answers, made by all threads; it is kept until a token behind it is chosen.
+  void make_noise(Team& team, const std::vector<Answer>& answers);
+  // Whether scores are logits by the temperature plus noise, and nothing else.
+  bool is_plain() const;
   // Whether an answer's ids matter, and not its length alone.
   bool edits() const;
 
@@ -62,8 +68,10 @@ class Sampler {
   void keep_min_p();
   double weigh(double top);
   int choose_plain(const float* logits, int position);
+  bool score_plain(const float* logits, const Columns& columns, const float* drawn, std::vector<float>& scores) const;
+  bool score(const float* logits, const Columns& columns, const Answer& answer, const float* drawn, std::vector<float>& scores);
   double draw(int position, int id) const;
-  const float* noise(int position);
+  int next_position(const Answer& answer) const { return config_.num_prompt_tokens + answer.length; }
   void forget(int position);
 
   const Kernels& kernels_;
@@ -72,6 +80,7 @@ class Sampler {
   std::vector<double> masses_;
   std::vector<float> scores_;
   std::unordered_map<int, std::vector<float>> noise_;  // about g(t, .), within noise_error
+  std::vector<std::vector<float>> spare_;              // memory for it
 };
 
 }  // namespace eyas

@@ -46,8 +46,8 @@ inline void noise_of(I random, float* out) {
   }
 }
 
-void gumbel(const Draw& draw, int n, float* out) {
-  for (int start = 0; start < n; start += kLanes) noise_of(random_words(draw, start), out + start);
+void gumbel(const Draw& draw, int first, int n, float* out) {
+  for (int i = 0; i < n; i += kLanes) noise_of(random_words(draw, first + i), out + i);
 }
 
 // Logarithms are the larger part of noise, and few ids need them: since g <= -log(1 - u), a score s + g reaches
