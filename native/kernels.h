@@ -48,9 +48,9 @@ struct Kernels {
   void (*gumbel)(const Draw& draw, int first, int n, float* out);
   // out = logits * factor + noise; returns its largest entry. No logit is NaN.
   float (*add_noise)(const float* logits, float factor, const float* noise, int n, float* out);
-  // The same with the noise of `gumbel`, which is made only where a score may come within noise_error of the largest;
-  // elsewhere out is kNever. `likely` is an id with a large logit.
-  float (*noisy_scores)(const float* logits, float factor, const Draw& draw, int likely, int n, float* out);
+  // The same with the noise of `gumbel` for ids first..first+n-1 (first a multiple of 16), which is made only where a score
+  // may come within noise_error of the largest; elsewhere out is kNever. Logit `likely` is a large one.
+  float (*noisy_scores)(const float* logits, float factor, const Draw& draw, int first, int likely, int n, float* out);
   // First index >= begin whose entry is at least `edge`; n if there is none.
   int (*next_at_least)(const float* x, int begin, int n, float edge);
   // Sum of exp((x - top) * factor); n is a multiple of 16.

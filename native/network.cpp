@@ -123,12 +123,7 @@ bool Head::best(int rows, int k, Best& best) {
 void Head::choose(const std::vector<int>& rows, const std::vector<Sampler*>& samplers, const std::vector<Answer>& answers,
                   std::vector<int>& chosen) {
   chosen.resize(rows.size());
-  engine_.team.run([&](Phase& phase) {
-    phase.each(int(rows.size()), 1, [&](int begin, int end) {
-      for (std::size_t i = std::size_t(begin); i < std::size_t(end); ++i)
-        chosen[i] = samplers[i]->choose(row(0, rows[i]), answers[i]);
-    });
-  });
+  for (std::size_t i = 0; i < rows.size(); ++i) chosen[i] = samplers[i]->choose(engine_.team, row(0, rows[i]), answers[i]);
 }
 
 bool Head::couple(int rows, int k, Sampler& sampler, const Columns& columns, const std::vector<Answer>& answers, double scale,

@@ -90,10 +90,10 @@ bool Sampler::edits() const {
 
 bool Sampler::is_plain() const { return config_.temperature > kLeastPlain && !edits() && !filters(); }
 
-int Sampler::choose(const float* logits, const Answer& answer) {
+int Sampler::choose(Team& team, const float* logits, const Answer& answer) {
   const int position = next_position(answer);
   forget(position);
-  if (is_plain()) return choose_plain(logits, position);
+  if (is_plain()) return choose_plain(team, logits, position);
   Columns all;
   all.count = config_.vocab_size;
   if (!process(logits, all, answer)) return -1;
@@ -113,30 +113,58 @@ int Sampler::choose(const float* logits, const Answer& answer) {
   return best;
 }
 
-// Without processors: scores in float find the few tokens that may win, and these are drawn exactly. Noise that drafting
-// made already is used; otherwise most of it need not be made.
-int Sampler::choose_plain(const float* logits, int position) {
-  const int n = config_.vocab_size, likely = kernels_.argmax(logits, n);
-  if (likely < 0) return -1;
-  const double temperature = config_.temperature;
-  const float inverse = float(1.0 / temperature);
+// Without processors: scores in float find the few tokens that may win, each thread in its part, and these are drawn exactly.
+int Sampler::choose_plain(Team& team, const float* logits, int position) {
+  const int n = config_.vocab_size, count = team.threads(), vectors = (n + kLanes - 1) / kLanes;
   scores_.resize(std::size_t(n));
-  const auto made = noise_.find(position);
-  const float top = made != noise_.end()
-                        ? kernels_.add_noise(logits, inverse, made->second.data(), n, scores_.data())
-                        : kernels_.noisy_scores(logits, inverse, {config_.seed, config_.choice, std::uint32_t(position)}, likely,
-                                                n, scores_.data());
+  parts_.resize(std::size_t(count));
+  team.run([&](Phase& phase) {
+    phase.each(count, 1, [&](int begin, int end) {
+      for (int i = begin; i < end; ++i) {
+        const int first = vectors * i / count * kLanes, last = std::min(n, vectors * (i + 1) / count * kLanes);
+        score_part(logits, position, first, last - first, parts_[std::size_t(i)]);
+      }
+    });
+  });
+  float top = kNever;
+  for (const Part& part : parts_) {
+    if (!part.sound) return -1;
+    top = std::max(top, part.top);
+  }
   const float edge = top - noise_error(top);
   int best = -1;
   double best_score = kNone;
-  for (int id = 0; (id = kernels_.next_at_least(scores_.data(), id, n, edge)) < n; ++id) {
-    const double score = double(logits[id]) / temperature + draw(position, id);
-    if (best < 0 || score > best_score) {
-      best = id;
-      best_score = score;
+  for (const Part& part : parts_) {
+    for (const int id : part.able) {
+      if (scores_[std::size_t(id)] < edge) continue;
+      const double score = double(logits[id]) / config_.temperature + draw(position, id);
+      if (best < 0 || score > best_score) {
+        best = id;
+        best_score = score;
+      }
     }
   }
   return best;
+}
+
+// Noise that drafting made already is used; otherwise most of it need not be made.
+void Sampler::score_part(const float* logits, int position, int first, int n, Part& part) {
+  part = {};
+  if (n <= 0) return;
+  const int likely = kernels_.argmax(logits + first, n);
+  part.sound = likely >= 0;
+  if (!part.sound) return;
+  const float inverse = float(1.0 / config_.temperature);
+  float* scores = scores_.data() + first;
+  const auto made = noise_.find(position);
+  if (made != noise_.end()) {
+    part.top = kernels_.add_noise(logits + first, inverse, made->second.data() + first, n, scores);
+  } else {
+    const Draw noise{config_.seed, config_.choice, std::uint32_t(position)};
+    part.top = kernels_.noisy_scores(logits + first, inverse, noise, first, likely, n, scores);
+  }
+  const float edge = part.top - noise_error(part.top);
+  for (int i = 0; (i = kernels_.next_at_least(scores, i, n, edge)) < n; ++i) part.able.push_back(first + i);
 }
 
 bool Sampler::couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k,

@@ -46,7 +46,7 @@ class Sampler {
 
   const SamplerConfig& config() const { return config_; }
   // The token after prompt and answer, from the (vocab,) logits; -1 if one of them is no number.
-  int choose(const float* logits, const Answer& answer);
+  int choose(Team& team, const float* logits, const Answer& answer);
   // For drafting with the same draws: the k best columns by score, and their log-probabilities of winning,
   // log-softmax(score / scale). Columns that cannot win come last, with -infinity. False if a logit is no number.
   // Wants `make_noise` for the answer; `scores` is memory to work in. Several threads may do this where the sampler is plain.
@@ -67,7 +67,13 @@ class Sampler {
   void keep_top_p();
   void keep_min_p();
   double weigh(double top);
-  int choose_plain(const float* logits, int position);
+  struct Part {  // of the ids, as one thread sees it
+    bool sound = true;
+    float top = kNever;     // score
+    std::vector<int> able;  // ids that may be the best
+  };
+  int choose_plain(Team& team, const float* logits, int position);
+  void score_part(const float* logits, int position, int first, int n, Part& part);
   bool score_plain(const float* logits, const Columns& columns, const float* drawn, std::vector<float>& scores) const;
   bool score(const float* logits, const Columns& columns, const Answer& answer, const float* drawn, std::vector<float>& scores);
   double draw(int position, int id) const;
@@ -79,6 +85,7 @@ class Sampler {
   std::vector<double> row_;  // processed logits
   std::vector<double> masses_;
   std::vector<float> scores_;
+  std::vector<Part> parts_;
   std::unordered_map<int, std::vector<float>> noise_;  // about g(t, .), within noise_error
   std::vector<std::vector<float>> spare_;              // memory for it
 };

@@ -52,7 +52,7 @@ void gumbel(const Draw& draw, int first, int n, float* out) {
 
 // Logarithms are the larger part of noise, and few ids need them: since g <= -log(1 - u), a score s + g reaches
 // `best` only where 1 - u <= exp(s - best).
-float noisy_scores(const float* logits, float factor, const Draw& draw, int likely, int n, float* out) {
+float noisy_scores(const float* logits, float factor, const Draw& draw, int first, int likely, int n, float* out) {
   float best = kNever;
   const auto score = [&](int start, I words) {
     alignas(64) float noise[kLanes];
@@ -62,9 +62,9 @@ float noisy_scores(const float* logits, float factor, const Draw& draw, int like
       best = out[i] > best ? out[i] : best;
     }
   };
-  score(likely / kLanes * kLanes, random_words(draw, likely / kLanes * kLanes));  // a good score to begin with
+  score(likely / kLanes * kLanes, random_words(draw, first + likely / kLanes * kLanes));  // a good score to begin with
   for (int start = 0; start < n; start += kLanes) {
-    const I words = random_words(draw, start);
+    const I words = random_words(draw, first + start);
     if (start + kLanes <= n) {
       const F able = exponential(sub(mul(load(logits + start), set(factor)), set(best - 2 * noise_error(best))));
       // 1 - u; what rounding takes from a small one is below 1e-7.

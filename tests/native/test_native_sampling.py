@@ -72,13 +72,13 @@ def on_the_edge(sampler, logits, generated, columns=None):
 
 
 class Twin:
-    """The compiled sampler behind a head whose logits are its input."""
+    """The compiled sampler behind a head whose logits are its input; two threads share its work."""
 
     def __init__(self, sampler, isa=None, ids=None):
         size = sampler.vocab_size if ids is None else len(ids)
         self.sampler, self.ids = sampler, ids
-        self.head = _native.Head(engine(1, isa), [make_matrix(np.eye(size, dtype="f4"), "float32", "one")])
-        self.twin = NativeSamplers(engine(1, isa)).twin(sampler)
+        self.head = _native.Head(engine(2, isa), [make_matrix(np.eye(size, dtype="f4"), "float32", "one")])
+        self.twin = NativeSamplers(engine(2, isa)).twin(sampler)
 
     def choose(self, logits, generated):
         self.head.forward(logits[None])
@@ -106,14 +106,15 @@ def test_ids_are_the_references(isa, row, data):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
-def test_many_draws_of_a_large_vocabulary(isa, temperature):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_draws_of_a_large_vocabulary(isa, temperature, threads):
     """The float search finds the exact winner: 200 rows of 1,000 tokens."""
     generator = np.random.default_rng(1)
     sampler = Sampler(SamplingConfig(temperature=temperature), prompt_ids=[1], vocab_size=1000, seed=5)
-    twin = NativeSamplers(engine(1, isa)).twin(sampler)
+    twin = NativeSamplers(engine(threads, isa)).twin(sampler)
     rows = generator.normal(scale=3, size=(200, 1000)).astype("f4")
     eye = make_matrix(np.eye(1000, dtype="f4"), "float32", "one")
-    head = _native.Head(engine(1, isa), [eye])
+    head = _native.Head(engine(threads, isa), [eye])
     head.forward(rows)
     for position, row in enumerate(rows):
         [token] = head.choose([position], [twin], [(position, [])])
