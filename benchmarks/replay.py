@@ -47,14 +47,14 @@ def main() -> None:
     run = json.loads(args.costs.read_text())
     stored = next(made["costs"] for made in run["contenders"].values() if made.get("costs"))
     llm = eyas.load(model=args.model, head=args.head, runtime="native", dtype=args.dtype, method="eagle2")
+    engine, table = llm.engine(), CostTable.from_dict(stored)  # one table: what it derives for a context, it keeps
     options = {"temperature": args.temperature, "seed": 0, "max_new_tokens": 128, "tree": "auto", "copies": args.copies}
     replays: dict[str, list[Replay]] = {}
     for path in find_question_files(args.questions, os.environ.get("EYAS_EVAL_DATA")):
         questions = read_questions(path)
         for question in questions.questions[: args.limit]:
-            request = llm.request(question.turns[0], llm.options(options))
-            request = replace(request, costs=CostTable.from_dict(stored))
-            replays.setdefault(questions.name, []).append(replayed(llm.engine(), request))
+            request = replace(llm.request(question.turns[0], llm.options(options)), costs=table)
+            replays.setdefault(questions.name, []).append(replayed(engine, request))
         print(f"{questions.name:12s} {summary(replays[questions.name])}", file=sys.stderr)
     sets = {name: summary(done) for name, done in replays.items()}
     document: dict[str, Any] = {

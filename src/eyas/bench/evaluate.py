@@ -170,7 +170,7 @@ class Evaluation:
             return
         for method in dict.fromkeys(job.method for job in jobs):
             asked: dict[Request, Job] = {}
-            # Setting by setting: by the next one, runs with its prompts have ended and lend their caches.
+            # Setting by setting: of few questions, runs with the next one's prompts have ended by then.
             for job in sorted(jobs, key=lambda job: (job.options.sampling.temperature, _seed(job))):
                 if job.method == method:
                     try:
