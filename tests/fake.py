@@ -183,6 +183,9 @@ class FakeRuntime:
             results.append(FakeRows(self, prefixes))
         return results
 
+    def select(self, features, rows):
+        return features[rows]
+
 
 class RandomTrees:
     """A drafter that proposes any tree at all, and checks what the engine tells it."""
@@ -302,6 +305,9 @@ class FreeRuntime:
         for call in calls:
             call.cache.num_pending += len(call.token_ids)
         return [FreeRows(call, self.accepted) for call in calls]
+
+    def select(self, features, rows):
+        return features[rows]
 
     def embed(self, token_ids):
         return FreeFeatures(len(token_ids))

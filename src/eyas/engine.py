@@ -305,7 +305,7 @@ class Engine:
         if self.laps is not None:
             self.laps.mark("other")
         run.cache.commit(path)
-        run.session.extend(rows.features[path], emitted)
+        run.session.extend(self.runtime.select(rows.features, path), emitted)
         request.sampler.forget(len(run.tokens))
         if self.laps is not None:
             self.laps.mark("commit")

@@ -233,6 +233,10 @@ class Runtime(Protocol):
         """Features (T_i, H) below each other, in their order."""
         ...
 
+    def select(self, features: Features, rows: Sequence[int]) -> Features:
+        """Rows of features (T, H), in memory of their own: (R, H)."""
+        ...
+
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> Linear:
         """A linear layer of weight (outputs, inputs) and bias (outputs,)."""
         ...

@@ -46,6 +46,16 @@ def test_greedy_choice_is_the_argmax(served):
         assert choice.log_prob is None
 
 
+def test_selected_rows_are_copies(llama):
+    features = forward(llama).features
+    wanted = [features[row].tolist() for row in (0, 3, 3)]
+    chosen = llama.select(features, [0, 3, 3])
+    assert chosen.tolist() == wanted
+    with torch.inference_mode():
+        features *= 0
+    assert chosen.tolist() == wanted
+
+
 def test_log_probs_are_those_of_the_unprocessed_logits(llama):
     rows = forward(llama)
     wanted = log_softmax(rows.logits(2))

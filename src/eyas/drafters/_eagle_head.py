@@ -180,6 +180,10 @@ class HeadState:
             laps.mark("draft")
         return outputs
 
+    def select(self, features: Features, rows: Sequence[int]) -> Features:
+        """Rows of features, for the rows below them."""
+        return self._head.runtime.select(features, rows)
+
     @property
     def num_pending(self) -> int:
         """Rows of the tree under way."""
@@ -267,11 +271,13 @@ class Expander:
         if frontier is None:
             self._features = self._state.read(self._token_ids)
             return
-        rows = np.array(frontier.parent_rows, dtype=np.int64)
-        parents = np.full(len(rows), -1) if self._first_row is None else rows + self._first_row
+        first = self._first_row
+        parents = np.array([-1 if first is None else first + row for row in frontier.parent_rows])
         self._first_row = self._state.num_pending
         token_ids = np.array(frontier.token_ids, dtype=np.int64)
-        self._features = self._state.append(token_ids, self._features[rows], parents)
+        self._features = self._state.append(
+            token_ids, self._state.select(self._features, frontier.parent_rows), parents
+        )
         self._depth += 1
         if self._prefixes:
             self._prefixes = [

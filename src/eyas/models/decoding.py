@@ -51,6 +51,7 @@ class Decoding:
     byte_level: bool
     byte_fallback: bool
     anchor: int
+    _bytes: dict[int, bytes] = field(default_factory=dict, repr=False)  # of tokens asked for
 
     @classmethod
     def of(cls, backend: Any) -> "Decoding":
@@ -62,6 +63,12 @@ class Decoding:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; none of an unknown id."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            known = self._bytes[token_id] = self._find_bytes(token_id)
+        return known
+
+    def _find_bytes(self, token_id: int) -> bytes:
         token = self.backend.id_to_token(token_id)
         if token is None:
             return b""
@@ -81,14 +88,15 @@ class ByteStream:
     """Byte-level BPE: each token's bytes through an incremental UTF-8 decoder."""
 
     def __init__(self, decoding: Decoding, special_ids: frozenset[int]) -> None:
-        self._backend = decoding.backend
+        self._decoding = decoding
         self._special_ids = special_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         """See `StreamDecoder`."""
-        token = None if token_id in self._special_ids else self._backend.id_to_token(token_id)
-        return "" if token is None else self._utf8.decode(_token_bytes(token))
+        return (
+            "" if token_id in self._special_ids else self._utf8.decode(self._decoding.token_bytes(token_id))
+        )
 
     def flush(self) -> str:
         """See `StreamDecoder`."""

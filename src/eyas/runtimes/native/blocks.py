@@ -105,7 +105,7 @@ class NativeLMHead:
         if best is None:
             raise broken_draft()
         columns, log_probs = best
-        return TopK(columns if self._token_ids is _ALL else self._token_ids[columns], log_probs)
+        return TopK(columns if self._token_ids is _ALL else self._token_ids.take(columns), log_probs)
 
     def logits(self, hidden: Features) -> Floats:
         """(T, V) unprocessed logits; -inf for tokens that have no column."""

@@ -136,6 +136,11 @@ class TorchRuntime:
         """Features below each other."""
         return torch.cat([as_tensor(rows) for rows in parts])
 
+    @torch.inference_mode()
+    def select(self, features: Features, rows: Sequence[int]) -> Tensor:
+        """A copy of some rows."""
+        return as_tensor(features)[list(rows)]
+
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLinear:
         """A linear layer of weight (outputs, inputs) and bias (outputs,), in the target's precision."""
         return TorchLinear(self._own(weight), None if bias is None else self._own(bias))
