@@ -51,7 +51,7 @@ class Decoding:
     byte_level: bool
     byte_fallback: bool
     anchor: int
-    _bytes: dict[int, bytes] = field(default_factory=dict, repr=False)  # of tokens asked for
+    _bytes: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)  # of tokens asked for
 
     @classmethod
     def of(cls, backend: Any) -> "Decoding":
