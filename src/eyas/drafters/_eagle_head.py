@@ -272,12 +272,11 @@ class Expander:
             self._features = self._state.read(self._token_ids)
             return
         first = self._first_row
-        parents = np.array([-1 if first is None else first + row for row in frontier.parent_rows])
+        above = [-1 if first is None else first + row for row in frontier.parent_rows]
         self._first_row = self._state.num_pending
-        token_ids = np.array(frontier.token_ids, dtype=np.int64)
-        self._features = self._state.append(
-            token_ids, self._state.select(self._features, frontier.parent_rows), parents
-        )
+        token_ids, parents = np.array(frontier.token_ids, dtype=np.int64), np.array(above, dtype=np.int64)
+        features = self._state.select(self._features, frontier.parent_rows)
+        self._features = self._state.append(token_ids, features, parents)
         self._depth += 1
         if self._prefixes:
             self._prefixes = [

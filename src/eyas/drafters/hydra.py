@@ -172,8 +172,8 @@ class Session(StaticTreeSession):
     def next_level(self, level: Level, frontier: Frontier) -> Level:
         """For each node the parts of its parent, and its own embedding."""
         self.num_forwards += 1
-        rows = np.array(frontier.parent_rows)
-        parts = [*(part[rows] for part in level.inputs), self._embed(frontier.token_ids)]
+        above = [self._runtime.select(part, frontier.parent_rows) for part in level.inputs]
+        parts = [*above, self._embed(frontier.token_ids)]
         paths = zip(frontier.parent_rows, frontier.token_ids, strict=True)
         return Level(parts, [level.prefixes[row].extended(token) for row, token in paths])
 

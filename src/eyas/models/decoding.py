@@ -94,9 +94,9 @@ class ByteStream:
 
     def push(self, token_id: int) -> str:
         """See `StreamDecoder`."""
-        return (
-            "" if token_id in self._special_ids else self._utf8.decode(self._decoding.token_bytes(token_id))
-        )
+        if token_id in self._special_ids:
+            return ""
+        return self._utf8.decode(self._decoding.token_bytes(token_id))
 
     def flush(self) -> str:
         """See `StreamDecoder`."""
