@@ -81,7 +81,8 @@ float soften(const AttendItem& item, int row) {
   store(scores + end, set(kNever));  // the last vector's tail; rows have room for it
   F best = set(kNever);
   for (int i = view.first; i < end; i += kLanes) best = max(best, load(scores + i));
-  const F top = set(max_of(best)), scale = set(item.scale);
+  const float highest = max_of(best);
+  const F top = set(highest), scale = set(item.scale);
   F sum = zero();
   for (int i = view.first; i < end; i += kLanes) {
     F p = exponential(mul(sub(load(scores + i), top), scale));  // at most 1, however large the scores
@@ -94,7 +95,8 @@ float soften(const AttendItem& item, int row) {
     store(scores + i, p);
     sum = add(sum, p);
   }
-  return 1.0f / sum_of(sum);
+  // A score beyond float's range has no weight that is a number, and neither have the others.
+  return std::isfinite(highest) ? 1.0f / sum_of(sum) : std::numeric_limits<float>::quiet_NaN();
 }
 
 template <class T>

@@ -10,7 +10,6 @@ namespace {
 
 // Rows side by side, padded: [x1; x2; ..].
 std::size_t join(const std::vector<Rows>& inputs, int k, Buffer& buffer, std::size_t* count) {
-  require(!inputs.empty(), "rows to multiply");
   *count = inputs.front().shape(0);
   std::size_t width = std::size_t(round_up(k, kBlock)), sum = 0;
   for (const Rows& rows : inputs) {
@@ -40,22 +39,27 @@ struct PyLinear {
       : engine(std::move(engine_)), owner(std::move(matrix)), weight(nb::cast<const Matrix&>(owner).packed) {}
 
   Out<float> forward(const std::vector<Rows>& rows) {
-    std::size_t count = 0;
-    const std::size_t width = join(rows, weight.k, inputs, &count), stride = std::size_t(weight.blocks()) * kBlock;
-    outputs.reserve(count * stride * sizeof(float));
-    const std::size_t n = std::size_t(weight.n);
-    Out<float> out = new_array<float>({count, n});
+    require(!rows.empty(), "rows to multiply");
+    const std::size_t n = std::size_t(weight.n), stride = std::size_t(weight.blocks()) * kBlock;
+    Out<float> out = new_array<float>({rows.front().shape(0), n});
     float* result = out.data();
     const nb::gil_scoped_release release;
+    const auto turn = engine->team.hold();
+    std::size_t count = 0;
+    const std::size_t width = join(rows, weight.k, inputs, &count);
+    outputs.reserve(count * stride * sizeof(float));
     engine->multiply(weight, inputs.as<float>(), width, int(count), outputs.as<float>(), stride);
     for (std::size_t t = 0; t < count; ++t) std::memcpy(result + t * n, outputs.as<float>() + t * stride, sizeof(float) * n);
     return out;
   }
 };
 
-std::vector<Answer> to_answers(const PyHead::Generated& generated) {
+std::vector<Answer> to_answers(const PyHead::Generated& generated, int vocab_size) {
   std::vector<Answer> answers;
-  for (const auto& [length, ids] : generated) answers.push_back({length, ids});
+  for (const auto& [length, ids] : generated) {
+    for (const int id : ids) require(id >= 0 && id < vocab_size, "answers of the sampler's vocabulary");
+    answers.push_back({length, ids});
+  }
   return answers;
 }
 
@@ -71,22 +75,28 @@ PyHead::PyHead(std::shared_ptr<Engine> engine_, std::vector<nb::object> matrices
   head = std::make_unique<Head>(*engine, std::move(parts));
 }
 
-void PyHead::forward(const Rows& x) {
+void PyHead::compute(const Rows& x) {
   std::size_t count = 0;
   const std::size_t width = join({x}, k, inputs, &count);
-  const nb::gil_scoped_release release;
   head->forward(inputs.as<float>(), width, int(count));
   rows = int(count);
 }
 
+void PyHead::forward(const Rows& x) {
+  const nb::gil_scoped_release release;
+  const auto turn = engine->team.hold();
+  compute(x);
+}
+
 nb::object PyHead::top_k(const Rows& x, int wanted) {
   require(wanted >= 1, "k must be at least 1");
-  forward(x);
   const int best_count = std::min(wanted, head->size());
   Best best;
   bool sound;
   {
     const nb::gil_scoped_release release;
+    const auto turn = engine->team.hold();
+    compute(x);
     sound = head->best(rows, best_count, best);
   }
   return sound ? to_arrays(best, best_count) : nb::none();
@@ -96,13 +106,14 @@ std::vector<int> PyHead::choose(const std::vector<int>& which, const std::vector
                                 const Generated& generated) {
   require(which.size() == samplers.size() && which.size() == generated.size(), "a sampler and an answer per row");
   for (std::size_t i = 0; i < which.size(); ++i) {
-    require(which[i] >= 0 && which[i] < rows && samplers[i]->config().vocab_size == head->size(),
-            "rows of the last forward, of the whole vocabulary");
+    require(samplers[i] && which[i] >= 0 && which[i] < rows && samplers[i]->config().vocab_size == head->size(),
+            "samplers, and rows of the last forward, of the whole vocabulary");
     for (std::size_t j = 0; j < i; ++j) require(samplers[i] != samplers[j], "a sampler in two rows");
   }
-  const std::vector<Answer> answers = to_answers(generated);
+  const std::vector<Answer> answers = to_answers(generated, head->size());
   std::vector<int> chosen;
   const nb::gil_scoped_release release;
+  const auto turn = engine->team.hold();
   head->choose(which, samplers, answers, chosen);
   return chosen;
 }
@@ -110,28 +121,30 @@ std::vector<int> PyHead::choose(const std::vector<int>& which, const std::vector
 nb::object PyHead::coupled(const Rows& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated,
                            double scale) {
   require(wanted >= 1 && scale > 0, "k must be at least 1, and scale above 0");
-  require(ids.shape(0) == 0 || ids.shape(0) == std::size_t(head->size()), "an id per column");
+  const int vocab_size = sampler.config().vocab_size;
+  require(ids.shape(0) == std::size_t(head->size()) || (ids.shape(0) == 0 && head->size() <= vocab_size), "an id per column");
   require(generated.size() == x.shape(0), "an answer per row");
-  forward(x);
   Columns columns;
   columns.count = head->size();
   std::vector<int> index;
   if (ids.shape(0)) {
     for (std::size_t c = 0; c < ids.shape(0); ++c)
-      require(ids.data()[c] >= 0 && ids.data()[c] < sampler.config().vocab_size, "ids of the sampler's vocabulary");
+      require(ids.data()[c] >= 0 && ids.data()[c] < vocab_size, "ids of the sampler's vocabulary");
     columns.ids = ids.data();
   }
   if (ids.shape(0) && sampler.edits()) {  // nothing else looks a column up
-    index.assign(std::size_t(sampler.config().vocab_size), -1);
+    index.assign(std::size_t(vocab_size), -1);
     for (std::size_t c = 0; c < ids.shape(0); ++c) index[std::size_t(ids.data()[c])] = int(c);
     columns.index = index.data();
   }
-  const std::vector<Answer> answers = to_answers(generated);
+  const std::vector<Answer> answers = to_answers(generated, vocab_size);
   Best best;
   bool sound;
   const int count = std::min(wanted, head->size());
   {
     const nb::gil_scoped_release release;
+    const auto turn = engine->team.hold();
+    compute(x);
     sound = head->couple(rows, count, sampler, columns, answers, scale, best);
   }
   return sound ? to_arrays(best, count) : nb::none();
@@ -169,7 +182,10 @@ void bind_head(nb::module_& m) {
              double repetition_penalty, double presence_penalty, double frequency_penalty,
              std::vector<std::pair<int, double>> bias, std::uint32_t seed, std::uint32_t choice, std::vector<int> prompt_ids,
              int num_prompt_tokens, int vocab_size, std::vector<int> withheld, int min_new_tokens) {
-            for (const int id : prompt_ids) require(id >= 0 && id < vocab_size, "prompt ids of the vocabulary");
+            const auto known = [&](int id) { return id >= 0 && id < vocab_size; };
+            require(std::all_of(prompt_ids.begin(), prompt_ids.end(), known), "prompt ids of the vocabulary");
+            require(std::all_of(withheld.begin(), withheld.end(), known), "withheld ids of the vocabulary");
+            for (const auto& [id, value] : bias) require(known(id), "biased ids of the vocabulary");
             new (self) Sampler(engine->kernels, {temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
                                                  frequency_penalty, std::move(bias), seed, choice, std::move(prompt_ids),
                                                  num_prompt_tokens, vocab_size, std::move(withheld), min_new_tokens});

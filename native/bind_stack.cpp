@@ -37,9 +37,11 @@ StackShape make_shape(int hidden, int intermediate, int heads, int kv_heads, int
 
 }  // namespace
 
-const float* PyStack::norm(const nb::dict& layer, const char* name) {
+const float* PyStack::norm(const nb::dict& layer, const char* name, int size) {
   if (!layer.contains(name) || layer[name].is_none()) return nullptr;
-  norms.push_back(std::make_unique<std::vector<float>>(padded(nb::cast<Vector>(layer[name]))));
+  const Vector weights = nb::cast<Vector>(layer[name]);
+  require(weights.shape(0) == std::size_t(size), "a norm as wide as its rows");
+  norms.push_back(std::make_unique<std::vector<float>>(padded(weights)));
   return norms.back()->data();
 }
 
@@ -50,10 +52,10 @@ const Packed& PyStack::matrix(const nb::dict& layer, const char* name) {
 
 Layer PyStack::layer(const nb::dict& weights, const StackShape& shape) {
   Layer layer;
-  layer.input_norm = norm(weights, "input_norm");
-  layer.post_norm = norm(weights, "post_norm");
-  layer.query_norm = norm(weights, "query_norm");
-  layer.key_norm = norm(weights, "key_norm");
+  layer.input_norm = norm(weights, "input_norm", shape.hidden);
+  layer.post_norm = norm(weights, "post_norm", shape.hidden);
+  layer.query_norm = norm(weights, "query_norm", shape.head_dim);
+  layer.key_norm = norm(weights, "key_norm", shape.head_dim);
   layer.qkv = matrix(weights, "qkv");
   layer.output = matrix(weights, "output");
   layer.gate_up = matrix(weights, "gate_up");
@@ -65,6 +67,8 @@ Layer PyStack::layer(const nb::dict& weights, const StackShape& shape) {
               layer.output.k == width && layer.gate_up.n == 2 * round_up(shape.intermediate, kLanes) &&
               layer.gate_up.k == shape.hidden && layer.down.n == shape.hidden && layer.down.k == shape.intermediate,
           "matrices that do not fit the layer");
+  const Kind kind = layer.qkv.kind;
+  require(layer.output.kind == kind && layer.gate_up.kind == kind && layer.down.kind == kind, "matrices of one kind");
   return layer;
 }
 
@@ -74,11 +78,13 @@ PyStack::PyStack(std::shared_ptr<Engine> engine_, const StackShape& shape, nb::l
   std::vector<Layer> made;
   for (const nb::handle item : layers) {
     made.push_back(layer(nb::cast<nb::dict>(item), shape));
+    require(made.back().qkv.kind == made.front().qkv.kind, "layers of one kind");
     for (const Layer& other : made)
       require(!other.window || !made.back().window || other.window == made.back().window, "windows of one size");
   }
   const float* last = nullptr;
   if (final_norm) {
+    require(final_norm->shape(0) == std::size_t(shape.hidden), "a norm as wide as its rows");
     norms.push_back(std::make_unique<std::vector<float>>(padded(*final_norm)));
     last = norms.back()->data();
   }
@@ -94,6 +100,7 @@ Out<float> PyStack::forward(PyCache& cache, const Rows& x, const std::optional<I
   float* result = out.data();
   {
     const nb::gil_scoped_release release;
+    const auto turn = engine->team.hold();
     rows.reserve(count * width * sizeof(float));
     float* state = rows.as<float>();
     for (std::size_t t = 0; t < count; ++t) {

@@ -20,11 +20,13 @@ struct PyTarget {
         head(nb::cast<PyHead&>(head_owner)) {
     Embedding embedding;
     embedding.data = table.data();
-    embedding.bf16 = table.itemsize() == 2;
+    embedding.bf16 = table.dtype() == nb::dtype<std::uint16_t>();
+    require(embedding.bf16 || table.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
     embedding.round = round;
     embedding.vocab = int(table.shape(0));
     embedding.hidden = int(table.shape(1));
-    require(embedding.hidden == stack.stack->shape().hidden, "an embedding of the stack's hidden size");
+    const int hidden = stack.stack->shape().hidden;
+    require(embedding.hidden == hidden && head.k == hidden, "an embedding and a head of the stack's hidden size");
     network = std::make_unique<TargetNetwork>(*stack.stack, *head.head, embedding);
   }
 
@@ -40,7 +42,7 @@ struct PyTarget {
     std::size_t total = 0;
     int wanted = 0;
     for (const auto& [cache, ids, above, last_only] : calls) {
-      require(ids.shape(0) > 0, "a call needs rows");
+      require(cache != nullptr && ids.shape(0) > 0, "a call needs a cache and rows");
       check_ids(ids);
       parents.push_back(to_parents(above, ids.shape(0)));
       TargetRows call;
@@ -57,6 +59,7 @@ struct PyTarget {
     float* out = features.data();
     {
       const nb::gil_scoped_release release;
+      const auto turn = stack.engine->team.hold();
       network->forward(rows, out);
     }
     head.rows = wanted;

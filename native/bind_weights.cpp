@@ -50,13 +50,14 @@ nb::tuple py_pack(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu
   w.kind = kind_of(kind);
   w.n = int(rows.shape(0));
   w.k = int(rows.shape(1));
-  require(rows.itemsize() == 2 || rows.itemsize() == 4, "float32, or bfloat16 as uint16");
+  const bool bf16 = rows.dtype() == nb::dtype<std::uint16_t>();
+  require(bf16 || rows.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
   Out<std::uint8_t> data = new_array<std::uint8_t>({w.bytes()});
   Out<float> scale = new_array<float>({w.kind == Kind::I8 ? std::size_t(w.blocks()) * kBlock : 0});
   std::size_t bad;
   {
     const nb::gil_scoped_release release;
-    bad = pack(rows.data(), rows.itemsize() == 2, w.kind, w.n, w.k, data.data(), scale.data());
+    bad = pack(rows.data(), bf16, w.kind, w.n, w.k, data.data(), scale.data());
   }
   return nb::make_tuple(data, scale, bad);
 }

@@ -13,6 +13,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 
@@ -72,7 +73,13 @@ struct PyCache {
 inline std::vector<int> to_parents(const std::optional<Ids>& parents, std::size_t count) {
   if (!parents) return {};
   require(parents->shape(0) == count, "one parent per row");
-  return std::vector<int>(parents->data(), parents->data() + count);
+  std::vector<int> out(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int64_t parent = parents->data()[i];
+    require(parent >= -1 && parent <= std::numeric_limits<int>::max(), "a parent is a pending row, or -1");
+    out[i] = int(parent);
+  }
+  return out;
 }
 
 struct PyStack {
@@ -86,7 +93,7 @@ struct PyStack {
   Out<float> forward(PyCache& cache, const Rows& x, const std::optional<Ids>& parents);
 
  private:
-  const float* norm(const nb::dict& layer, const char* name);
+  const float* norm(const nb::dict& layer, const char* name, int size);
   const Packed& matrix(const nb::dict& layer, const char* name);
   Layer layer(const nb::dict& weights, const StackShape& shape);
 };
@@ -111,6 +118,7 @@ struct PyHead {
   int argmax(int row);
 
  private:
+  void compute(const Rows& x);  // with the team held, and without the GIL
   nb::object to_arrays(const Best& best, int count) const;
 };
 

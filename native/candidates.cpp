@@ -12,12 +12,13 @@ constexpr double kNone = -std::numeric_limits<double>::infinity();
 
 // How a copy and the draft's own view of it agree, in odds; eyas/candidates.py says where the numbers come from.
 constexpr double kDoubt = 0.32, kTrust = 2.3;
+constexpr double kMostJoint = 1.0 - 1e-15;  // what is left for siblings has a logarithm
 
 double joint_rate(double rate, double seen) {
-  if (seen >= 1.0) return seen;
+  if (seen >= kMostJoint) return kMostJoint;
   const double odds = rate / (1.0 - rate);
   const double joint = kDoubt * odds + kTrust * std::sqrt(odds) * (seen / (1.0 - seen));
-  return joint / (1.0 + joint);
+  return std::min(kMostJoint, joint / (1.0 + joint));
 }
 
 // The `count` first in the order "merit descending, then index ascending".

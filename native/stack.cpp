@@ -62,12 +62,9 @@ void Stack::grow_angles(int positions) {
   }
 }
 
-// Appends the rows to their caches and decides who attends to what; nothing is allocated after this.
+// Appends the rows to their caches and decides who attends to what.
 void Stack::place(const std::vector<Call>& calls, int total) {
   const int repeat = shape_.heads / shape_.kv_heads;
-  int slots = 0;
-  for (const Call& call : calls) slots = std::max(slots, call.cache->num_slots() + call.count);
-  grow_angles(slots);
   rows_.clear();
   items_.clear();
   std::size_t scattered = 0;
@@ -97,18 +94,21 @@ void Stack::place(const std::vector<Call>& calls, int total) {
     for (int head = 0; head < shape_.kv_heads; ++head)
       for (int begin = first * repeat; begin < end; begin += chunk) items_.push_back({head, begin, std::min(begin + chunk, end)});
   }
-  score_stride_ = std::size_t(round_up(slots, kKeyBlock) + 2 * kLanes);
 }
 
 void Stack::forward(const std::vector<Call>& calls, float* x) {
-  int rows = 0;
-  for (const Call& call : calls) rows += call.count;
+  int rows = 0, slots = 0;
+  for (const Call& call : calls) {
+    rows += call.count;
+    slots = std::max(slots, call.cache->num_slots() + call.count);
+  }
   const int width = shape_.heads * shape_.head_dim;
   const int qkv = width + 2 * shape_.kv_heads * shape_.head_dim;
   const Layer& layer = layers_.front();
   const std::size_t count = std::size_t(rows);
   query_bytes_ = std::size_t(round_up(shape_.head_dim, kLanes)) * std::size_t(kernels_.operand_bytes(cache_kind()));
-  place(calls, rows);
+  score_stride_ = std::size_t(round_up(slots, kKeyBlock) + 2 * kLanes);
+  grow_angles(slots);
   qkv_.reserve(count * std::size_t(round_up(qkv, kBlock)) * sizeof(float));
   queries_.reserve(count * std::size_t(shape_.heads) * query_bytes_);
   mixed_.reserve(count * std::size_t(round_up(width, kBlock)) * sizeof(float));
@@ -118,6 +118,8 @@ void Stack::forward(const std::vector<Call>& calls, float* x) {
   input_.reserve(kernels_, layer.qkv.kind, rows, shape_.hidden);
   attended_.reserve(kernels_, layer.output.kind, rows, width);
   middle_.reserve(kernels_, layer.down.kind, rows, shape_.intermediate);
+  team_.start();
+  place(calls, rows);  // after what may fail: caches never hold rows that were not computed
 
   team_.run([&](Phase& phase) {
     for (int i = 0; i < num_layers(); ++i) run_layer(phase, i, x, rows);

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <new>
+#include <utility>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -17,18 +18,29 @@ constexpr int kSpins = 20'000;       // of a pause each, well under a millisecon
 constexpr int kIdleSpins = 100'000;  // between two calls, before a thread goes to sleep
 }  // namespace
 
-Team::Team(int threads) : threads_(threads < 1 ? 1 : threads) {
+Team::Team(int threads) : threads_(threads < 1 ? 1 : threads), owner_(long(getpid())) {
   for (auto& counters : next_) counters.reset(new Counter[std::size_t(threads_)]);
 }
 
 Team::~Team() { stop(); }
 
+std::unique_lock<std::recursive_mutex> Team::hold() {
+  if (owner_ != long(getpid())) forget();
+  return std::unique_lock<std::recursive_mutex>(queue_);
+}
+
 void Team::start() {
-  owner_ = long(getpid());
+  const auto turn = hold();
+  if (int(workers_.size()) == threads_ - 1) return;
   closing_ = false;
   arrived_ = 0;
   const std::uint64_t seen = job_.load();
-  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i, seen] { serve(i, seen); });
+  try {
+    for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i, seen] { serve(i, seen); });
+  } catch (...) {  // the system gives no more; those that are there would wait for the others for ever
+    stop();
+    throw;
+  }
 }
 
 void Team::stop() {
@@ -46,10 +58,15 @@ void Team::stop() {
 void Team::forget() {
   new std::vector<std::thread>(std::move(workers_));  // on purpose never freed: they cannot be joined
   workers_ = std::vector<std::thread>();
-  new (&queue_) std::mutex;
+  new (&queue_) std::recursive_mutex;
   new (&mutex_) std::mutex;
   new (&wake_) std::condition_variable;
-  owner_ = 0;
+  owner_ = long(getpid());
+}
+
+void Team::fail(std::exception_ptr error) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!error_) error_ = std::move(error);
 }
 
 void Team::relax(int& spins) {
@@ -63,10 +80,9 @@ void Team::relax(int& spins) {
 }
 
 void Team::run(const std::function<void(Phase&)>& work) {
-  if (owner_ && owner_ != long(getpid())) forget();
-  const std::lock_guard<std::mutex> turn(queue_);
+  const auto turn = hold();
   const KeepDenormals mode;
-  if (!owner_) start();
+  start();
   for (int i = 0; i < threads_; ++i) next_[0][std::size_t(i)].value.store(0);
   work_ = &work;
   if (threads_ > 1) {
@@ -79,6 +95,7 @@ void Team::run(const std::function<void(Phase&)>& work) {
   Phase phase(*this, 0);
   work(phase);
   wait_for_all();  // `work` must outlive every thread's last look at it
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 void Team::serve(int thread, std::uint64_t seen) {

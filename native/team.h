@@ -5,12 +5,14 @@
 //       phase.each(rows, 4, ...);                                  // begins when all of the first are done
 //     });
 //
-// Who computes an item never changes its result, so it does not matter that this is not deterministic.
+// Who computes an item never changes its result, so it does not matter that this is not deterministic. What an item throws
+// comes out of `run` on the caller's thread, once the others are done.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -49,6 +51,10 @@ class Team {
   Team& operator=(const Team&) = delete;
 
   int threads() const { return threads_; }
+  // Keeps other callers waiting: between runs too, for the memory that the team's networks share.
+  std::unique_lock<std::recursive_mutex> hold();
+  // Starts the threads if they are not there; so their lack is an error before any work.
+  void start();
   // Runs `work` on all threads; calls of several callers queue. In a forked child the threads are started anew.
   void run(const std::function<void(Phase&)>& work);
 
@@ -58,22 +64,23 @@ class Team {
     std::atomic<int> value{0};
   };
 
-  void start();
   void stop();
   void forget();
+  void fail(std::exception_ptr error);
   void serve(int thread, std::uint64_t seen);
   void wait_for_all();
   static void relax(int& spins);
 
   const int threads_;
   std::vector<std::thread> workers_;
-  long owner_ = 0;  // process that started them
-  std::mutex queue_;
+  long owner_;  // process that started them
+  std::recursive_mutex queue_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<std::uint64_t> job_{0};
   std::atomic<bool> closing_{false};
   const std::function<void(Phase&)>* work_ = nullptr;
+  std::exception_ptr error_;            // the first of a run
   std::unique_ptr<Counter[]> next_[2];  // (threads,) of the phase under way, and of the one after it
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<std::uint64_t> round_{0};
@@ -85,11 +92,15 @@ template <class Function>
 void Phase::each(int count, int chunk, const Function& function) {
   Team::Counter* next = team_.next_[index_ % 2].get();
   const long threads = team_.threads_;
-  for (long k = 0; k < threads; ++k) {  // its own share first, which lies together in memory; then what others have left
-    const long owner = (thread + k) % threads;
-    const int first = share(count, owner), end = share(count, owner + 1);
-    for (int at; (at = first + next[owner].value.fetch_add(chunk, std::memory_order_relaxed)) < end;)
-      function(at, at + chunk < end ? at + chunk : end);
+  try {
+    for (long k = 0; k < threads; ++k) {  // its own share first, which lies together in memory; then what others have left
+      const long owner = (thread + k) % threads;
+      const int first = share(count, owner), end = share(count, owner + 1);
+      for (int at; (at = first + next[owner].value.fetch_add(chunk, std::memory_order_relaxed)) < end;)
+        function(at, at + chunk < end ? at + chunk : end);
+    }
+  } catch (...) {  // memory has run out: the others wait for this thread all the same
+    team_.fail(std::current_exception());
   }
   // Nobody is in the next phase yet, so its counters may be reset: each thread does its own.
   team_.next_[(index_ + 1) % 2][std::size_t(thread)].value.store(0, std::memory_order_relaxed);

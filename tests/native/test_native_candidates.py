@@ -99,6 +99,17 @@ def test_maps_agree_with_numpys(log_confidence, depth):
 
 
 @pytest.mark.parametrize("twin", [new_candidates, Candidates])
+def test_a_copy_that_the_draft_is_all_but_sure_of(twin):
+    """Its joint rate rounds to 1, and the siblings' share still has a logarithm."""
+    for sure in (0.0, -5e-17, -1.1e-16, -1e-15):
+        candidates = twin(2)
+        candidates.expect([5], [0.97])
+        candidates.grow(BELOW_ROOT, np.array([[5, 6]]), np.array([[sure, -40.0]]))
+        assert all(np.isfinite(candidates.newest_values()))
+        assert candidates.frontier()[1] == [5, 6]
+
+
+@pytest.mark.parametrize("twin", [new_candidates, Candidates])
 def test_not_a_number_is_an_error(twin):
     candidates = twin(2)
     candidates.grow(BELOW_ROOT, np.array([[1, 2]]), np.array([[-1.0, -np.inf]]))

@@ -95,7 +95,9 @@ def test_an_unknown_family(model):
         ({"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}}, "longrope"),
         ({"rope_parameters": {"rope_type": "mystery"}}, "mystery"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ"),
         ({"hidden_act": "gelu"}, "gelu"),
+        ({"intermediate_size": 60_000}, "rows of 60000 numbers"),
     ],
 )
 def test_configs_that_cannot_be_honoured(model, changes, word):
@@ -116,12 +118,35 @@ def test_configs_that_cannot_be_honoured(model, changes, word):
         {"num_hidden_layers": "two"},
         {"rope_parameters": {"rope_type": "linear"}},
         {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 0.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": float("nan")}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": -5.0}},
+        {"rms_norm_eps": float("inf")},
+        {"num_hidden_layers": 1e999},
+        {"num_attention_heads": -4, "num_key_value_heads": -2, "head_dim": -8},
+        {"max_position_embeddings": 2**31},
+        {"max_position_embeddings": 0},
+        {"model_type": "mistral", "sliding_window": -5},
+        {"layer_types": ["full_attention"]},
+        {"layer_types": ["full_attention"] * 3},
+        {"layer_types": "full_attention"},
+        {"layer_types": ["chunked_attention"] * 2},
     ],
     ids=str,
 )
 def test_configs_that_lack_something(model, changes):
     edit_config(model, **changes)
     assert "config.json" in refused(model)
+
+
+def test_a_window_wider_than_the_context_is_none(model):
+    edit_config(model, model_type="mistral", sliding_window=2**33)
+    load_native_runtime(model)
+
+
+def test_weights_that_are_integers(model):
+    edit_weights(model, lambda weights: weights.update({"model.norm.weight": np.ones(32, dtype=np.int32)}))
+    assert "model.norm.weight holds I32" in refused(model)
 
 
 @pytest.mark.parametrize("hidden_size", [0, -8])

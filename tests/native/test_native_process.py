@@ -115,6 +115,67 @@ print(json.dumps(same))
 """
 
 
+CALLERS = """
+import json, sys, threading
+from pathlib import Path
+import numpy as np
+from eyas.interfaces import TargetCall
+from eyas.runtimes.native import load_native_runtime
+
+runtime = load_native_runtime(Path(sys.argv[1]), dtype="float32", threads=int(sys.argv[2]))
+
+def features(ids):
+    [rows] = runtime.forward([TargetCall(runtime.new_cache(), ids)])
+    return rows.features
+
+def work(seed):
+    generator = np.random.default_rng(seed)
+    for _ in range(60):
+        ids = generator.integers(0, 60, size=generator.integers(1, 120))
+        made.append((ids, features(ids)))
+        runtime.lm_head().top_k(made[-1][1], 3)
+
+made = []
+callers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+print(json.dumps([len(made), sum(not np.array_equal(features(ids), found) for ids, found in made)]))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_callers_on_several_threads_wait_for_each_other(model, threads):
+    assert run(CALLERS, model, threads) == [240, 0]
+
+
+TOO_MANY_THREADS = """
+import json, resource, sys
+from pathlib import Path
+import numpy as np
+from eyas.interfaces import TargetCall
+from eyas.runtimes.native import load_native_runtime
+
+runtime = load_native_runtime(Path(sys.argv[1]), dtype="float32", threads=64)
+cache, results = runtime.new_cache(), []
+room = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (100 << 20)
+for limit in (room, resource.RLIM_INFINITY):
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    try:
+        runtime.forward([TargetCall(cache, np.arange(5))])
+    except RuntimeError:
+        results.append("refused")
+    results.append(cache.num_pending)
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux")
+def test_threads_that_the_system_refuses_are_an_error_and_no_hang(model):
+    assert run(TOO_MANY_THREADS, model) == ["refused", 0, 5]
+
+
 def test_ctrl_c_during_a_forward_leaves_everything_usable(model):
     assert run(INTERRUPT, model) == [True] * 4
 

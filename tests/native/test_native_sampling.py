@@ -271,6 +271,15 @@ def test_bad_calls_are_refused():
         twin.head.logits(2)
 
 
+def test_stop_tokens_outside_the_vocabulary_are_never_withheld():
+    row = np.zeros(7, dtype="f4")
+    sampler = Sampler(
+        SamplingConfig(), prompt_ids=[1], vocab_size=7, withheld=[-1, 0, 7, 10**8], min_new_tokens=3
+    )
+    assert sampler.withheld.tolist() == [0]
+    assert Twin(sampler).choose(row, []) == sampler.choose(row.astype(np.float64), []) == 1
+
+
 def test_a_twin_goes_with_its_sampler():
     made = NativeSamplers(engine())
     sampler = Sampler(SamplingConfig(temperature=1.0), prompt_ids=[], vocab_size=5)

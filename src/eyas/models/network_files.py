@@ -9,6 +9,7 @@ network does not have is an error: a misspelt weight must not stay random. Exten
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -150,12 +151,19 @@ def stack_config(
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         layers, inter = int(config.get("num_hidden_layers", 1)), int(config["intermediate_size"])
-    except (KeyError, TypeError, ValueError) as error:
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        eps, theta = float(config.get("rms_norm_eps", 1e-6)), float(config.get("rope_theta", 10000.0))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{directory}/config.json lacks a usable {error}.") from error
-    if not (1 <= layers <= MAX_LAYERS and heads >= 1 and hidden % heads == 0):
+    if not (1 <= layers <= MAX_LAYERS and heads >= 1 and hidden % heads == 0 and hidden // heads % 2 == 0):
         raise CheckpointError(
             f"{directory}/config.json has {layers} layers, hidden size {hidden} and {heads} heads; layers "
-            f"lie in 1..{MAX_LAYERS} and heads divide the hidden size."
+            f"lie in 1..{MAX_LAYERS}, and heads divide the hidden size into even parts."
+        )
+    if not (kv_heads >= 1 and heads % kv_heads == 0 and 0 <= eps < math.inf and 0 < theta < math.inf):
+        raise CheckpointError(
+            f"{directory}/config.json has {kv_heads} kv heads for {heads} heads, rms_norm_eps {eps} and "
+            f"rope_theta {theta}; one of them is impossible."
         )
     if config.get("rope_scaling") is not None:
         raise CheckpointError(f"{directory}/config.json has rope_scaling, which heads never have.")
@@ -164,10 +172,10 @@ def stack_config(
         intermediate_size=inter,
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=int(config.get("num_key_value_heads") or heads),
+        num_kv_heads=kv_heads,
         head_dim=hidden // heads,
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        rope_theta=float(config.get("rope_theta", 10000.0)),  # never the target's
+        rms_norm_eps=eps,
+        rope_theta=theta,  # never the target's
         qkv_bias=bool(config.get("qkv_bias", False)),
         first_input_norm=first_input_norm,
         final_norm=final_norm,

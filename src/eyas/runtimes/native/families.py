@@ -13,6 +13,9 @@ from eyas.tree import Floats
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 MAX_HEAD_DIM = 256
+MAX_WIDTH = 59_999  # inputs of a matrix
+MAX_SIZE = 2**31 - 1  # anything else that is counted
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,36 +83,42 @@ def read_family(model_dir: Path) -> Family:
         raise _refusal(model_dir, "its weights are quantised")
     try:
         return _family(model_dir, config, family)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(f"{model_dir}/config.json lacks a usable {error}; fetch it again.") from error
 
 
 def _family(model_dir: Path, config: dict[str, Any], family: str) -> Family:
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    head_dim = int(config.get("head_dim") or hidden // heads)
-    layers = int(config["num_hidden_layers"])
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    kv_heads = _size(config, "num_key_value_heads", heads)
+    head_dim = _size(config, "head_dim", hidden // heads)
+    inner, layers = _size(config, "intermediate_size"), _size(config, "num_hidden_layers")
     if head_dim % 2 or head_dim > MAX_HEAD_DIM or heads % kv_heads:
         raise _refusal(
             model_dir, f"{heads} heads of {head_dim} over {kv_heads} kv heads do not fit the kernels"
         )
-    limit = int(config["max_position_embeddings"])
+    widest = max(hidden, inner, heads * head_dim)
+    if widest > MAX_WIDTH:
+        raise _refusal(model_dir, f"it multiplies rows of {widest} numbers, and {MAX_WIDTH} are the most")
+    limit = _size(config, "max_position_embeddings")
     frequencies, factor = rotary(config, head_dim, limit, model_dir)
+    eps = float(config["rms_norm_eps"])
+    if not (0 <= eps < math.inf):
+        raise ValueError(f"rms_norm_eps, which is {eps}")
     bias = bool(config.get("attention_bias", False))
     return Family(
         name=family,
-        vocab_size=int(config["vocab_size"]),
+        vocab_size=_size(config, "vocab_size"),
         hidden_size=hidden,
-        intermediate_size=int(config["intermediate_size"]),
+        intermediate_size=inner,
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=float(config["rms_norm_eps"]),
+        rms_norm_eps=eps,
         inverse_frequencies=frequencies,
         rope_factor=factor,
         context_limit=limit,
-        windows=_windows(config, family, layers),
+        windows=_windows(config, family, layers, limit),
         tied=bool(config.get("tie_word_embeddings", False)),
         qkv_bias=bias or family == "qwen2",
         output_bias=bias and family in ("llama", "qwen3"),
@@ -118,12 +127,34 @@ def _family(model_dir: Path, config: dict[str, Any], family: str) -> Family:
     )
 
 
-def _windows(config: dict[str, Any], family: str, layers: int) -> tuple[int, ...]:
+def _size(config: dict[str, Any], name: str, default: int | None = None) -> int:
+    """A number of something, at least 1; `default` where there is none."""
+    value = config[name] if default is None else config.get(name) or default
+    try:
+        size = int(value)
+    except (TypeError, ValueError, OverflowError):
+        size = 0
+    if not 1 <= size <= MAX_SIZE:
+        raise ValueError(f"{name}, which is {value!r}")
+    return size
+
+
+def _windows(config: dict[str, Any], family: str, layers: int, limit: int) -> tuple[int, ...]:
     window = int(config.get("sliding_window") or 0)
+    if window < 0:
+        raise ValueError(f"sliding_window, which is {window}")
     if family == "llama" or (family != "mistral" and not config.get("use_sliding_window", False)):
         window = 0
+    if window >= limit:  # every row sees all
+        window = 0
     types = config.get("layer_types")
-    if types:
+    if types is not None:
+        if (
+            not isinstance(types, list)
+            or len(types) != layers
+            or any(kind not in _LAYER_TYPES for kind in types)
+        ):
+            raise ValueError(f"layer_types: it wants {layers} of {' or '.join(_LAYER_TYPES)}")
         return tuple(window if kind == "sliding_attention" else 0 for kind in types)
     first = 0 if family == "mistral" else int(config.get("max_window_layers", layers))
     return tuple(window if layer >= first else 0 for layer in range(layers))
@@ -134,8 +165,19 @@ def rotary(config: dict[str, Any], dim: int, limit: int, model_dir: Path) -> tup
 
     Raises:
         ModelError: a scaling that depends on the running length, or one that is not known.
+        ValueError: numbers that give no frequencies.
     """
+    with np.errstate(all="ignore"):
+        frequencies, factor = _scaled_rotary(config, dim, limit, model_dir)
+    if not (np.isfinite(frequencies).all() and (frequencies > 0).all() and 0 < factor < math.inf):
+        raise ValueError("rotary embedding: its numbers give no frequencies")
+    return frequencies, factor
+
+
+def _scaled_rotary(config: dict[str, Any], dim: int, limit: int, model_dir: Path) -> tuple[Floats, float]:
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise _refusal(model_dir, "its layers differ in their rotary embedding")
     theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
     if float(rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0) != 1.0:

@@ -113,8 +113,9 @@ class PackedWeights:
             header = read_header(path)
         except ModelError:
             return False
-        return {name: tuple(entry["shape"]) for name, entry in header.items()} == {
-            name: shape for name, (_, shape) in self._layout().items()
+        return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()} == {
+            name: ("F32" if name.endswith(".scale") else "U8", shape)
+            for name, (_, shape) in self._layout().items()
         }
 
     def _write(self, path: Path, progress: Progress) -> None:
@@ -139,7 +140,8 @@ class PackedWeights:
                 "with EYAS_CACHE."
             ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
 
     def _map(self, path: Path) -> None:
         whole = np.frombuffer(_mapped(path), dtype=np.uint8)

@@ -13,6 +13,7 @@ from eyas.runtimes.native.families import Family
 # float32, or uint16 that holds bfloat16 bits; maps of the model's files where their type allows it.
 Raw = NDArray[Any]
 _ROWS = 4096  # that are checked at a time
+_FLOATS = ("BF16", "F16", "F32", "F64")
 _IGNORED = ("rotary_emb.inv_freq",)  # old checkpoints store what the config says
 
 
@@ -35,6 +36,11 @@ class ModelWeights:
             found = tuple(self.places[name][1]["shape"])
             if found != shape:
                 raise self._foreign(f"has {name} of shape {found} where its config says {shape}")
+            kind = self.places[name][1]["dtype"]
+            if kind not in _FLOATS:
+                raise ModelError(
+                    f"{model_dir}: {name} holds {kind}, which are no weights; save the model in bfloat16."
+                )
         unknown = [name for name in self.places if name not in expected and not name.endswith(_IGNORED)]
         if unknown:
             raise self._foreign(f"has a weight that its config does not name: {min(unknown)}")
