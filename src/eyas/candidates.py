@@ -71,15 +71,16 @@ class Confidence(Protocol):
 # How a copy and the draft's own view of it agree, in odds (fitted: docs/log.md, 2026-11-28).
 DOUBT = 0.32  # of a copy whose token the draft does not see coming
 TRUST = 2.3  # in the draft's odds, times the root of the copy's
+MOST_JOINT = 1.0 - 1e-15  # what is left for the token's siblings has a logarithm
 
 
 def joint_rate(rate: float, seen: float) -> float:
-    """The rate of an expected token that the draft gives the rate `seen`."""
-    if seen >= 1.0:
-        return seen
+    """The rate of an expected token that the draft gives the rate `seen`; never quite 1."""
+    if seen >= MOST_JOINT:
+        return MOST_JOINT
     odds = rate / (1.0 - rate)
     joint = DOUBT * odds + TRUST * math.sqrt(odds) * (seen / (1.0 - seen))
-    return joint / (1.0 + joint)
+    return min(MOST_JOINT, joint / (1.0 + joint))
 
 
 def new_candidates(

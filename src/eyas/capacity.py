@@ -26,8 +26,17 @@ def check_room(prompt_ids: Sequence[int], runtime: Runtime) -> None:
 
 
 def check_answer_fits(config: StoppingConfig, runtime: Runtime) -> None:
-    """Refuse `max_new_tokens` beyond the context. A full context ends an answer before that."""
+    """Refuse `max_new_tokens` beyond the context, and stop tokens that the model does not have.
+
+    A full context ends an answer before that.
+    """
     target = runtime.target
+    beyond = [token_id for token_id in config.stop_token_ids if token_id >= target.vocab_size]
+    if beyond:
+        raise CapacityError(
+            f"stop_token_ids has {beyond[0]}, but the ids of {target.name} end at {target.vocab_size - 1}; "
+            "leave it out."
+        )
     if config.max_new_tokens > target.context_limit:
         raise CapacityError(
             f"max_new_tokens is {config.max_new_tokens}, but {target.name} holds "

@@ -14,6 +14,11 @@ from eyas.errors import ConfigError
 
 MAX_SEED = 2**32 - 1  # one word of the Philox key, docs/laws.md L2
 
+# Logits that were edited and divided by a temperature stay finite within these.
+LEAST_TEMPERATURE = 1e-300
+LEAST_PENALTY, MOST_PENALTY = 1e-3, 1e3
+MOST_BIAS = 1e6
+
 TreeMode = Literal["auto", "fixed"]
 DraftSampling = Literal["coupled", "top-k"]
 ScorePrecision = Literal["float32", "model"]
@@ -98,23 +103,30 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         at_least("temperature", self.temperature, 0)
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ConfigError(
+                f"temperature is {self.temperature}, but it must be 0, which is greedy, or at least "
+                f"{LEAST_TEMPERATURE}."
+            )
         at_least("top_k", self.top_k, 0)
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}, but it must lie in (0, 1]; 1 is off.")
         if not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p is {self.min_p}, but it must lie in [0, 1]; 0 is off.")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+        if not LEAST_PENALTY <= self.repetition_penalty <= MOST_PENALTY:
             raise ConfigError(
-                f"repetition_penalty is {self.repetition_penalty}, but it must be above 0; 1 is off."
+                f"repetition_penalty is {self.repetition_penalty}, but it must lie in "
+                f"[{LEAST_PENALTY}, {MOST_PENALTY}]; 1 is off."
             )
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
             if not -2 <= value <= 2:
                 raise ConfigError(f"{name} is {value}, but it must lie in [-2, 2]; 0 is off.")
         for token_id, bias in self.logit_bias.items():
-            if token_id < 0 or not math.isfinite(bias):
+            if token_id < 0 or not abs(bias) <= MOST_BIAS:
                 raise ConfigError(
-                    f"logit_bias has {token_id}={bias}; it wants a token id and a finite number."
+                    f"logit_bias has {token_id}={bias}; it wants a token id and a number in "
+                    f"[-{MOST_BIAS:.0f}, {MOST_BIAS:.0f}]."
                 )
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed is {self.seed}, but it must lie in 0..{MAX_SEED}.")
@@ -137,7 +149,7 @@ class StoppingConfig:
 
     max_new_tokens: int = 512
     min_new_tokens: int = 0  # no stop token before so many
-    stop: tuple[str, ...] = ()  # strings; the text ends before the first that appears
+    stop: tuple[str, ...] = ()  # strings, or one; the text ends before the first that appears
     stop_token_ids: tuple[int, ...] = ()  # beside the model's own
     ignore_eos: bool = False  # go on past the model's own stop tokens
 
@@ -149,6 +161,8 @@ class StoppingConfig:
                 f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "
                 f"{self.max_new_tokens}; lower it."
             )
+        if isinstance(self.stop, str):  # one, as OpenAI's interface also takes it; not its letters
+            object.__setattr__(self, "stop", (self.stop,))
         if any(not text for text in self.stop):
             raise ConfigError("stop has an empty string; give each stop string at least one character.")
         if any(token_id < 0 for token_id in self.stop_token_ids):

@@ -86,7 +86,8 @@ class Sampler:
         choice: index among the n answers to one prompt, second key word.
         prompt_ids: seen by the repetition penalty; their number gives the first answer token's position.
         vocab_size: V.
-        withheld: ids that cannot be chosen in the first `min_new_tokens` tokens (the stop tokens).
+        withheld: ids that cannot be chosen in the first `min_new_tokens` tokens (the stop tokens); what lies
+            outside the vocabulary, where some models name one, is left out.
 
     `prompt_ids` keeps each id once, ascending; `withheld` is ascending too.
     """
@@ -108,7 +109,7 @@ class Sampler:
         self.vocab_size = vocab_size
         self.num_prompt_tokens = len(prompt_ids)
         self.prompt_ids = np.unique(np.asarray(prompt_ids, dtype=np.int64))
-        self.withheld = np.array(sorted(withheld), dtype=np.int64)
+        self.withheld = np.array(sorted(id_ for id_ in withheld if 0 <= id_ < vocab_size), dtype=np.int64)
         self.min_new_tokens = min_new_tokens
         self._bias_ids = np.array(list(config.logit_bias), dtype=np.int64)
         self._biases = np.array(list(config.logit_bias.values()), dtype=np.float64)

@@ -73,10 +73,11 @@ class AnswerText:
         return self._release(len(self._held) - self._undecided())
 
     def finish(self, reason: FinishReason) -> str:
-        """End here; returns the text that was held back."""
-        self.finish_reason = reason
+        """End here; returns the text that was held back, which may still complete a stop string."""
         self._held += self._decoder.flush()
-        return self._release(len(self._held))
+        start = self._find_stop()
+        self.finish_reason = reason if start is None else "stop"
+        return self._release(len(self._held) if start is None else start, drop_rest=True)
 
     def _find_stop(self) -> int | None:
         """Where the first stop string starts. What was released before cannot be part of one."""

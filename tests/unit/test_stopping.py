@@ -49,6 +49,13 @@ def run(text, config, stop_ids=(), decoder=None):
         pytest.param("ab\0cd", {"stop_token_ids": (0,)}, ("ab", 3, "stop"), id="stop-token"),
         pytest.param("abcd", {"stop_token_ids": (99,)}, ("abc", 3, "stop"), id="stop-token-with-text"),
         pytest.param("abX", {"stop": ("X",), "max_new_tokens": 3}, ("ab", 3, "stop"), id="stop-on-last"),
+        pytest.param("abXY", {"stop": "XY"}, ("ab", 4, "stop"), id="one-string-is-not-its-letters"),
+        pytest.param(
+            "abc",
+            {"stop": ("bc",), "stop_token_ids": (99,)},
+            ("a", 3, "stop"),
+            id="stop-token-in-stop-string",
+        ),
     ],
 )
 def test_where_an_answer_ends(text, options, expected):
@@ -64,6 +71,14 @@ def test_the_models_own_stop_tokens_and_ignore_eos():
 def test_incomplete_characters_come_out_at_the_end():
     text, _, reason, pieces = run("ab", StoppingConfig(max_new_tokens=2), decoder=Letters(wait=[98]))
     assert (text, reason, pieces) == ("ab", "length", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "last", [{"max_new_tokens": 2}, {"stop_token_ids": (98,)}], ids=["length", "stop-token"]
+)
+def test_what_comes_out_at_the_end_may_complete_a_stop_string(last):
+    config = StoppingConfig(stop=("b",), **last)
+    assert run("ab", config, decoder=Letters(wait=[98]))[:3] == ("a", 2, "stop")
 
 
 words = st.text("ab", max_size=14)
