@@ -15,7 +15,7 @@ LAYERS = [
     {"cli", "deploy"},
     {"bench", "training", "serve"},
     {"api"},
-    {"answer", "calibration"},
+    {"answer", "calibration", "prompts"},
     {"engine", "drawing"},
     {"judge", "options", "capacity"},
     {"drafters", "runtimes", "heads"},

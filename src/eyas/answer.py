@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Any, Self
 
 from eyas.engine import Engine, Piece, Request, Run
+from eyas.errors import ConfigError
 from eyas.metrics import GenerationStats
 from eyas.stopping import FinishReason
 
@@ -101,8 +102,17 @@ class AnswerStream(Iterator[Piece]):
 
     @property
     def answer(self) -> Answer:
-        """The answer, once it has ended."""
-        assert self.run is not None, "the stream has ended"
+        """The answer, once it has ended.
+
+        Raises:
+            ConfigError: pieces are still to come, or the stream was closed before.
+        """
+        if self.run is None or not self.run.is_finished:
+            raise ConfigError(
+                "the stream was closed before the answer ended; what it said is in `run`."
+                if self._closed
+                else "the answer has not ended; take all pieces of the stream first."
+            )
         return Answer.of(self.run, self.config)
 
 

@@ -12,7 +12,7 @@ A prompt is a string (one user turn), a list of chat messages, or a list of toke
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -28,13 +28,11 @@ from eyas.heads import HeadChoice, Heads
 from eyas.interfaces import DraftFiles, Runtime
 from eyas.models import Tokenizer, resolve_model
 from eyas.options import GenerationOptions
+from eyas.prompts import Message, Prompt, to_token_ids
 from eyas.registry import find_method
 from eyas.runtimes import load_runtime
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText, stop_tokens
-
-Message = Mapping[str, str]
-Prompt = str | Sequence[Message] | Sequence[int]
 
 
 class LLM:
@@ -91,6 +89,8 @@ class LLM:
 
         Ids are those of `generate`; the seconds in `stats` are those of the whole batch.
         """
+        if isinstance(prompts, str):
+            raise ConfigError("the prompts are one string; give a list of them, or use generate.")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, but it must be at least 1.")
         settings = self.options(options).with_seed()
@@ -124,20 +124,7 @@ class LLM:
 
     def prompt_ids(self, prompt: Prompt, options: GenerationOptions | None = None) -> list[int]:
         """The token ids that a prompt becomes."""
-        options = options or GenerationOptions()
-        if isinstance(prompt, str):
-            if not prompt.strip():
-                raise ConfigError("the prompt is empty; give it some text.")
-            if options.raw:
-                return self.tokenizer.encode(prompt)
-            system = [] if options.system is None else [{"role": "system", "content": options.system}]
-            return self.tokenizer.apply_chat_template([*system, {"role": "user", "content": prompt}])
-        if not prompt:
-            raise ConfigError("the prompt is empty; give it at least one message or token id.")
-        if isinstance(prompt[0], Mapping):
-            messages = [dict(message) for message in prompt if isinstance(message, Mapping)]
-            return self.tokenizer.apply_chat_template(messages)
-        return [int(token) for token in prompt if not isinstance(token, Mapping)]
+        return to_token_ids(prompt, self.tokenizer, options or GenerationOptions())
 
     def engine(self, method: str | None = None) -> Engine:
         """The engine of a method, its drafter loaded once."""
@@ -258,7 +245,8 @@ class Conversation:
             self.messages.append({"role": "system", "content": options.system})
         self._llm = llm
         self._method = method
-        self._options = options
+        self._options = replace(options, system=None)  # said already
+        self._is_answering = False
         self._run: Run | None = None
         self.last: Answer | None = None  # of the latest turn; None while it goes on or if it was stopped
 
@@ -266,6 +254,8 @@ class Conversation:
         """Stream the answer to a user turn. Stopped early, the turn stays with what was said so far."""
         if not text.strip():
             raise ConfigError("the message is empty; say something.")
+        if self._is_answering:
+            raise ConfigError("the last turn's answer is still coming; take all of it, or close it, first.")
         self.last = None
         turns = [*self.messages, {"role": "user", "content": text}]
         options = self._options.with_seed()
@@ -279,11 +269,13 @@ class Conversation:
             earlier,
         )
         said: list[str] = []
+        self._is_answering = True
         try:
             for piece in stream:
                 said.append(piece.text)
                 yield piece
         finally:
+            self._is_answering = False
             if said:
                 self.messages = [*turns, {"role": "assistant", "content": "".join(said)}]
                 # Between two cycles tokens and caches agree, so an early stop may be continued too.

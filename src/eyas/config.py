@@ -6,9 +6,11 @@ Python interface are generated from these fields; nothing else repeats a default
 
 import math
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, get_args
 
 from eyas.errors import ConfigError
 
@@ -28,6 +30,25 @@ def at_least(name: str, value: float, limit: float) -> None:
     """Raise ConfigError unless `value` is a number of at least `limit`."""
     if not (math.isfinite(value) and value >= limit):
         raise ConfigError(f"{name} is {value}, but it must be a number of at least {limit}.")
+
+
+def check_types(options: Any) -> None:
+    """Raise ConfigError where a field of numbers, or of yes or no, holds something else."""
+    for item in fields(options):
+        value = getattr(options, item.name)
+        kinds = get_args(item.type) if isinstance(item.type, UnionType) else (item.type,)
+        if value is None and type(None) in kinds:
+            continue
+        if bool in kinds:
+            fits, wanted = isinstance(value, bool), "True or False"
+        elif int in kinds:
+            fits, wanted = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
+        elif float in kinds:
+            fits, wanted = isinstance(value, Real) and not isinstance(value, bool), "a number"
+        else:
+            continue
+        if not fits:
+            raise ConfigError(f"{item.name} is {value!r}, but it must be {wanted}.")
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -55,9 +76,13 @@ class TreeConfig:
     rerank: bool = True  # False keeps the nodes that were expanded (Table 3, "w/o reranking")
 
     def __post_init__(self) -> None:
+        check_types(self)
         one_of("tree", self.tree, get_args(TreeMode))
         for name in TREE_SIZES:
             at_least(name, getattr(self, name), 1)
+        for name, most in (("depth", MOST_DEPTH), ("tree_top_k", MOST_TOP_K)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at most {most}.")
         if self.draft_tokens > self.num_candidates:
             raise ConfigError(
                 f"draft_tokens is {self.draft_tokens}, but depth {self.depth} and tree_top_k "
@@ -81,6 +106,8 @@ class TreeConfig:
 
 
 TREE_SIZES = ("draft_tokens", "depth", "tree_top_k")
+# Each level is a pass of the draft network over K nodes, of K children each: more takes seconds a cycle.
+MOST_DEPTH, MOST_TOP_K = 128, 128
 AUTO_LIMITS = {"draft_tokens": 63, "depth": 8, "tree_top_k": 10}  # 64 rows with the root
 # Where `tree` is not given: "auto" for these runtimes, "fixed" for all others. A runtime belongs here once
 # measuring it takes no more than a few seconds and its costs stay as they were measured.
@@ -102,6 +129,7 @@ class SamplingConfig:
     seed: int | None = None  # None draws one when temperature > 0; see `with_seed`
 
     def __post_init__(self) -> None:
+        check_types(self)
         at_least("temperature", self.temperature, 0)
         if 0 < self.temperature < LEAST_TEMPERATURE:
             raise ConfigError(
@@ -122,10 +150,12 @@ class SamplingConfig:
             value = getattr(self, name)
             if not -2 <= value <= 2:
                 raise ConfigError(f"{name} is {value}, but it must lie in [-2, 2]; 0 is off.")
+        if not isinstance(self.logit_bias, Mapping):
+            raise ConfigError(f"logit_bias is {self.logit_bias!r}; it wants a number for each token id.")
         for token_id, bias in self.logit_bias.items():
-            if token_id < 0 or not abs(bias) <= MOST_BIAS:
+            if not (is_token_id(token_id) and isinstance(bias, Real) and abs(bias) <= MOST_BIAS):
                 raise ConfigError(
-                    f"logit_bias has {token_id}={bias}; it wants a token id and a number in "
+                    f"logit_bias has {token_id!r}={bias!r}; it wants a token id and a number in "
                     f"[-{MOST_BIAS:.0f}, {MOST_BIAS:.0f}]."
                 )
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
@@ -154,6 +184,7 @@ class StoppingConfig:
     ignore_eos: bool = False  # go on past the model's own stop tokens
 
     def __post_init__(self) -> None:
+        check_types(self)
         at_least("max_new_tokens", self.max_new_tokens, 1)
         at_least("min_new_tokens", self.min_new_tokens, 0)
         if self.min_new_tokens > self.max_new_tokens:
@@ -163,10 +194,17 @@ class StoppingConfig:
             )
         if isinstance(self.stop, str):  # one, as OpenAI's interface also takes it; not its letters
             object.__setattr__(self, "stop", (self.stop,))
-        if any(not text for text in self.stop):
-            raise ConfigError("stop has an empty string; give each stop string at least one character.")
-        if any(token_id < 0 for token_id in self.stop_token_ids):
-            raise ConfigError(f"stop_token_ids has a negative id: {self.stop_token_ids}.")
+        if not isinstance(self.stop, Collection) or not all(
+            isinstance(text, str) and text for text in self.stop
+        ):
+            raise ConfigError(f"stop is {self.stop!r}; it wants strings of at least one character each.")
+        if not isinstance(self.stop_token_ids, Collection) or not all(map(is_token_id, self.stop_token_ids)):
+            raise ConfigError(f"stop_token_ids is {self.stop_token_ids!r}; it wants token ids, none below 0.")
+
+
+def is_token_id(value: object) -> bool:
+    """Whether a value can be a token id: a whole number, not below 0."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Self
 
-from eyas.config import AUTO_LIMITS, TREE_SIZES, SamplingConfig, StoppingConfig, TreeConfig, TreeMode
+from eyas.config import (
+    AUTO_LIMITS,
+    TREE_SIZES,
+    SamplingConfig,
+    StoppingConfig,
+    TreeConfig,
+    TreeMode,
+    check_types,
+)
 from eyas.errors import ConfigError
 from eyas.interfaces import DraftOptions
 from eyas.registry import find_method, methods
@@ -30,6 +38,7 @@ class GenerationOptions:
     drafting: Mapping[str, Any] = field(default_factory=dict)  # options of single methods that were given
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.n < 1:
             raise ConfigError(f"n is {self.n}, but at least 1 answer must be asked for.")
         if self.logprobs is not None and self.logprobs < 0:
@@ -94,6 +103,10 @@ def _with_tree(options: Mapping[str, Any], default: TreeMode) -> Mapping[str, An
     """
     given = [name for name in TREE_SIZES if name in options]
     tree = options.get("tree", "fixed" if given else default)
+    if tree == "auto" and "tree" not in options:
+        for ablation in ("rerank", "expand_by_value"):  # of the paper's tree
+            if not options.get(ablation, True):
+                tree = "fixed"
     options = {**options, "tree": tree}
     if tree == "auto":
         if given:

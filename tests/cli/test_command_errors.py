@@ -25,16 +25,20 @@ OPTIONS = [
     pytest.param(["--seed", "-1"], "seed is -1", id="seed"),
     pytest.param(["--max-new-tokens", "0"], "max_new_tokens is 0", id="no-tokens"),
     pytest.param(["--min-new-tokens", "9999"], "min_new_tokens is 9999", id="min-above-max"),
-    pytest.param(["--stop", ""], "stop has an empty string", id="empty-stop"),
+    pytest.param(["--stop", ""], "stop is ('',); it wants strings", id="empty-stop"),
     pytest.param(["--draft-tokens", "0"], "draft_tokens is 0", id="no-draft-tokens"),
     pytest.param(["--depth", "0"], "depth is 0", id="no-depth"),
     pytest.param(["--tree-top-k", "0"], "tree_top_k is 0", id="no-top-k"),
+    pytest.param(["--depth", "1000000"], "depth is 1000000, but it must be at most 128", id="deep"),
+    pytest.param(["--tree-top-k", "1000000"], "tree_top_k is 1000000", id="wide"),
+    pytest.param(["--method", "sps", "--sps-length", "100000"], "lies in 1..128", id="sps-length"),
+    pytest.param(["--tree", "auto", "--no-rerank"], "needs values and rerank", id="auto-and-ablation"),
     pytest.param(["--draft-tokens", "100", "--depth", "1"], "give only 10 candidates", id="too-many"),
     pytest.param(["--n", "0"], "n is 0", id="no-answers"),
     pytest.param(["--logprobs", "-1"], "logprobs is -1", id="logprobs"),
     pytest.param(["--raw", "--system", "x"], "exclude each other", id="raw-and-system"),
     pytest.param(["--method", "fastest"], "unknown method 'fastest'; the methods are", id="method"),
-    pytest.param(["--no-such-flag"], "unrecognized arguments: --no-such-flag", id="flag"),
+    pytest.param(["--no-such-flag"], "--no-such-flag (see `eyas generate --help`)", id="flag"),
 ]
 
 
@@ -73,6 +77,15 @@ def test_an_answer_longer_than_the_context(eyas, model):
 def test_a_bias_beyond_the_vocabulary(eyas, model):
     error = eyas("generate", "hello", "--model", model, *SHORT, "--logit-bias", f"{VOCAB}=1").error
     assert f"token id {VOCAB}" in error
+
+
+def test_a_stop_token_beyond_the_vocabulary(eyas, model):
+    done = eyas("generate", "a", "--model", model, *SHORT, "--stop-token-ids", "3", VOCAB)
+    assert f"stop_token_ids has {VOCAB}, but the ids of" in done.error
+
+
+def test_a_model_without_a_name(eyas):
+    assert "leave --model out" in eyas("generate", "a", "--model", "").error
 
 
 def test_unknown_runtime_dtype_and_threads(eyas, model):

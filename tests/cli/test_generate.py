@@ -1,11 +1,16 @@
 """`eyas generate`: text on stdout, one statistics line on stderr, or one document."""
 
 import io
+import json
 import re
+import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from eyas.cli.output import write_json
+from eyas.errors import ConfigError
 from tiny_chat import SHORT
 
 STATS = {
@@ -101,6 +106,7 @@ def test_log_probabilities_stand_beside_the_text(eyas, model):
     rows = eyas(*argv, "--json").document["logprobs"]
     assert len(rows) == 16
     assert all(len(row["top"]) == 2 and row["logprob"] <= 0 for row in rows)
+    assert len(eyas(*argv, "--n", "2").err.splitlines()) == 1 + 1 + 2 * 16
 
 
 def test_raw_and_system_change_the_prompt(eyas, model):
@@ -146,6 +152,38 @@ def test_a_reader_that_leaves_is_no_error(command, model):
     assert b"Traceback" not in process.stderr.read()
 
 
+def redirected(redirection, *argv):
+    """A command whose streams the shell has changed."""
+    line = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "eyas", *map(str, argv)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "answer", "notes"),
+    [
+        pytest.param("<&-", True, True, id="stdin"),
+        pytest.param(">&-", False, True, id="stdout"),
+        pytest.param("2>&-", True, False, id="stderr"),
+        pytest.param("2>/dev/full", True, False, id="stderr-full"),
+    ],
+)
+def test_what_the_caller_has_closed_is_no_error(model, redirection, answer, notes):
+    done = redirected(redirection, "generate", "hi", "--model", model, *LONG)
+    assert (done.returncode, bool(done.stdout), bool(done.stderr)) == (0, answer, notes)
+
+
+def test_a_closed_standard_input_holds_no_prompt(model):
+    done = redirected("<&-", "generate", "-", "--model", model)
+    assert (done.returncode, done.stderr) == (2, "eyas: error: the prompt is empty; give it some text.\n")
+
+
+def test_signs_that_stdout_lacks_are_escaped_in_a_document(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    write_json({"text": "größer 🦅"})
+    assert json.loads(stream.buffer.getvalue()) == {"text": "größer 🦅"}
+
+
 def test_a_bug_keeps_its_traceback(eyas, monkeypatch):
     def broken(_):
         raise ZeroDivisionError
@@ -183,3 +221,62 @@ def test_many_prompts_are_answered_as_each_alone(model):
         ]
     with pytest.raises(package.EyasError, match="batch_size is 0"):
         llm.generate_many(prompts, batch_size=0)
+    with pytest.raises(package.EyasError, match="the prompts are one string"):
+        llm.generate_many("hello")
+
+
+@pytest.fixture(scope="module")
+def llm(model):
+    import eyas as package
+
+    return package.load(model=str(model), runtime="native", dtype="float32", threads=1)
+
+
+def test_a_prompt_may_be_an_array_of_token_ids(llm):
+    ids = llm.prompt_ids("hello")
+    assert llm.prompt_ids(np.array(ids)) == ids
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "the prompt is empty"),
+        (b"hello", "the prompt is of type bytes"),
+        (5, "the prompt is of type int"),
+        (["hello", "there"], "the prompt's list holds str; .* generate_many"),
+        ([5, {"role": "user", "content": "a"}], "the prompt's list holds dict, int"),
+    ],
+    ids=str,
+)
+def test_what_is_no_prompt(llm, prompt, message):
+    with pytest.raises(ConfigError, match=message):
+        llm.generate(prompt)
+
+
+def test_a_system_message_goes_before_a_string_only(llm):
+    with pytest.raises(ConfigError, match="system goes before a string"):
+        llm.generate([{"role": "user", "content": "hello"}], system="Be brief.")
+    conversation = llm.conversation(system="Be brief.", max_new_tokens=4)
+    assert [*conversation.say("hello")]
+
+
+def test_a_stream_has_its_answer_at_the_end(llm):
+    stream = llm.stream("hello", max_new_tokens=8, ignore_eos=True)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="the answer has not ended"):
+            _ = stream.answer
+        next(stream)
+    stream.close()
+    with pytest.raises(ConfigError, match="closed before the answer ended"):
+        _ = stream.answer
+
+
+def test_a_conversation_answers_one_turn_at_a_time(llm):
+    conversation = llm.conversation(max_new_tokens=8, ignore_eos=True)
+    first = conversation.say("one")
+    next(first)
+    with pytest.raises(ConfigError, match="still coming"):
+        next(conversation.say("two"))
+    first.close()
+    assert [*conversation.say("two")]
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"] * 2

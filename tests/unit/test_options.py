@@ -47,6 +47,19 @@ def test_small_trees_keep_all_their_candidates_by_default(given, draft_tokens):
         ({"depth": 1, "draft_tokens": 11}, "only 10 candidates"),
         ({"tree": "auto", "depth": 3}, "tree is 'auto', .* but depth is 3; leave one of them out"),
         ({"tree": "wide"}, "tree is 'wide'; it is 'auto' or 'fixed'"),
+        ({"temperature": "0.5"}, "temperature is '0.5', but it must be a number"),
+        ({"max_new_tokens": 3.5}, "max_new_tokens is 3.5, but it must be a whole number"),
+        ({"seed": "x"}, "seed is 'x', but it must be a whole number"),
+        ({"n": True}, "n is True, but it must be a whole number"),
+        ({"raw": "no"}, "raw is 'no', but it must be True or False"),
+        ({"stop": 5}, "stop is 5; it wants strings"),
+        ({"stop": (5,)}, r"stop is \(5,\); it wants strings"),
+        ({"stop_token_ids": 5}, "stop_token_ids is 5; it wants token ids"),
+        ({"stop_token_ids": (-1,)}, r"stop_token_ids is \(-1,\); it wants token ids"),
+        ({"logit_bias": {"5": 1}}, "logit_bias has '5'=1; it wants a token id"),
+        ({"logit_bias": [5]}, r"logit_bias is \[5\]; it wants a number for each token id"),
+        ({"depth": 129}, "depth is 129, but it must be at most 128"),
+        ({"tree_top_k": 129}, "tree_top_k is 129, but it must be at most 128"),
     ],
     ids=str,
 )
@@ -57,7 +70,13 @@ def test_what_cannot_be_is_refused(given, message):
 
 @pytest.mark.parametrize(
     ("given", "tree"),
-    [({}, "auto"), ({"tree": "fixed"}, "fixed"), ({"tree_top_k": 4}, "fixed"), ({"seed": 1}, "auto")],
+    [
+        ({}, "auto"),
+        ({"tree": "fixed"}, "fixed"),
+        ({"tree_top_k": 4}, "fixed"),
+        ({"rerank": False}, "fixed"),
+        ({"seed": 1}, "auto"),
+    ],
     ids=str,
 )
 def test_a_size_means_a_fixed_tree(given, tree):

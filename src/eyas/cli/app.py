@@ -15,9 +15,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 import eyas
-from eyas.cli.output import drop_stdout
+from eyas.cli.output import drop_stdout, note, open_streams
 from eyas.cli.parser import Parser
-from eyas.errors import EyasError
+from eyas.errors import ConfigError, EyasError
 from eyas.registry import methods
 
 # Commands in the order of the help, and the module of each in this package.
@@ -45,6 +45,13 @@ REFUSALS = {
     errno.EACCES: "choose a place that you may use",
     errno.EPERM: "choose a place that you may use",
     errno.EROFS: "choose a place that can be written",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "give a place inside a folder",
+    errno.EEXIST: "choose another place",
+    errno.EBUSY: "choose another place",
+    errno.ENOENT: "make the folder first",
+    errno.ELOOP: "choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 
@@ -69,6 +76,7 @@ def build_parser(command: str | None = None) -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows ? instead of dying
@@ -76,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"(torch|transformers)\b")
     try:
         words = list(sys.argv[1:] if argv is None else argv)
-        args = build_parser(words[0] if words else None).parse_args(words)
+        args, unknown = build_parser(words[0] if words else None).parse_known_args(words)
+        if unknown:
+            raise ConfigError(f"unrecognized arguments: {' '.join(unknown)} (see `eyas {words[0]} --help`).")
         args.command_line = shlex.join(["eyas", *words])
         code = args.run(args)
         sys.stdout.flush()
@@ -84,10 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help and --version have printed
         return int(stop.code or 0)
     except EyasError as error:
-        print(f"eyas: error: {_one_line(str(error))}", file=sys.stderr)
+        note(f"error: {_one_line(str(error))}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("eyas: interrupted", file=sys.stderr)
+        note("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         drop_stdout()
@@ -96,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in REFUSALS:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"eyas: error: {place}{error.strerror}; {REFUSALS[error.errno]}.", file=sys.stderr)
+        note(f"error: {place}{error.strerror}; {REFUSALS[error.errno]}.")
         return EyasError.exit_code
 
 

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         for index, choice in enumerate(answer.choices, start=1):
             write(f"--- answer {index} of {len(answer.choices)} ---\n{choice.text}\n")
         _report(answer)
+        _print_logprobs(llm, answer)
         return 0
     return _stream(args, llm, prompt, settings)
 
@@ -64,8 +65,7 @@ def _stream(args: argparse.Namespace, llm: LLM, prompt: str, settings: dict[str,
         return INTERRUPTED
     write("\n")
     _report(stream.answer)
-    if stream.answer.logprobs is not None:
-        _print_logprobs(llm, stream.answer)
+    _print_logprobs(llm, stream.answer)
     return 0
 
 
@@ -75,8 +75,8 @@ def _report(answer: Answer) -> None:
 
 
 def _print_logprobs(llm: LLM, answer: Answer) -> None:
-    """A table on stderr: each token with its log-probability, then the best alternatives."""
-    for row in answer.logprobs or ():
+    """A table on stderr where it was asked for: each token's log-probability, then the best alternatives."""
+    for row in (row for choice in answer.choices or (answer,) for row in choice.logprobs or ()):
         best = "  ".join(f"{_quoted(llm, token)} {value:.3f}" for token, value in row["top"])
         print(f"{row['logprob']:9.3f}  {_quoted(llm, row['token_id'])}  | {best}", file=sys.stderr)
 

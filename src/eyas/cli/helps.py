@@ -10,7 +10,7 @@ MODEL_HELPS = {
     "model's head/, the cache, those shipped",
     "method": "how tokens are drafted (auto: eagle2 where a head is found, otherwise pld)",
     "runtime": "what computes: native, torch, or auto (native where it can)",
-    "dtype": "precision: float32, bfloat16, float16, float64, or auto (the fastest here)",
+    "dtype": "precision: float32, bfloat16, int8 (native alone), float16, float64 (torch alone), or auto",
     "draft_dtype": "precision of the draft's networks, which never changes the answer; or auto",
     "threads": "threads of the runtime; without it one per physical core",
     "device": "where it computes: cpu, or as torch names it, such as cuda or cuda:1",
@@ -55,7 +55,7 @@ DISTIL_HELPS = {
     "max_prompt_tokens": "longer prompts are left out",
     "batch_size": "prompts answered at a time",
     "loop_tokens": "end an answer after so many tokens in a row that repeat earlier ones; 0 goes on",
-    "limit": "answers in all; without it every prompt is answered",
+    "limit": "answer the first N prompts that fit; without it every one",
     "seed": "of the draws",
 }
 
@@ -79,8 +79,8 @@ TRAINING_HELPS = {
 }
 
 HEAD_HELPS = TRAINING_HELPS | {
-    "layers": "decoder layers of the head",
-    "intermediate_size": "of the head's MLP; without it the target's",
+    "layers": "decoder layers of the head; without it 1, or those of --start",
+    "intermediate_size": "of the head's MLP; without it the target's, or that of --start",
     "loss_vocab": "compare the N most frequent tokens in the loss; without it those drafted from",
     "regression_weight": "of the loss on features",
     "ce_weight": "of the loss on token distributions",

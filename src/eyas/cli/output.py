@@ -4,14 +4,25 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from eyas.metrics import GenerationStats, mean_acceptance_length
 
 
 def note(text: str) -> None:
-    """A line beside the answer."""
-    print(f"eyas: {text}", file=sys.stderr, flush=True)
+    """A line beside the answer, which goes on where stderr takes none."""
+    with suppress(OSError):
+        print(f"eyas: {text}", file=sys.stderr, flush=True)
+
+
+def open_streams() -> None:
+    """What the caller has closed reads as empty, and takes what is written to it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - open as long as we run
+            setattr(sys, name, stream)
 
 
 def write(text: str) -> None:
@@ -21,8 +32,9 @@ def write(text: str) -> None:
 
 
 def write_json(document: Mapping[str, Any]) -> None:
-    """The one document of --json, on one line."""
-    write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+    """The one document of --json, on one line; signs that stdout's encoding lacks are escaped."""
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    write(json.dumps(document, ensure_ascii=not is_unicode, allow_nan=False) + "\n")
 
 
 def statistics_line(rows: Sequence[GenerationStats], config: Mapping[str, Any]) -> str:

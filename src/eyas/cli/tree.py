@@ -81,7 +81,9 @@ def _drawn(llm: LLM, cycle: Cycle, before: list[int], options: GenerationOptions
     tree, verdict = cycle.tree, cycle.verdict
     accepted = verdict.num_accepted
     said = quote_token(llm.tokenizer.decode(before))
-    kept = f"{tree.num_draft_tokens} of up to {options.tree.num_candidates} candidates kept"
+    kept = f"{tree.num_draft_tokens} drafted"
+    if tree.best is not None:
+        kept = f"{tree.num_draft_tokens} of up to {options.tree.num_candidates} candidates kept"
     gained = f"{accepted + 1} token{'s' if accepted else ''} from one pass of the target"
     return DrawnCycle(
         tree=tree,

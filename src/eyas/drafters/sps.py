@@ -28,6 +28,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from eyas.config import MOST_DEPTH
 from eyas.drafters._target import AnswerHead, check_target, check_vocabulary
 from eyas.errors import CheckpointError, ConfigError
 from eyas.interfaces import (
@@ -65,9 +66,9 @@ class SpsOptions(DraftOptions):
     )
 
     def __post_init__(self) -> None:
-        if self.sps_length not in ("heuristic", "confidence") and self.fixed_length < 1:
+        if self.sps_length not in ("heuristic", "confidence") and not 1 <= self.fixed_length <= MOST_DEPTH:
             raise ConfigError(
-                f"sps_length is {self.sps_length!r}; it is heuristic, confidence, or at least 1."
+                f"sps_length is {self.sps_length!r}; it is heuristic, confidence, or lies in 1..{MOST_DEPTH}."
             )
 
     @property

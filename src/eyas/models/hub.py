@@ -37,7 +37,7 @@ def _find(model: str | Path, progress: Progress) -> Path:
     if model == NAME:
         return ensure_default_model(progress)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if path.is_dir() and str(model):  # an empty one would be the working directory
         return path
     stored = {entry.name: entry.path for entry in list_models()}
     if str(model) in stored:

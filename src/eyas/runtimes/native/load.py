@@ -116,8 +116,8 @@ def _isa() -> str | None:
 def _threads(threads: int | None) -> int:
     if threads is None:
         return physical_cores()
-    if not 1 <= threads <= 256:
-        raise ConfigError(f"threads is {threads}, but it must lie in 1..256.")
+    if not (isinstance(threads, int) and 1 <= threads <= 256):
+        raise ConfigError(f"threads is {threads!r}, but it must be a whole number in 1..256.")
     return threads
 
 

@@ -51,7 +51,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
     if dtype not in DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; it is auto, {', '.join(DTYPES)}.")
+        raise ConfigError(f"dtype is {dtype!r}; on the torch runtime it is auto, {', '.join(DTYPES)}.")
     return DTYPES[dtype]
 
 
@@ -70,7 +70,7 @@ def _device(device: str) -> torch.device:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device {device!r} cannot be used ({one_line(error)}); try 'cpu' or 'cuda'."
+            f"device {device!r} cannot be used ({one_line(error)}); 'cpu' always can."
         ) from error
     return place
 
