@@ -18,8 +18,9 @@ def test_rows_come_back_and_the_last_of_a_key_counts(tmp_path):
     with AnswerFile(path) as answers:
         answers.append(row("a", value=1))
         answers.append(row("b", text="zwei\u2028Zeilen"))
-        answers.append(row("a", value=2))
+        answers.append(row("a", value=2, set="a name that is no UTF-8: \udcff"))
     with AnswerFile(path) as answers:
+        assert answers.rows["a"].pop("set").endswith("\udcff")
         assert answers.rows == {"a": row("a", value=2), "b": row("b", text="zwei\u2028Zeilen")}
 
 
@@ -32,7 +33,34 @@ def test_a_cut_off_row_is_dropped_and_the_next_one_is_whole(tmp_path):
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "c"]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", "3"])
+@pytest.mark.parametrize("cut", ["{", '{"ke', '{"key": "b', '{"key": "b", "text": "\\ud8'])
+def test_however_a_row_was_cut_off_it_is_dropped(tmp_path, cut):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps(row("a")) + "\n" + cut)
+    with AnswerFile(path) as answers:
+        assert list(answers.rows) == ["a"]
+    assert path.read_text() == json.dumps(row("a")) + "\n"
+
+
+def test_a_whole_row_that_lacks_its_line_feed_gets_one(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps(row("a", value=1)) + "\n" + json.dumps(row("a", value=2)))
+    with AnswerFile(path) as answers:
+        assert answers.rows == {"a": row("a", value=2)}
+        answers.append(row("c"))
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "a", "c"]
+
+
+@pytest.mark.parametrize("content", ["buy milk", "{}", '{"turns": ["a', "buy milk\n" + '{"key": "b', "\0\0"])
+def test_what_others_wrote_is_refused_and_left_as_it_was(tmp_path, content):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match="line 1: no row"):
+        AnswerFile(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", "3", "[" * 100_000, "1" * 5000])
 def test_a_broken_line_is_named(tmp_path, line):
     path = tmp_path / "answers.jsonl"
     path.write_text(json.dumps(row("a")) + f"\n{line}\n")

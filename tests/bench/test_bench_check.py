@@ -71,6 +71,31 @@ def test_lost_answers_fail(verdicts):
     assert verdicts(before={"skip": (1, 2)})[0] == 0
 
 
+def test_what_only_the_first_folder_has_is_lost(eyas, tmp_path):
+    def rows(name, temperature=0.0, seconds=(1.0, 1.1)):
+        return [answer(name, n, temperature=temperature, seconds=seconds) for n in QUESTIONS]
+
+    both = [*rows("autoregressive"), *rows("eagle2")]
+    whole = folder(tmp_path / "whole", *both, *rows("pld"), *rows("eagle2", 1.0))
+    smaller = folder(tmp_path / "smaller", *both)
+    done = eyas("bench", "check", whole, smaller)
+    assert done.code == 1
+    assert done.err.splitlines() == [
+        "eyas: eagle2 at T=1: lost answers (-100.0%)",
+        "eyas: pld at T=0: lost answers (-100.0%)",
+    ]
+    assert eyas("bench", "check", smaller, whole).code == 0, "more is not less"
+
+    half = [*both[:8], *both[8:12], *(answer("eagle2", n) for n in range(4, 8))]
+    done = eyas("bench", "check", smaller, folder(tmp_path / "half", *half), "--normalise")
+    assert (done.code, done.err) == (1, "eyas: eagle2 at T=0: lost speeds (-50.0%)\n")
+    untimed = folder(tmp_path / "untimed", *rows("autoregressive", seconds=()), *rows("eagle2", seconds=()))
+    done = eyas("bench", "check", smaller, untimed)
+    assert done.code == 1
+    assert [line.split(": ")[2] for line in done.err.splitlines()] == ["lost speeds (-100.0%)"] * 2
+    assert eyas("bench", "check", untimed, smaller).code == 0
+
+
 def test_two_machines_are_compared_by_speed_up(verdicts):
     assert verdicts(plain=2.0)[0] == 1
     code, rows = verdicts("--normalise", plain=2.0)

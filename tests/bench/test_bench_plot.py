@@ -62,6 +62,10 @@ def test_rows_without_times_and_cycles_give_the_figures_that_they_can(eyas, tmp_
     assert {file.stem for file in (path / "figures").iterdir()} == {"tau"}
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(eyas, made):
+    assert "cannot make the folder" in eyas("bench", "plot", made, "--out", made / "rows.jsonl").error
+
+
 def test_without_matplotlib_the_remedy_is_named(eyas, made, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "pip install 'eyas[bench]'" in eyas("bench", "plot", made).error

@@ -227,6 +227,39 @@ def test_what_is_no_result_folder(eyas, tmp_path, content, message):
     assert message in eyas("bench", "report", tmp_path).error
 
 
+def test_a_folder_of_several_options_is_refused(eyas, tmp_path):
+    first, again = answer("eagle2", 1, seconds=(1.0,)), answer("eagle2", 1, seconds=(9.0,))
+    for row in again:
+        row["asked"] += "otherwise"
+        row["key"] += "otherwise"
+    path = folder(tmp_path / "several", answer("autoregressive", 1), first, again)
+    for words in (("report", path), ("report", path, "--mixed"), ("plot", path), ("check", path, path)):
+        assert "answer question 1 of a for eagle2 at T=0 with several options" in eyas("bench", *words).error
+    again[0]["turn"] = again[1]["turn"] = 2
+    assert eyas("bench", "report", folder(path, answer("autoregressive", 1), first, again)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--html", "cannot write {}/: Is a directory"),
+        ("--markdown", "cannot write {}/: Is a directory"),
+        ("--spec-bench-answers", "cannot make the folder {}/rows.jsonl/a: Not a directory"),
+    ],
+)
+def test_a_place_of_the_wrong_kind_is_named(eyas, made, option, message):
+    place = made / "rows.jsonl" if "spec" in option else made
+    done = eyas("bench", "report", made, option, place)
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith(f"eyas: error: {message.format(made).replace('/:', ':')}")
+    assert (made / "rows.jsonl").is_file()
+
+
+def test_a_file_that_is_no_text_takes_no_tables(eyas, made):
+    (made / "page.md").write_bytes(b"\xff")
+    assert "is not UTF-8" in eyas("bench", "report", made, "--markdown", made / "page.md").error
+
+
 def test_a_broken_run_document_is_named(eyas, made):
     (made / "run.json").write_text("{")
     assert "run.json" in eyas("bench", "report", made).error

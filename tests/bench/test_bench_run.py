@@ -1,6 +1,7 @@
 """`eyas bench run`: rows on equal ids, that survive kills, other code, and methods that fail."""
 
 import json
+import re
 import resource
 import signal
 import time
@@ -134,6 +135,46 @@ def test_rows_of_other_code_are_refused_unless_asked(eyas, argv, rows, tmp_path,
     assert len(rows()) == 6
     assert "several codes" in eyas("bench", "report", tmp_path / "out").error
     assert eyas("bench", "report", tmp_path / "out", "--mixed").code == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "told"),
+    [
+        (("--max-new-tokens", "4"), ("--max-new-tokens", "8"), "autoregressive .* max_new_tokens 4, not 8"),
+        (
+            ("--methods", "eagle2:draft_tokens=3,depth=2,name=x"),
+            ("--methods", "eagle2:draft_tokens=4,depth=2,name=x"),
+            "of x .* draft_tokens 3, not 4",
+        ),
+        (("--methods", "eagle2:name=x"), ("--methods", "pld:name=x"), "of x .* method eagle2, not pld"),
+    ],
+)
+def test_other_options_in_one_folder_are_refused_by_name(eyas, argv, rows, first, then, told):
+    short = ("--repeats", "0", "--limit", "1", "--max-new-tokens", "4")
+    assert eyas(*argv, *short, *first).code == 0
+    made = rows()
+    for more in ((), ("--mixed",)):
+        assert re.search(told, eyas(*argv, *short, *then, *more).error)
+    assert rows() == made
+    assert eyas(*argv, *short, *first, "--temperature", "0,1").code == 0, "new prompts are no others"
+
+
+def test_another_question_file_of_the_same_name_is_refused(eyas, argv, questions, rows, tmp_path):
+    short = ("--repeats", "0", "--limit", "1", "--max-new-tokens", "4")
+    assert eyas(*argv, *short).code == 0
+    questions.write_text(questions.read_text().replace('"question 1"', '"another one"'))
+    assert "with another tides.jsonl; give the same" in eyas(*argv, *short).error
+    (tmp_path / "out" / "run.json").unlink()
+    assert "with other options; give the same" in eyas(*argv, *short).error
+
+
+@pytest.mark.parametrize("content", ["my notes", "{}\n", '{"key": "a", "value": 1}\n'])
+def test_a_file_of_others_is_left_as_it_was(eyas, argv, tmp_path, content):
+    file = tmp_path / "out" / "rows.jsonl"
+    file.parent.mkdir()
+    file.write_text(content)
+    assert "choose another --out" in eyas(*argv).error
+    assert file.read_text() == content
 
 
 def test_a_method_that_raises_loses_its_prompt_only(eyas, argv, rows, registered):

@@ -3,7 +3,8 @@
 import pytest
 
 from eyas.api import load
-from eyas.bench.peers import PEERS, Absent, PeerSettings, load_peers
+from eyas.bench.peers import PEERS, Absent, PeerSettings, gguf_file, load_peers
+from eyas.errors import ConfigError
 
 NAMES = ("transformers", "transformers-pld", "transformers-assisted")
 
@@ -31,3 +32,10 @@ def test_what_cannot_be_measured_says_why(model):
         PEERS["transformers-assisted"](alone)
     with pytest.raises(Absent, match="default model only"):
         PEERS["llama.cpp"](alone)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    pytest.importorskip("gguf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot make the folder .*file/below: Not a directory"):
+        gguf_file(tmp_path / "file" / "below", "BF16")

@@ -45,6 +45,20 @@ def test_reads_what_is_there(tmp_path):
         pytest.param('{"question_id": 1, "turns": ["a", 2]}', "turn 2 is 2", id="number-turn"),
         pytest.param('{"question_id": 1, "turns": ["a", "  "]}', "turn 2 is empty", id="blank-turn"),
         pytest.param('{"question_id": 1, "turns": ["\\ud800"]}', "surrogate", id="surrogate"),
+        pytest.param('{"question_id": "\\ud800", "turns": ["a"]}', "question_id holds half", id="cut-id"),
+        pytest.param(
+            '{"question_id": 1, "category": "\\udfff", "turns": ["a"]}',
+            "category holds half",
+            id="cut-category",
+        ),
+        pytest.param(
+            '{"question_id": ' + "1" * 5000 + ', "turns": ["a"]}', "a number of too many digits", id="digits"
+        ),
+        pytest.param(
+            '{"question_id": ' + "[" * 900 + "]" * 900 + ', "turns": ["a"]}',
+            "question_id is [[",
+            id="deep-id",
+        ),
         pytest.param(GOOD, "stands in line 1 already", id="duplicate"),
     ],
 )

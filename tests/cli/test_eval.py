@@ -99,6 +99,21 @@ def test_other_settings_are_told_apart(eyas, argv, tmp_path):
     assert all(c["mean"]["answers"] == 1 for c in summary["conditions"])
 
 
+def test_notes_in_the_place_of_answers_are_left_alone(eyas, argv, tmp_path):
+    file = tmp_path / "out" / "answers.jsonl"
+    file.parent.mkdir()
+    file.write_text("my notes")
+    assert "line 1: no row" in eyas(*argv, "--limit", "1").error
+    assert file.read_text() == "my notes"
+
+
+def test_a_summary_goes_where_a_link_leads(eyas, argv, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "summary.json").symlink_to(tmp_path / "kept.json")
+    assert eyas(*argv, "--limit", "1").code == 0
+    assert json.loads((tmp_path / "kept.json").read_text())["passed"]
+
+
 def test_a_failing_prompt_loses_itself_only(eyas, argv, questions):
     long = {"question_id": "long", "turns": ["x" * 400]}
     questions.write_text(questions.read_text() + json.dumps(long) + "\n")

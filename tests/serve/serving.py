@@ -69,9 +69,13 @@ class Server:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
+    def end(self):
+        """What a signal does."""
+        self._server.should_exit = True
+
     def stop(self):
         self.http.close()
-        self._server.should_exit = True
+        self.end()
         self._thread.join(60)
         self._socket.close()
         assert not self._thread.is_alive()

@@ -121,13 +121,24 @@ def test_fields_that_ask_for_nothing_are_taken(server):
         (b"", "JSON body"),
         (b"[]", "the body"),
         (b'"x"', "the body"),
-        (b"\xff\xfe", ""),
-        (b"[" * 9000, ""),
+        (b'{"messages": "\xff"}', "no JSON (not UTF-8); send one JSON object in UTF-8"),
+        (b"[" * 9000, "no JSON (nested too deeply)"),
+        (b'{"seed": ' + b"1" * 5000 + b"}", "no JSON (a number of too many digits)"),
     ],
 )
 def test_bodies_that_are_no_requests(server, content, message):
     headers = {"content-type": "application/json"}
-    assert message in refusal(server.http.post(CHAT, content=content, headers=headers))["message"]
+    error = refusal(server.http.post(CHAT, content=content, headers=headers))
+    assert message in error["message"]
+    assert error["code"] == ("json_invalid" if "no JSON" in message else error["code"])
+
+
+def test_ids_that_the_model_does_not_have_are_no_matter_of_its_context(server):
+    for prompt in ([1, 10**6], [[1], [1, 262]]):
+        error = refusal(server.post(prompt=prompt, max_tokens=2))
+        assert (error["param"], error["code"]) == ("prompt", "invalid_value")
+        assert "ids end at 261" in error["message"]
+    assert refusal(server.post(prompt=[7] * 300, max_tokens=2))["code"] == "context_length_exceeded"
 
 
 def test_text_that_is_no_unicode_is_refused(server):

@@ -173,6 +173,29 @@ def test_a_dead_engine_is_not_healthy(serve):
     assert server.post(**LONG).status_code == 503
 
 
+@pytest.mark.parametrize("drain", [0, 1])
+def test_what_outlasts_the_drain_ends_with_an_error(serve, slow, caplog, drain):
+    server = serve(drain=drain)
+    fields = {**LONG, "max_tokens": 240, "eyas": {"method": "autoregressive"}, "stream": True}
+    with (
+        ThreadPoolExecutor(1) as pool,
+        server.http.stream("POST", "/v1/completions", json=fields) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        whole = pool.submit(httpx.post, f"{server.url}/v1/completions", json={**fields, "stream": False})
+        wait_until(lambda: server.service.scheduler._taken == 2)
+        server.end()
+        *chunks, last, done = [line for line in lines if line]
+        refused = whole.result()
+    server.stop()
+    assert chunks
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
+    assert done == "data: [DONE]"
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_lets_answers_end(llm, tmp_path, number):
     """The real command: answers under way come whole, new connections are refused, the exit is orderly."""
@@ -232,6 +255,8 @@ def test_a_signal_lets_answers_end(llm, tmp_path, number):
         (["--max-concurrent", "0"], "at least 1"),
         (["--deadline", "nan"], "at least 1"),
         (["--api-key", " "], "api_key is empty"),
+        (["--host", ""], "host is empty"),
+        (["--cache-tokens", "5", "--port", "0"], "cache_tokens is 5, but"),
         (["--host", "203.0.113.7", "--port", "0"], "cannot listen"),
     ],
 )

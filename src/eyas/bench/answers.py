@@ -14,6 +14,7 @@ from typing import Any, Self
 from eyas.errors import DataError
 
 Row = dict[str, Any]
+BEGINNING = b'{"key": "'  # of every row that `append` writes
 
 
 class AnswerFile:
@@ -23,7 +24,7 @@ class AnswerFile:
         """Open or create the file.
 
         Raises:
-            DataError: another process writes to it, or a line of it is broken.
+            DataError: another process writes to it, or a line of it is no row; it stays as it was.
         """
         self.path = path
         try:
@@ -58,7 +59,12 @@ class AnswerFile:
         Raises:
             DataError: the disk is full or gone; what was written before stays.
         """
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        # A file's name may be no UTF-8; what is left of it is an escape in JSON too.
+        self._write(line.encode(errors="backslashreplace"))
+        self.rows[row["key"]] = row
+
+    def _write(self, line: bytes) -> None:
         size = self._file.seek(0, os.SEEK_END)
         try:
             written = self._file.write(line)
@@ -70,15 +76,23 @@ class AnswerFile:
             raise DataError(
                 f"cannot write {self.path}: {error.strerror}; make room and run again, it resumes."
             ) from None
-        self.rows[row["key"]] = row
 
     def _read(self) -> dict[str, Row]:
         self._file.seek(0)
         content = self._file.read() or b""
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # the row that a kill cut off
-            self._file.truncate(whole)
-        return parse_rows(content[:whole], self.path)
+        rows, last = parse_rows(content[:whole], self.path), content[whole:]
+        if not last:
+            return rows
+        try:
+            rows |= parse_rows(content + b"\n", self.path)
+        except DataError:
+            if not (last.startswith(BEGINNING) or BEGINNING.startswith(last)):
+                raise
+            self._file.truncate(whole)  # the row that a kill cut off
+        else:
+            self._write(b"\n")
+        return rows
 
 
 def parse_rows(content: bytes, path: Path) -> dict[str, Row]:
@@ -92,7 +106,7 @@ def parse_rows(content: bytes, path: Path) -> dict[str, Row]:
         try:
             row = json.loads(line)
             rows[row["key"]] = row
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(
                 f"{path}, line {number}: no row of an evaluation; remove the line or choose another --out."
             ) from None

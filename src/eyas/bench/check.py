@@ -22,7 +22,7 @@ from eyas.errors import ConfigError, DataError
 from eyas.tree import Floats, Ints
 
 FEWEST = 5  # questions of which a change can be told from noise
-WORSE = ("slower", "lost acceptance", "lost answers")
+WORSE = ("slower", "lost acceptance", "lost answers", "lost speeds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Change:
 
     contender: str
     temperature: float
-    what: str  # tau, speed or answers
+    what: str  # tau, speed, or the number of answers or of questions with a speed
     before: float
     after: float
     change: float
@@ -61,14 +61,16 @@ class Change:
 
 
 def compare_folders(before: Results, after: Results, tolerance: Tolerance) -> list[Change]:
-    """Every contender and temperature that both folders hold.
+    """Every contender and temperature of `before`; what `after` lacks is lost.
 
     Raises:
         DataError: they have no answer in common.
     """
+    asked = {row["asked"] for row in after.rows}
     changes: list[Change] = []
-    for name, temperature in product(before.methods, before.temperatures):
-        changes += _compare(before, after, name, temperature, tolerance)
+    if any(row["asked"] in asked for row in before.rows):
+        for name, temperature in product(before.methods, before.temperatures):
+            changes += _compare(before, after, name, temperature, tolerance)
     if not changes:
         raise DataError(
             f"{before.path} and {after.path} have no answer in common; run both with the same questions, "
@@ -97,17 +99,15 @@ def table(changes: list[Change]) -> Table:
 def _compare(
     before: Results, after: Results, name: str, temperature: float, tolerance: Tolerance
 ) -> Iterator[Change]:
+    left, right = (st.samples(folder, name, temperature) for folder in (before, after))
     asked = {row["asked"] for row in after.checked(name, temperature)}
-    both = [row["asked"] for row in before.checked(name, temperature) if row["asked"] in asked]
-    if not both:
-        return
-    left, right = (_only(st.samples(folder, name, temperature), set(both)) for folder in (before, after))
-    lost = sum(key not in right for key in left)
-    if lost:
-        yield Change(
-            *(name, temperature, "answers", len(left), len(left) - lost, -lost / len(left)),
-            *(None, len({sample.question for sample in left.values()}), "lost answers"),
-        )
+    if both := {row["asked"] for row in before.checked(name, temperature)} & asked:
+        left, right = _only(left, both), _only(right, both)
+    else:  # a folder of fewer questions is compared on those; one without any has lost them
+        right = {}
+    if lost := sum(key not in right for key in left):
+        questions = len({sample.question for sample in left.values()})
+        yield _lost(name, temperature, "answers", len(left), lost, questions)
     shared = [key for key in left if key in right]
     left, right = ({key: found[key] for key in shared} for found in (left, right))
     if name != PLAIN:
@@ -118,6 +118,11 @@ def _compare(
             return
         plains = tuple(st.samples(folder, PLAIN, temperature) for folder in (before, after))
     yield from _speed(name, temperature, left, right, plains, tolerance.speed)
+
+
+def _lost(name: str, temperature: float, what: str, of: int, lost: int, questions: int) -> Change:
+    change = -lost / of
+    return Change(name, temperature, what, of, of - lost, change, None, questions, f"lost {what}")
 
 
 def _only(found: Samples, asked: set[str]) -> Samples:
@@ -163,6 +168,8 @@ def _speed(
             else:
                 del side[question]
     questions = [question for question in sides[0] if question in sides[1]]
+    if lost := len(sides[0]) - len(questions):
+        yield _lost(name, temperature, "speeds", len(sides[0]), lost, len(sides[0]))
     if not questions:
         return
     repeats = min(len(side[question]) for side in sides for question in questions)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eyas.bench import statistics as st
-from eyas.bench.files import write_whole
+from eyas.bench.files import make_folder, write_whole
 from eyas.bench.results import Results
 from eyas.bench.statistics import Sample
 from eyas.errors import DataError
@@ -26,13 +26,14 @@ def write_spec_bench(results: Results, folder: Path) -> list[Path]:
 
     Raises:
         DataError: nothing was timed.
+        ConfigError: the folder cannot be made.
     """
     written = []
     for set_name, name, temperature in product(results.sets, results.methods, results.temperatures):
         lines = _lines(results, set_name, name, temperature)
         if lines:
             path = folder / set_name / f"{name}-temperature-{temperature:g}.jsonl".replace(":", "-")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
             written.append(path)
     if not written:

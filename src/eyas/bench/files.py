@@ -8,18 +8,41 @@ from eyas.errors import ConfigError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then put it in place: a reader sees the old file or the new one.
+    """Write `text` beside the file, then put it in place: a reader sees the old file or the new one.
+
+    A link is followed. A device or a pipe is written into, since it cannot be replaced.
 
     Raises:
-        ConfigError: the folder does not exist or cannot be written.
+        ConfigError: it is a folder, its folder does not exist, or it cannot be written.
     """
+    # Names of files may be no UTF-8. They come as half of a surrogate pair, which is an escape in JSON too.
+    content = text.encode(errors="backslashreplace")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            _replace(Path(os.path.realpath(path)), content)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {path}: {error.strerror}; choose another place.") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from eyas.bench.files import make_folder
 from eyas.errors import ConfigError
 from eyas.models import default_model_dir
 from eyas.models.default_model import fetch_gguf
@@ -154,7 +155,7 @@ def gguf_file(folder: Path, kind: str) -> Path:
         return path
     from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, dequantize, quantize
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     source = folder / "source.gguf"
     if not source.is_file():
         fetch_gguf(folder).rename(source)

@@ -89,6 +89,16 @@ class Task:
     asked: str
     key: str
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """What its row says about what is asked."""
+        return {
+            **self.prompt.named,
+            "contender": self.contender.name,
+            "method": self.contender.method,
+            "repeat": self.repeat,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

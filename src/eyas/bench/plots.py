@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from eyas.bench import statistics as st
 from eyas.bench.equality import PLAIN
+from eyas.bench.files import make_folder
 from eyas.bench.results import Results
 from eyas.bench.statistics import Samples
 from eyas.bench.tables import drafted_per_cycle
@@ -59,9 +60,9 @@ def write_figures(results: Results, folder: Path) -> list[Path]:
     """Each figure as SVG and PNG; returns the files.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed, or the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = []
     for name, (_, figure) in figures(results).items():
         for kind in ("svg", "png"):

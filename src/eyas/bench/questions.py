@@ -5,6 +5,7 @@ Other fields (a `reference`, say) are ignored. Reading is strict: a benchmark ov
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,8 @@ def _question(path: Path, number: int, line: str) -> Question:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise _broken(path, number, f"not JSON ({error.msg} at column {error.colno})") from None
+    except ValueError:
+        raise _broken(path, number, "not JSON that can be read (a number of too many digits)") from None
     except RecursionError:
         raise _broken(path, number, "not JSON that can be read (nested too deeply)") from None
     if not isinstance(row, dict):
@@ -99,6 +102,9 @@ def _question(path: Path, number: int, line: str) -> Question:
     category = row.get("category", "")
     if not isinstance(category, str):
         raise _broken(path, number, f"category is {_shown(category)}, not a string")
+    for name, value in (("question_id", question_id), ("category", category)):
+        if _is_cut(str(value)):
+            raise _broken(path, number, f"{name} holds half of a surrogate pair")
     return Question(question_id, category, _turns(path, number, row.get("turns")))
 
 
@@ -112,15 +118,20 @@ def _turns(path: Path, number: int, turns: Any) -> tuple[str, ...]:
             raise _broken(path, number, f"turn {index} is {_shown(turn)}, not a string")
         if not turn.strip():
             raise _broken(path, number, f"turn {index} is empty")
-        if any("\ud800" <= sign <= "\udfff" for sign in turn):
+        if _is_cut(turn):
             raise _broken(path, number, f"turn {index} holds half of a surrogate pair")
     return tuple(turns)
+
+
+def _is_cut(text: str) -> bool:
+    """Whether a text cannot be written: it holds half of a surrogate pair."""
+    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return "missing"
-    text = repr(value)
+    text = reprlib.repr(value)  # which goes a few levels deep only
     return text if len(text) <= 40 else text[:39] + "…"
 
 

@@ -47,12 +47,16 @@ def write_markdown(path: Path, tables: Sequence[Table], heading: str) -> None:
     A mark is `<!-- eyas bench: ID ID -->`; without ids it takes all tables; `<!-- /eyas bench -->` ends it.
 
     Raises:
-        DataError: the file has no marks, or a mark names a table that does not exist.
+        DataError: the file has no marks, a mark names a table that does not exist, or it is no text.
+        ConfigError: it cannot be written.
     """
-    if not path.exists():
+    if not path.is_file():
         write_whole(path, f"# {heading}\n\n{markdown(tables)}")
         return
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8, so no table can be put into it; name another file.") from None
     known = {table.id: table for table in tables}
 
     def filled(place: re.Match[str]) -> str:

@@ -1,6 +1,7 @@
 """A result folder: rows.jsonl, a row for each answer, and run.json, which says where they come from."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +39,8 @@ class Results:
             mixed: accept rows of several codes, models or machines.
 
         Raises:
-            DataError: there is none, a row is broken, or rows are mixed and may not be.
+            DataError: there is none, a row is broken, rows are mixed and may not be, or a prompt was asked
+                with several options.
         """
         run = read_run(path)
         try:
@@ -49,6 +51,7 @@ class Results:
             rows = list({row["asked"]: row for row in parse_rows(content, path / ROWS).values()}.values())
             made = {row["made"] for row in rows}
             heads = {(row["contender"], row["head"]) for row in rows}
+            places = Counter(place(row) for row in rows)
         except KeyError as error:
             raise DataError(f"{path / ROWS} holds a row without {error}; is it a result folder?") from None
         if not rows:
@@ -57,6 +60,12 @@ class Results:
             raise DataError(
                 f"rows in {path / ROWS} were made by several codes, models, heads or machines; measure "
                 "again, or give --mixed to take them together."
+            )
+        twice = next((found for found, count in places.items() if count > 1), None)
+        if twice is not None:
+            raise DataError(
+                f"rows in {path / ROWS} answer question {twice[3]!r} of {twice[2]} for {twice[0]} at "
+                f"T={twice[1]:g} with several options or question files; measure each into its own folder."
             )
         return cls(path, run, rows)
 
@@ -123,6 +132,11 @@ class Results:
 def prompt_key(row: Row) -> PromptKey:
     """What a prompt is known by at one temperature."""
     return row["set"], row["question_id"], row["turn"], row["seed"]
+
+
+def place(row: Row) -> PromptKey:
+    """Where a row stands in tables, whatever its options: contender, temperature, prompt, repeat."""
+    return row["contender"], row["temperature"], *prompt_key(row), row["repeat"]
 
 
 def sound(row: Row) -> bool:

@@ -5,13 +5,13 @@ no timed repeats on that prompt, and its row keeps the first difference. A metho
 prompt.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from eyas.api import LLM
-from eyas.api import Prompt as Prompted
 from eyas.bench.answers import AnswerFile, Row, described
 from eyas.bench.contenders import Contender
 from eyas.bench.cycles import CycleCounts, answered
@@ -20,8 +20,10 @@ from eyas.bench.peers import Peer
 from eyas.bench.plan import CHECKED, BenchConfig, Plan, Prompt, Task, digest, maker
 from eyas.bench.provenance import head_hash
 from eyas.bench.questions import QuestionSet
+from eyas.bench.results import place, read_run
 from eyas.errors import ConfigError, DataError, EyasError
 from eyas.metrics import is_looping
+from eyas.prompts import Prompt as Prompted
 
 WARM_UP_TOKENS = 8
 Progress = Callable[[str, int, int], None]
@@ -102,22 +104,53 @@ class Bench:
         """Take over the rows of a file; returns how many of the plan's it holds.
 
         Raises:
-            DataError: rows of other code, another model, head or machine are among them.
+            DataError: rows of other code, another model, head or machine are among them, answers to the same
+                prompts under other options, or what is no row of a benchmark.
         """
-        self._rows = {row["asked"]: row for row in answers.rows.values()}
+        try:
+            self._rows = {row["asked"]: row for row in answers.rows.values()}
+            places = [(place(row), row["asked"]) for row in self._rows.values()]
+            made = [row["made"] for row in answers.rows.values()]
+        except KeyError as error:
+            raise DataError(
+                f"{answers.path} holds a row without {error}, so it is no benchmark's; choose another --out."
+            ) from None
         tasks = [task for prompt in self.plan.prompts() for task in self.plan.tasks(prompt)]
         there = [task for task in tasks if task.asked in self._rows]
         keys = {task.asked: task.key for task in there}  # where the head differs, the key does
         foreign = sum(
-            row["made"] != self.plan.made or keys.get(row["asked"], row["key"]) != row["key"]
-            for row in answers.rows.values()
+            maker != self.plan.made or keys.get(row["asked"], row["key"]) != row["key"]
+            for maker, row in zip(made, answers.rows.values(), strict=True)
         )
         if foreign and not self._mixed:
             raise DataError(
                 f"{foreign} of {len(answers.rows)} rows in {answers.path} were made by other code, another "
                 "model, head, precision or machine; choose another --out, or give --mixed to count them too."
             )
+        wanted = {place(task.named): task for task in tasks}
+        for where, asked in places:
+            task = wanted.get(where)
+            if task is not None and task.asked != asked:
+                how = self._differences(task, read_run(answers.path.parent))
+                raise DataError(
+                    f"{answers.path} holds answers of {task.contender.name} to the same questions with "
+                    f"{how}; give the same, or choose another --out."
+                )
         return len(there)
+
+    def _differences(self, task: Task, earlier: Mapping[str, Any]) -> str:
+        """How an answer was asked for by an earlier session, where it is asked for otherwise now."""
+        contender, questions = task.contender, task.prompt.questions
+        before = earlier.get("contenders", {}).get(contender.name, {})
+        old = {"method": before.get("method"), **before.get("options", {})}
+        new = {"method": contender.method, **json.loads(json.dumps(self._options(contender)))}
+        told = [
+            f"{name} {old[name]}, not {new[name]}" for name in old if before and old[name] != new.get(name)
+        ]
+        file = earlier.get("questions", {}).get(questions.name, {})
+        if file.get("sha256", questions.sha256) != questions.sha256:
+            told.append(f"another {file['file']}")
+        return " and ".join(told) or "other options"
 
     def describe(self) -> dict[str, Any]:
         """What answers, for run.json; cost tables are those in use."""
@@ -131,19 +164,22 @@ class Bench:
 
     def _described(self, contender: Contender) -> dict[str, Any]:
         method = contender.method or PLAIN
-        options = contender.settings(self.plan.base, 0.0, 0)
-        costs = self.llm.costs(method) if options.tree.is_auto else None
-        document = options.to_dict() | asdict(options.of_method(method))
-        for name in ("temperature", "seed"):  # a run has several
-            del document[name]
+        is_auto = contender.settings(self.plan.base, 0.0, 0).tree.is_auto
+        costs = self.llm.costs(method) if is_auto else None
         return {
             "method": method,
             "lossless": self._lossless.get(contender.name),
             "head_sha256": self.plan.heads[contender.name],
             "head_check": self.llm.head(method).check,
-            "options": document,
+            "options": self._options(contender),
             "costs": None if costs is None else costs.to_dict(),
         }
+
+    def _options(self, contender: Contender) -> dict[str, Any]:
+        """All options of a contender but temperature and seed, of which a run has several."""
+        options = contender.settings(self.plan.base, 0.0, 0)
+        document = options.to_dict() | asdict(options.of_method(contender.method or PLAIN))
+        return {name: value for name, value in document.items() if name not in ("temperature", "seed")}
 
     def _loads(self, contender: Contender) -> bool:
         try:
@@ -181,11 +217,8 @@ class Bench:
             "asked": task.asked,
             "made": self.plan.made,
             "head": self.plan.heads.get(contender.name),
-            **task.prompt.named,
-            "contender": contender.name,
-            "method": contender.method,
+            **task.named,
             "lossless": self._lossless.get(contender.name),
-            "repeat": task.repeat,
             "error": None,
         }
         try:

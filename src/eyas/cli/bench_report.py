@@ -111,7 +111,7 @@ def add_check(steps: Commands) -> None:
         "check",
         help="what got worse from one result folder to another",
         description="Compare two result folders, answer by answer. Exit code 1 if anything got slower, lost "
-        "acceptance or lost answers beyond tolerance and noise.",
+        "acceptance, answers or speeds beyond tolerance and noise.",
     )
     parser.add_argument("before", type=Path, metavar="A", help="the result folder to compare with")
     parser.add_argument("after", type=Path, metavar="B", help="the result folder to judge")

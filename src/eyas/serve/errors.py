@@ -63,6 +63,13 @@ def error_response(error: Exception, request_id: str) -> Response:
 
 def of_http(error: HTTPException) -> ApiError:
     """An unknown route or method, or a body that could not be read."""
+    match error.__cause__:  # of reading a body
+        case UnicodeDecodeError():
+            return _no_json("not UTF-8")
+        case RecursionError():
+            return _no_json("nested too deeply")
+        case ValueError():
+            return _no_json("a number of too many digits")
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     return ApiError(str(error.detail), status=error.status_code, code=code)
 
@@ -80,12 +87,14 @@ def of_validation(error: RequestValidationError) -> ApiError:
                 f"{param} is no field of this request; leave it out.", param=param, code="unknown"
             )
         case "json_invalid":
-            return ApiError(
-                f"the body is no JSON ({context.get('error', first['msg'])}).", code="json_invalid"
-            )
+            return _no_json(context.get("error", first["msg"]))
         case "missing" if param is None:
             return ApiError("the request has no JSON body.", code="missing")
     return ApiError(f"{param or 'the body'}: {first['msg']}.", param=param, code="invalid_value")
+
+
+def _no_json(reason: str) -> ApiError:
+    return ApiError(f"the body is no JSON ({reason}); send one JSON object in UTF-8.", code="json_invalid")
 
 
 def _place(location: Sequence[Any], body: Any, *, is_missing: bool) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eyas.api import Prompt
+from eyas.prompts import Prompt
 from eyas.serve.errors import ApiError
 from eyas.serve.schemas import ChatRequest, CompletionRequest, Sampled
 from eyas.serve.settings import ServeSettings

@@ -31,6 +31,21 @@ class Texts:
         """A token's bytes, which may be a part of a character."""
         return list(self._tokenizer.token_bytes(token_id))
 
+    def name_of(self, token_id: int) -> str:
+        """As OpenAI's completions name a token: its text, or the bytes of what is no text by itself."""
+        content = self._tokenizer.token_bytes(token_id)
+        try:
+            content.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+        return self.of(token_id)
+
+    def length_of(self, token_id: int) -> int:
+        """Characters of an answer that begin in a token; special ones are no part of it."""
+        if self._tokenizer.is_special(token_id):
+            return 0
+        return sum(byte & 0xC0 != 0x80 for byte in self._tokenizer.token_bytes(token_id))
+
 
 @dataclass
 class _Choice:
@@ -38,6 +53,8 @@ class _Choice:
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # in the text, of tokens that have log-probabilities
+    length: int = 0  # of the text, what is held back included
     described: list[dict[str, Any]] = field(default_factory=list)
     cycles: list[dict[str, Any]] = field(default_factory=list)
     steps: list[tuple[int, int]] = field(default_factory=list)  # (accepted, drafted) of cycles that drafted
@@ -98,7 +115,7 @@ class Reply(ABC):
             {
                 "index": index,
                 **self._delta(update.piece.text, is_first=is_first),
-                "logprobs": self._logprobs(choice, update.piece.tokens, len(update.piece.text)),
+                "logprobs": self._logprobs(choice, len(choice.tokens) - count),
                 "finish_reason": None if update.answer is None else update.answer.finish_reason,
                 "eyas": own,
             }
@@ -126,7 +143,7 @@ class Reply(ABC):
             {
                 "index": index,
                 **self._message(choice.text),
-                "logprobs": self._logprobs(choice, choice.tokens, len(choice.text)),
+                "logprobs": self._logprobs(choice, 0),
                 "finish_reason": reason,
                 "eyas": {"tokens": choice.described} | ({"cycles": choice.cycles} if self.trace else {}),
             }
@@ -190,8 +207,8 @@ class Reply(ABC):
         """New text, as a choice of a chunk says it."""
 
     @abstractmethod
-    def _logprobs(self, choice: _Choice, tokens: Sequence[Token], length: int) -> dict[str, Any] | None:
-        """Log-probabilities of tokens, which are the last `length` characters of the text so far."""
+    def _logprobs(self, choice: _Choice, start: int) -> dict[str, Any] | None:
+        """Log-probabilities of the tokens from `start` on."""
 
 
 class ChatReply(Reply):
@@ -205,7 +222,7 @@ class ChatReply(Reply):
     def _delta(self, text: str, *, is_first: bool) -> dict[str, Any]:
         return {"delta": ({"role": "assistant"} if is_first else {}) | {"content": text}}
 
-    def _logprobs(self, choice: _Choice, tokens: Sequence[Token], length: int) -> dict[str, Any] | None:  # noqa: ARG002
+    def _logprobs(self, choice: _Choice, start: int) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
 
@@ -219,7 +236,7 @@ class ChatReply(Reply):
         content = [
             entry(token.id, token.choice.log_prob)
             | {"top_logprobs": [entry(other, log_prob) for other, log_prob in token.choice.top]}
-            for token in tokens
+            for token in choice.tokens[start:]
         ]
         return {"content": content, "refusal": None}
 
@@ -235,22 +252,31 @@ class TextReply(Reply):
     def _delta(self, text: str, *, is_first: bool) -> dict[str, Any]:  # noqa: ARG002
         return {"text": text}
 
-    def _logprobs(self, choice: _Choice, tokens: Sequence[Token], length: int) -> dict[str, Any] | None:
+    def add(self, index: int, update: Update) -> None:
+        """Take news of choice `index`, and where each token begins: the same in chunks and in the body."""
+        super().add(index, update)
+        choice = self._choices[index]
+        for token in update.piece.tokens if self.logprobs else ():
+            choice.offsets.append(choice.length)
+            choice.length += self.texts.length_of(token.id)
+
+    def _logprobs(self, choice: _Choice, start: int) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
-        offset, offsets = len(choice.text) - length, []
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(self.texts.of(token.id))
+        tokens = choice.tokens[start:]
         return {
-            "tokens": [self.texts.of(token.id) for token in tokens],
+            "tokens": [self.texts.name_of(token.id) for token in tokens],
             "token_logprobs": [finite(token.choice.log_prob) for token in tokens],
-            "top_logprobs": [
-                {self.texts.of(other): finite(log_prob) for other, log_prob in token.choice.top}
-                for token in tokens
-            ],
-            "text_offset": offsets,
+            "top_logprobs": [self._top(token) for token in tokens],
+            "text_offset": choice.offsets[start:],
         }
+
+    def _top(self, token: Token) -> dict[str, float | None]:
+        """The most probable tokens by name; of several with one name the first."""
+        top: dict[str, float | None] = {}
+        for other, log_prob in token.choice.top:
+            top.setdefault(self.texts.name_of(other), finite(log_prob))
+        return top
 
 
 def speculative_decoding(steps: Sequence[tuple[int, int]]) -> dict[str, Any]:

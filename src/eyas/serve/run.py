@@ -1,6 +1,8 @@
 """Runs the application on uvicorn until a signal ends it, and lets what is under way end first."""
 
+import asyncio
 import ctypes
+import math
 import signal
 import socket
 import sys
@@ -17,6 +19,7 @@ from eyas.serve.settings import ServeSettings
 # mallopt(3) of glibc
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
+CUT_OFF_SECONDS = 5  # that answers have to end with an error, until their connections are dropped
 LARGE_BLOCK = 256 * 1024  # bytes: every cache is larger, most of what a cycle allocates is smaller
 
 
@@ -24,8 +27,9 @@ def serve(llm: LLM, settings: ServeSettings, announce: Callable[[str], None]) ->
     """Serve until SIGTERM or Ctrl-C; then nothing new is taken, and running answers get `drain` seconds.
 
     Raises:
-        ConfigError: the address cannot be used.
+        ConfigError: the address cannot be used, or a limit lets nothing through.
     """
+    server = make_server(llm, settings)
     with _bind(settings.host, settings.port) as listener:
         give_back_freed_memory()
         set_up_logs()
@@ -33,20 +37,37 @@ def serve(llm: LLM, settings: ServeSettings, announce: Callable[[str], None]) ->
         # uvicorn raises the signal again once it has ended, which should not kill an orderly exit.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        make_server(llm, settings).run(sockets=[listener])
+        server.run(sockets=[listener])
+
+
+class DrainingServer(uvicorn.Server):
+    """Cuts off what still runs `drain` seconds after it was told to end: by an error, not in mid-line."""
+
+    def __init__(self, config: uvicorn.Config, drain: float, cut_off: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._cut_off = cut_off
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers end, then end."""
+        timer = asyncio.get_running_loop().call_later(self._drain, self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
 
 
 def make_server(llm: LLM, settings: ServeSettings) -> uvicorn.Server:
     """The HTTP server, not yet running."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            create_app(llm, settings),
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=round(settings.drain),
-        )
+    app = create_app(llm, settings)
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain) + CUT_OFF_SECONDS,
     )
+    return DrainingServer(config, settings.drain, app.state.service.scheduler.cut_off)
 
 
 def give_back_freed_memory() -> None:

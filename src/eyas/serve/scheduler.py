@@ -113,11 +113,15 @@ class Scheduler:
             self._changed.notify()
         return future
 
-    def close(self) -> None:
-        """End the thread, and with an error whatever is still under way."""
+    def cut_off(self) -> None:
+        """After the cycle that is under way, end all answers with an error; returns at once."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread, and with an error whatever is still under way."""
+        self.cut_off()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -138,7 +142,7 @@ class Scheduler:
             except Exception as error:  # a bug of ours must not take the server along
                 log.exception("a round of the scheduler failed")
                 self._end_all(error)
-        self._end_all(DrainingError("the server ended before the answer was whole."))
+        self._end_all(DrainingError("the server ended before the answer was whole; ask another one."))
 
     def _has_work(self) -> bool:
         return bool(self._calls or len(self._waiting) or self._reading or self._writing)

@@ -13,11 +13,12 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 import eyas
-from eyas.api import LLM, Prompt
+from eyas.api import LLM
 from eyas.capacity import check_room
 from eyas.engine import Request
-from eyas.errors import CheckpointError, ModelError
+from eyas.errors import CheckpointError, ConfigError, ModelError
 from eyas.options import GenerationOptions
+from eyas.prompts import Prompt
 from eyas.registry import Method, find_method, methods
 from eyas.serve.channel import DONE, Channel, ClientLeftError, EventStream, dump, event, unless_gone
 from eyas.serve.errors import CLIENT_LEFT, ApiError, describe, error_response, request_id
@@ -47,10 +48,21 @@ class Call:
 
 
 class Service:
-    """A loaded model, its scheduler and its counts."""
+    """A loaded model, its scheduler and its counts.
+
+    Raises:
+        ConfigError: the caches could hold no request.
+    """
 
     def __init__(self, llm: LLM, settings: ServeSettings) -> None:
         target = llm.runtime.target
+        limit_tokens = settings.limit_tokens(target.context_limit)
+        least = 2 + 1 + llm.options({}).tree.draft_tokens
+        if limit_tokens < least:
+            raise ConfigError(
+                f"cache_tokens is {limit_tokens}, but a prompt and an answer of one token each take {least} "
+                "with their tree; raise it."
+            )
         self.llm = llm
         self.settings = settings
         self.model_name = settings.served_model_name or model_name(target.name)
@@ -61,7 +73,7 @@ class Service:
             self.metrics,
             max_concurrent=settings.max_concurrent,
             max_queue=settings.max_queue,
-            limit_tokens=settings.limit_tokens(target.context_limit),
+            limit_tokens=limit_tokens,
             keep=settings.keep,
         )
         self._fingerprint = f"eyas-{eyas.__version__}-{(target.fingerprint or target.dtype)[:12]}"
@@ -190,7 +202,16 @@ class Service:
         return options, requests
 
     def _prompt(self, prompt: Prompt) -> Prompt:
-        """A prompt that is not blank; a completion may begin with any text that has a token."""
+        """A prompt that the model can read; a completion may begin with any text that has a token."""
+        largest = self.llm.runtime.target.vocab_size - 1
+        beyond = [token for token in prompt if isinstance(token, int) and token > largest]
+        if beyond:
+            raise ApiError(
+                f"the prompt holds the token id {beyond[0]}, but the model's ids end at {largest}; was it "
+                "made with this model's tokenizer?",
+                param="prompt",
+                code="invalid_value",
+            )
         if isinstance(prompt, str) and not prompt.strip():
             return self.llm.tokenizer.encode(prompt)
         return prompt

@@ -47,6 +47,11 @@ class ServeSettings:
                 raise ConfigError(f"{item.name} is {value}, but it must be a number of at least {low}.")
         if self.port > 65535:
             raise ConfigError(f"port is {self.port}, but ports end at 65535.")
+        if not self.host.strip():
+            raise ConfigError(
+                "host is empty, which would listen on every address; give one, such as 127.0.0.1, or 0.0.0.0 "
+                "for all."
+            )
         if self.api_key is not None and not self.api_key.strip():
             raise ConfigError("api_key is empty; give it some characters, or leave it out.")
 
