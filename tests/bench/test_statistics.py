@@ -6,6 +6,7 @@ import pytest
 from synthetic import answer, results
 
 from eyas.bench import statistics as st
+from eyas.bench.tables import tables
 
 
 def two_sets(tmp_path):
@@ -41,8 +42,24 @@ def test_a_speed_up_is_the_ratio_of_mean_speeds_over_shared_questions(tmp_path):
     assert st.speedup(mine, plain) == 20 / 7.5
     # With prefill the first token counts too: 11/2 and 11/3 against 11/2.5 and 11/1.5.
     assert st.speedup(mine, plain, prefill=True) == pytest.approx((11 / 2.5 + 11 / 1.5) / (11 / 2 + 11 / 3))
-    assert st.over_sets(st.speedup, found.sets, mine, plain) == 20 / 7.5
+    assert st.speedup_over_sets(found.sets, mine, plain) == pytest.approx(20 / 7.5)
     assert st.repeat_spread(mine) == pytest.approx((0.6 - 0.4) / 0.5)
+
+
+def test_speed_ups_of_sets_have_a_geometric_mean(tmp_path):
+    """Of 4 and 1 it is 2; so twice as fast on one set and half as fast on another is no gain."""
+    found = results(
+        tmp_path / "ratios",
+        *(answer("autoregressive", n, set=name, seconds=(1.0,)) for n in (1, 2) for name in "ab"),
+        *(answer("eagle2", n, set="a", seconds=(0.25,)) for n in (1, 2)),
+        *(answer("eagle2", n, set="b", seconds=(1.0,)) for n in (1, 2)),
+    )
+    mine, plain = samples(found, "eagle2"), samples(found, "autoregressive")
+    assert st.speedup_over_sets(found.sets, mine, plain) == pytest.approx(2.0)
+    assert st.speedup_interval(mine, plain) == pytest.approx((2.0, 2.0))
+    assert st.geometric_mean([None]) is None
+    [table] = [table for table in tables(found) if table.id == "overall"]
+    assert [row[4] for row in table.rows] == pytest.approx([1.0, 2.0])
 
 
 def test_turns_and_seeds_of_a_question_are_one_speed(tmp_path):

@@ -257,14 +257,14 @@ def _plain_methods(results: Results) -> list[str]:
 
 
 def _bars(results: Results, names: list[str], temperature: float) -> dict[str, list[float | None]]:
-    """Speed-ups on each set and their mean, of the methods that were timed."""
+    """Speed-ups on each set and their geometric mean, of the methods that were timed."""
     plain = st.samples(results, PLAIN, temperature)
     bars = {}
     for name in names:
         mine = st.samples(results, name, temperature)
         values = [st.speedup(st.of_set(mine, each), st.of_set(plain, each)) for each in results.sets]
         if any(values):
-            bars[name] = [*values, st.mean(values)]
+            bars[name] = [*values, st.geometric_mean(values)]
     return bars
 
 

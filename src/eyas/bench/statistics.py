@@ -4,7 +4,8 @@
 * A question's speed is its tokens after the first by their seconds, over its turns and seeds; seconds are
   medians over repeats. A speed-up is the mean speed over a set's questions by plain decoding's mean speed
   over the same questions (Spec-Bench's ratio of means, but with tokens counted alike and without prefill).
-* A figure over sets is the mean of the sets' figures, so that a long set does not outweigh the others.
+* A figure over sets is the mean of the sets' figures, so that a long set does not outweigh the others; of
+  speed-ups, which are ratios, the geometric mean.
 * Intervals are percentiles of a bootstrap over questions, within sets, and paired where two are compared.
 """
 
@@ -129,9 +130,22 @@ def mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
+def geometric_mean(values: Iterable[float | None]) -> float | None:
+    """The geometric mean of the ratios that are known; None of nothing."""
+    known = [value for value in values if value is not None]
+    return statistics.geometric_mean(known) if known else None
+
+
 def over_sets(function: Callable[..., float | None], sets: Iterable[str], *found: Samples) -> float | None:
     """The mean over sets of a function of each set's samples."""
     return mean(function(*(of_set(each, name) for each in found)) for name in sets)
+
+
+def speedup_over_sets(
+    sets: Iterable[str], mine: Samples, plain: Samples, *, prefill: bool = False
+) -> float | None:
+    """The geometric mean over sets of `speedup`."""
+    return geometric_mean(speedup(of_set(mine, name), of_set(plain, name), prefill=prefill) for name in sets)
 
 
 def tau_of(found: Samples) -> float | None:
@@ -182,7 +196,7 @@ def tau_interval(found: Samples, minus: Samples | None = None) -> Interval | Non
 
 
 def speedup_interval(mine: Samples, plain: Samples) -> Interval | None:
-    """Interval of the mean speed-up over sets."""
+    """Interval of the geometric mean of the sets' speed-ups."""
     mine, plain = shared(mine, plain)
     fast, slow = rates(mine.values()), rates(plain.values())
     groups = [[(fast[q], slow[q]) for q in fast if q[0] == name] for name in {q[0]: None for q in fast}]
@@ -192,7 +206,7 @@ def speedup_interval(mine: Samples, plain: Samples) -> Interval | None:
     for pairs, drawn in zip(groups, resampled([len(pairs) for pairs in groups]), strict=True):
         picked = np.array(pairs)[drawn]  # (DRAWS, questions, 2)
         draws.append(picked[..., 0].mean(axis=1) / picked[..., 1].mean(axis=1))
-    return interval(np.mean(draws, axis=0))
+    return interval(np.exp(np.mean(np.log(draws), axis=0)))
 
 
 def _counts(found: Samples) -> list[Floats]:

@@ -82,11 +82,12 @@ def paper(results: Results) -> list[Table]:
         for name in results.methods:
             mine = st.samples(results, name, temperature)
             cells = [_pair(st.of_set(mine, each), st.of_set(plain, each)) for each in results.sets]
-            means = tuple(st.mean(cell[at] for cell in cells) for at in (0, 1))
+            means = st.geometric_mean(cell[0] for cell in cells), st.mean(cell[1] for cell in cells)
             rows.append([name, *cells, means])
         columns: list[tuple[str, Form]] = [("method", "text")]
         columns += [(name, "pair") for name in (*results.sets, "mean")]
         note = f"{_numbers(results, temperature)}. Each cell: speed-up over plain decoding / tau."
+        note += " Means: geometric / arithmetic."
         found.append(
             Table(f"paper-{temperature:g}", f"Speed-up and tau, T={temperature:g}", columns, rows, note)
         )
@@ -103,9 +104,9 @@ def overall(results: Results) -> list[Table]:
                 f"{temperature:g}",
                 st.over_sets(st.tau_of, results.sets, mine),
                 st.tau_interval(mine),
-                st.over_sets(st.speedup, results.sets, mine, plain),
+                st.speedup_over_sets(results.sets, mine, plain),
                 st.speedup_interval(mine, plain),
-                st.over_sets(lambda a, b: st.speedup(a, b, prefill=True), results.sets, mine, plain),
+                st.speedup_over_sets(results.sets, mine, plain, prefill=True),
                 st.over_sets(lambda a: st.mean(st.rates(a.values()).values()), results.sets, mine),
                 st.mean(st.mean(sample.prefill) for sample in mine.values()),
                 st.repeat_spread(mine),
@@ -119,7 +120,10 @@ def overall(results: Results) -> list[Table]:
         ("first token", "ms"),
         ("spread of repeats", "pct"),
     ]
-    note = "Means over sets; intervals by bootstrap over questions. Tokens/s leave the first token out."
+    note = (
+        "Means over sets, of speed-ups geometric ones; intervals by bootstrap over questions. Tokens/s leave "
+        "the first token out."
+    )
     return [Table("overall", "All sets together", columns, rows, note)]
 
 
@@ -254,7 +258,7 @@ def peers(results: Results) -> list[Table]:
         speed = st.over_sets(lambda a: st.mean(st.rates(a.values()).values()), results.sets, mine)
         checks = [sample.row["check"]["share"] for sample in mine.values()]
         first = st.mean(st.mean(sample.prefill) for sample in mine.values())
-        ratio = st.over_sets(st.speedup, results.sets, mine, plain)
+        ratio = st.speedup_over_sets(results.sets, mine, plain)
         rows.append([name, speed, first, ratio, 1.0 if name == PLAIN else st.mean(checks)])
     columns: list[tuple[str, Form]] = [("contender", "text"), ("tokens/s", "f1"), ("first token", "ms")]
     columns += [("against our plain decoding", "x"), ("ids equal from the start", "pct")]
@@ -317,7 +321,7 @@ def _against(
         left, right = (st.over_sets(st.tau_of, results.sets, found) for found in st.common(mine, other))
         if name != base and left is not None and right is not None:
             row[3:] = [left - right, st.tau_interval(mine, other)]
-        rows.append([*row, st.over_sets(st.speedup, results.sets, mine, plain)])
+        rows.append([*row, st.speedup_over_sets(results.sets, mine, plain)])
     columns: list[tuple[str, Form]] = [("method", "text"), ("T", "text"), ("tau", "f2")]
     columns += [(f"tau - {base}'s", "f2"), (f"{st.LEVEL} % interval", "interval"), ("speed-up", "x")]
     return [Table(id_, title, columns, rows, note)]
