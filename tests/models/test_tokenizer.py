@@ -127,6 +127,18 @@ def test_the_bytes_of_tokens_joined_are_those_of_the_text(text):
     assert TOKENIZERS["byte_level"].token_bytes(10**6) == b""
 
 
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(text=st.text(st.sampled_from("ab "), max_size=12))
+def test_tokens_keep_the_space_before_a_word(kind, text):
+    """Only the first of an answer may lose it."""
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text)
+    joined = "".join(map(tokenizer.token_text, ids))
+    assert joined.lstrip(" ") == tokenizer.decode(ids).lstrip(" ")
+    if ids:
+        assert b"".join(map(tokenizer.token_bytes, ids)) == joined.encode()
+
+
 def test_incomplete_characters_are_held_back():
     tokenizer = TOKENIZERS["byte_level"]
     ids = tokenizer.encode("🦅 a")

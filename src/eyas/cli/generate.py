@@ -82,4 +82,4 @@ def _print_logprobs(llm: LLM, answer: Answer) -> None:
 
 
 def _quoted(llm: LLM, token_id: int) -> str:
-    return json.dumps(llm.tokenizer.decode([token_id], skip_special=False), ensure_ascii=False)
+    return json.dumps(llm.tokenizer.token_text(token_id), ensure_ascii=False)

@@ -75,9 +75,7 @@ def _cycle(llm: LLM, prompt: str, options: GenerationOptions, number: int) -> tu
 
 
 def _drawn(llm: LLM, cycle: Cycle, before: list[int], options: GenerationOptions) -> DrawnCycle:
-    def text(token_id: int) -> str:
-        return llm.tokenizer.decode([token_id], skip_special=False)
-
+    text = llm.tokenizer.token_text
     tree, verdict = cycle.tree, cycle.verdict
     accepted = verdict.num_accepted
     said = quote_token(llm.tokenizer.decode(before))

@@ -45,12 +45,14 @@ class Decoding:
         byte_level: every token is bytes, and nothing else happens.
         byte_fallback: tokens such as <0xE2> stand for bytes.
         anchor: a token with visible text.
+        special_ids: tokens without text of their own.
     """
 
     backend: Any = field(repr=False)
     byte_level: bool
     byte_fallback: bool
     anchor: int
+    special_ids: frozenset[int]
     _bytes: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)  # of tokens asked for
 
     @classmethod
@@ -58,8 +60,10 @@ class Decoding:
         """Look at the decoder that a tokenizer declares."""
         steps = list(_steps(json.loads(backend.decoder.__getstate__()) if backend.decoder else None))
         byte_level = bool(steps) and set(steps) == {"ByteLevel"}
-        anchor = -1 if byte_level else _find_anchor(backend)
-        return cls(backend, byte_level, "ByteFallback" in steps, anchor)
+        added = backend.get_added_tokens_decoder()
+        special = frozenset(token_id for token_id, token in added.items() if token.special)
+        anchor = -1 if byte_level else _find_anchor(backend, special)
+        return cls(backend, byte_level, "ByteFallback" in steps, anchor, special)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; none of an unknown id."""
@@ -76,25 +80,29 @@ class Decoding:
             return _token_bytes(token)
         if self.byte_fallback and _BYTE_TOKEN.fullmatch(token):
             return bytes([int(token[1:-1], 16)])
-        return str(self.backend.decode([token_id], skip_special_tokens=False)).encode()
+        return self.token_text(token_id).encode()
 
-    def stream(self, special_ids: frozenset[int]) -> StreamDecoder:
+    def token_text(self, token_id: int) -> str:
+        """A token's text behind others, where it keeps a leading space; a special one's name."""
+        before = [self.anchor] if self.anchor >= 0 and token_id not in self.special_ids else []
+        start = len(self.backend.decode(before))
+        return str(self.backend.decode([*before, token_id], skip_special_tokens=False))[start:]
+
+    def stream(self) -> StreamDecoder:
         """A decoder for one answer."""
-        kind = ByteStream if self.byte_level else AnchoredStream
-        return kind(self, special_ids)
+        return ByteStream(self) if self.byte_level else AnchoredStream(self)
 
 
 class ByteStream:
     """Byte-level BPE: each token's bytes through an incremental UTF-8 decoder."""
 
-    def __init__(self, decoding: Decoding, special_ids: frozenset[int]) -> None:
+    def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
-        self._special_ids = special_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         """See `StreamDecoder`."""
-        if token_id in self._special_ids:
+        if token_id in self._decoding.special_ids:
             return ""
         return self._utf8.decode(self._decoding.token_bytes(token_id))
 
@@ -106,16 +114,15 @@ class ByteStream:
 class AnchoredStream:
     """Any other tokenizer: what is held, decoded behind the anchor once something has been said."""
 
-    def __init__(self, decoding: Decoding, special_ids: frozenset[int]) -> None:
+    def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
-        self._special_ids = special_ids
         self._anchor: list[int] = []  # empty until the first text is out
         self._held: list[int] = []
 
     def push(self, token_id: int) -> str:
         """See `StreamDecoder`."""
         backend = self._decoding.backend
-        token = None if token_id in self._special_ids else backend.id_to_token(token_id)
+        token = None if token_id in self._decoding.special_ids else backend.id_to_token(token_id)
         if token is None:
             return ""
         self._held.append(token_id)
@@ -154,9 +161,8 @@ def _steps(decoder: Any) -> Iterator[str]:
         yield decoder["type"]
 
 
-def _find_anchor(backend: Any) -> int:
+def _find_anchor(backend: Any, special: frozenset[int]) -> int:
     """A token whose text is the same wherever it stands: letters if there are any; -1 without one."""
-    special = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
     tokens = {
         token_id: token
         for token, token_id in backend.get_vocab().items()

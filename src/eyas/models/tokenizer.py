@@ -35,13 +35,11 @@ class Tokenizer:
         self._chat_template = chat_template
         self._special_names = dict(special_names or {})
         self.stop_token_ids = tuple(stop_token_ids)
-        self.special_ids = frozenset(
-            token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
-        )
         # A tokenizer.json may cut or pad every text; a prompt must come whole or be refused.
         backend.no_truncation()
         backend.no_padding()
         self._decoding = Decoding.of(backend)
+        self.special_ids = self._decoding.special_ids
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -96,13 +94,17 @@ class Tokenizer:
         """Text of ids; ids that the tokenizer does not know have none."""
         return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special))
 
+    def token_text(self, token_id: int) -> str:
+        """The text of a token within an answer, its leading space included; a special token's name."""
+        return self._decoding.token_text(token_id)
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for, which may be a part of a character."""
         return self._decoding.token_bytes(token_id)
 
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for one answer."""
-        return self._decoding.stream(self.special_ids)
+        return self._decoding.stream()
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True

@@ -25,7 +25,7 @@ class Texts:
         self.of = lru_cache(maxsize=1 << 16)(self._decode)
 
     def _decode(self, token_id: int) -> str:
-        return self._tokenizer.decode([token_id], skip_special=False)
+        return self._tokenizer.token_text(token_id)
 
     def bytes_of(self, token_id: int) -> list[int]:
         """A token's bytes, which may be a part of a character."""
