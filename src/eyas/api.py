@@ -27,7 +27,7 @@ from eyas.errors import ConfigError, FetchError
 from eyas.heads import HeadChoice, Heads
 from eyas.interfaces import DraftFiles, Runtime
 from eyas.models import Tokenizer, resolve_model
-from eyas.options import GenerationOptions
+from eyas.options import GenerationOptions, check_shaping
 from eyas.prompts import Message, Prompt, to_token_ids
 from eyas.registry import find_method
 from eyas.runtimes import load_runtime
@@ -73,7 +73,7 @@ class LLM:
             ConfigError: an unknown option or a value out of bounds.
             CapacityError: a prompt or answer that does not fit the context.
         """
-        settings = self.options(options).with_seed()
+        settings = self.options(options, method).with_seed()
         answers = []
         for choice in range(settings.n):
             stream = self._stream(prompt, method, settings, choice)
@@ -93,7 +93,7 @@ class LLM:
             raise ConfigError("the prompts are one string; give a list of them, or use generate.")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, but it must be at least 1.")
-        settings = self.options(options).with_seed()
+        settings = self.options(options, method).with_seed()
         config = self.describe(settings, method)
         requests = [
             self.request(prompt, settings, choice, method)
@@ -113,14 +113,14 @@ class LLM:
 
     def stream(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> "AnswerStream":
         """Answer a prompt piece by piece. Close the iterator, or drop it, to stop early."""
-        settings = self.options(options).with_seed()
+        settings = self.options(options, method).with_seed()
         if settings.n != 1:
             raise ConfigError(f"n is {settings.n}, but a stream gives one answer; use generate for more.")
         return self._stream(prompt, method, settings, 0)
 
     def conversation(self, *, method: str | None = None, **options: Any) -> "Conversation":
         """A chat that keeps its caches between turns."""
-        return Conversation(self, method, self.options(options))
+        return Conversation(self, method, self.options(options, method))
 
     def prompt_ids(self, prompt: Prompt, options: GenerationOptions | None = None) -> list[int]:
         """The token ids that a prompt becomes."""
@@ -224,8 +224,13 @@ class LLM:
         request = self.request(prompt, options, choice, method)
         return AnswerStream(self._lock, self.engine(method), request, self.describe(options, method))
 
-    def options(self, options: Mapping[str, Any]) -> GenerationOptions:
-        """Options by name, with this model's defaults: an answer no longer than the context, and the tree."""
+    def options(self, options: Mapping[str, Any], method: str | None = None) -> GenerationOptions:
+        """Options by name, with this model's defaults: an answer no longer than the context, and the tree.
+
+        Raises:
+            ConfigError: an unknown option, a value out of bounds, or one that the method does not have.
+        """
+        check_shaping(options, self._resolve(method or self.method))
         default = min(StoppingConfig().max_new_tokens, self.runtime.target.context_limit)
         tree: TreeMode = "auto" if self.runtime.target.runtime in AUTO_TREE_RUNTIMES else "fixed"
         return GenerationOptions.from_names({"max_new_tokens": default, **options}, tree)

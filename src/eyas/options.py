@@ -3,7 +3,7 @@
 The fields, defaults and limits live in `eyas.config`; here they are gathered under their public names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Self
@@ -21,6 +21,8 @@ from eyas.errors import ConfigError
 from eyas.interfaces import DraftOptions
 from eyas.registry import find_method, methods
 
+# What shapes the tree that EAGLE-2 grows in each cycle; other methods' trees have a shape of their own.
+SHAPING = (*TREE_SIZES, "score_precision", "expand_by_value", "copies", "rerank")
 _GROUPS = {"sampling": SamplingConfig, "stopping": StoppingConfig, "tree": TreeConfig}
 
 
@@ -120,6 +122,17 @@ def _with_tree(options: Mapping[str, Any], default: TreeMode) -> Mapping[str, An
     sizes = {name: options[name] for name in ("depth", "tree_top_k") if name in options}
     candidates = TreeConfig(draft_tokens=1, **sizes).num_candidates
     return {**options, "draft_tokens": min(TreeConfig().draft_tokens, candidates)}
+
+
+def check_shaping(options: Collection[str], method: str) -> None:
+    """Refuse options of EAGLE-2's tree where another method is asked for.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    shaping = [name for name in SHAPING if name in options]
+    if shaping and not find_method(method).uses_costs:
+        raise ConfigError(f"{shaping[0]} is no option of {method}; leave it out, or change the method.")
 
 
 def option_names() -> list[str]:

@@ -22,7 +22,7 @@ from eyas.config import TREE_SIZES, TreeConfig
 from eyas.engine import Request
 from eyas.errors import ConfigError
 from eyas.metrics import is_looping
-from eyas.options import GenerationOptions
+from eyas.options import SHAPING, GenerationOptions
 from eyas.registry import find_method
 
 
@@ -185,7 +185,7 @@ class Evaluation:
 
     def _answer(self, job: Job) -> Row:
         try:
-            answer = self.llm.generate(job.question.turns[0], method=job.method, **_names(job.options))
+            answer = self.llm.generate(job.question.turns[0], method=job.method, **_names(job))
         except Exception as error:
             return self._row(job) | {"error": described(error)}
         return self._row(job) | _told(answer)
@@ -238,11 +238,15 @@ def _told(answer: Answer) -> Row:
     }
 
 
-def _names(options: GenerationOptions) -> dict[str, Any]:
-    """The options flat, as `generate` takes them."""
-    flat: dict[str, Any] = {}
+def _names(job: Job) -> dict[str, Any]:
+    """The options flat, as `generate` takes them for the job's method."""
+    options, flat = job.options, dict[str, Any]()
     for group in (options.sampling, options.stopping, options.tree):
         flat |= {item.name: getattr(group, item.name) for item in fields(group)}
-    if options.tree.is_auto:  # whose sizes are limits, and cannot be given
-        flat = {name: value for name, value in flat.items() if name not in TREE_SIZES}
+    dropped: tuple[str, ...] = ()
+    if not find_method(job.method).uses_costs:
+        dropped = SHAPING
+    elif options.tree.is_auto:  # whose sizes are limits, and cannot be given
+        dropped = TREE_SIZES
+    flat = {name: value for name, value in flat.items() if name not in dropped}
     return flat | {"system": options.system, "raw": options.raw}

@@ -191,7 +191,7 @@ class Service:
                 param="max_tokens",
                 code="context_length_exceeded",
             )
-        options = self.llm.options(plan.options).with_seed()
+        options = self.llm.options(plan.options, plan.method).with_seed()
         requests = [
             self.llm.request(self._prompt(prompt), options, choice, method)
             for prompt in plan.prompts
