@@ -152,3 +152,65 @@ def test_what_distilling_refuses(eyas, tmp_path):
     assert "loop_tokens is -1" in eyas(*argv, "--loop-tokens", "-1").error
     assert "cannot be read" in eyas("train", "distil", "--prompts", tmp_path / "no", "--out", out).error
     assert not out.exists()
+
+
+def test_distil_says_what_it_leaves_out(eyas, bare_model, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    texts = ["x" * 300, "", "tell", "x" * 900]
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    argv = ("train", "distil", "--prompts", prompts, "--out", out, "--model", bare_model, *DISTIL)
+    for new in (1, 0):
+        assert eyas(*argv).err.splitlines() == [
+            "eyas: prompts left out, longer than 255 tokens: 2",
+            "eyas: prompts left out, empty: 1",
+            f"eyas: {new} new answers in {out}",
+        ]
+    prompts.write_text("")
+    assert "holds no prompts" in eyas(*argv).error
+    assert len(out.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", [("--seed", "-1"), ("--limit", "-3"), ("--shares", "nan,1,1")], ids=str)
+def test_what_distilling_cannot_do(eyas, answers, bare_model, tmp_path, option):
+    words = (
+        "--prompts",
+        answers.with_name("prompts.jsonl"),
+        "--out",
+        tmp_path / "out",
+        "--model",
+        bare_model,
+    )
+    assert option[0][2:] in eyas("train", "distil", *words, *option).error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["head", "medusa", "hydra", "draft-lm"])
+def test_nothing_of_the_users_is_replaced(eyas, answers, bare_model, tmp_path, kind):
+    both = tmp_path / "both"
+    both.mkdir()
+    mine = both / "answers.jsonl"
+    mine.write_text(answers.read_text())
+    before = {path: path.read_bytes() for path in [mine, *bare_model.rglob("*")] if path.is_file()}
+
+    def refused(work, out):
+        words = ("--answers", mine, "--work", work, "--out", out, "--model", bare_model, "--threads", "1")
+        return eyas("train", kind, *words).error
+
+    assert f"would replace {both}" in refused(both, both)
+    assert f"would replace {both / 'run'}" in refused(both / "run", both)
+    assert f"would replace {mine}" in refused(tmp_path / "run", both)
+    assert f"would replace {bare_model}" in refused(tmp_path / "run", bare_model)
+    assert f"would replace {bare_model}" in refused(tmp_path / "run", bare_model.parent)
+    assert "--out" in refused(tmp_path / "run", answers)
+    assert "--work" in refused(mine, tmp_path / "out")
+    assert not (tmp_path / "run").exists()
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_answers_of_another_target_are_refused(eyas, answers, bare_model, tmp_path):
+    theirs = tmp_path / "theirs.jsonl"
+    row = json.loads(answers.read_text().splitlines()[0])
+    theirs.write_text(json.dumps(row | {"target": "0123456789abcdef"}) + "\n")
+    words = ("--work", tmp_path / "run", "--out", tmp_path / "out", "--model", bare_model, "--threads", "1")
+    assert "fingerprint 0123456789abcdef" in eyas("train", "head", "--answers", theirs, *words).error
+    assert not (tmp_path / "run").exists()

@@ -35,3 +35,16 @@ def test_a_head_that_is_none_is_one_line(eyas, model, tmp_path):
     assert done.code == 2
     assert "config.json" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_no_prompts_leave_the_head_as_it_is(eyas, model, tmp_path):
+    head, prompts = tmp_path / "head", tmp_path / "prompts.jsonl"
+    shutil.copytree(model / "head", head)
+    prompts.write_text("\n")
+    before = (head / "config.json").read_bytes()
+    argv = ("train", "acceptance", "--head", head, "--prompts", prompts, "--model", model)
+    assert "holds no prompts" in eyas(*argv, *WATCH).error
+    prompts.write_text('{"prompt": "tell"}\n')
+    one_token = ("--max-new-tokens", "1", "--threads", "1")  # the prompt's own pass gives it
+    assert "showed no drafts (greedy)" in eyas(*argv, *one_token).error
+    assert (head / "config.json").read_bytes() == before

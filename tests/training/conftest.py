@@ -1,5 +1,8 @@
 """A tiny target on torch, and answers of its own to learn from."""
 
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -28,3 +31,15 @@ def samples(runtime):
     ]
     made = [sample for sample, _ in answer_all(runtime, jobs, [2], 24, 24)]
     return sorted(made, key=lambda sample: int(sample.id))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 96 kB, so that a full disk is a real one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # tracebacks may hold files open

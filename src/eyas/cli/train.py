@@ -52,17 +52,21 @@ def run_distil(args: argparse.Namespace) -> int:
 
     config = recipe_of(args, DistilConfig)
     prompts = read_prompts(args.prompts)
-    runtime, tokenizer = load_target(args, "auto")
+    runtime, tokenizer, _ = load_target(args, "auto")
     from eyas.training.distil import distil
 
     keep = None
     if args.feature_cache is not None:
         from eyas.training.features import keeper
 
-        keep = keeper(args.feature_cache, str(runtime.target.fingerprint))
+        keep = keeper(args.feature_cache, runtime.target.fingerprint)
     with progress_bar() as progress:
-        count = distil(runtime, tokenizer, prompts, args.out, config, progress, keep)
-    note(f"{count} new answers in {args.out}")
+        made = distil(runtime, tokenizer, prompts, args.out, config, progress, keep)
+    most = min(config.max_prompt_tokens, runtime.target.context_limit - 1)
+    for count, reason in ((made.too_long, f"longer than {most} tokens"), (made.empty, "empty")):
+        if count:
+            note(f"prompts left out, {reason}: {count}")
+    note(f"{made.answers} new answers in {args.out}")
     return 0
 
 

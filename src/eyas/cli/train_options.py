@@ -51,15 +51,16 @@ def recipe_of(args: argparse.Namespace, kind: type) -> Any:
     return kind(**given(args, [option.name for option in options_of(kind)]))
 
 
-def load_target(args: argparse.Namespace, runtime: str) -> tuple[Any, Any]:
-    """The target on a runtime, and its tokenizer."""
+def load_target(args: argparse.Namespace, runtime: str) -> tuple[Any, Any, Path]:
+    """The target on a runtime, its tokenizer, and where it is."""
     from eyas.models import Tokenizer, resolve_model
     from eyas.runtimes import load_runtime
 
     settings = given(args, MODEL_OPTIONS)
     with progress_bar() as progress:
         directory = resolve_model(settings.pop("model", None), progress)
-    return load_runtime(runtime, directory, name=directory.name, **settings), Tokenizer.load(directory)
+    loaded = load_runtime(runtime, directory, name=directory.name, **settings)
+    return loaded, Tokenizer.load(directory), directory
 
 
 def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path]:
@@ -70,14 +71,24 @@ def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path
         folder: below the target's own in the cache; "" for that itself.
 
     Raises:
-        DataError: the answers hold ids that the target does not have.
-        ConfigError: there is no place.
+        DataError: the answers are another target's, or hold ids that this one does not have.
+        ConfigError: there is no place, or it holds what must stay.
     """
     from eyas.training.data import read_samples
+    from eyas.training.measure import EVALUATED
+    from eyas.training.place import check_apart
 
+    if args.work.exists() and not args.work.is_dir():
+        raise ConfigError(f"--work {args.work} is a file; name a folder.")
     samples = read_samples(args.answers)
-    runtime, tokenizer = load_target(args, "torch")
+    runtime, tokenizer, directory = load_target(args, "torch")
     target = runtime.target
+    others = {sample.target for sample in samples} - {None, target.fingerprint}
+    if others:
+        raise DataError(
+            f"the answers are those of the target with fingerprint {others.pop()}, but {target.name} has "
+            f"{target.fingerprint}; distil answers with this target."
+        )
     largest = max(max(sample.token_ids) for sample in samples)
     if largest >= target.vocab_size:
         raise DataError(
@@ -86,7 +97,11 @@ def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path
         )
     if args.out is None and target.fingerprint is None:
         raise ConfigError("this target has no fingerprint to file its head under; give --out DIR.")
-    return samples, runtime, tokenizer, args.out or heads_dir() / str(target.fingerprint) / folder
+    # Resolved: the folder is renamed into its place, for which it needs a name.
+    place = args.out.resolve() if args.out else heads_dir() / str(target.fingerprint) / folder
+    cache = [] if args.feature_cache is None else [args.feature_cache]
+    check_apart(place, [directory, args.work, args.work / EVALUATED, *args.answers, *cache])
+    return samples, runtime, tokenizer, place
 
 
 def report(args: argparse.Namespace, place: Path, measured: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from eyas.acceptance import AcceptanceMap, Observation, observed
 from eyas.api import LLM
 from eyas.config import DraftSampling, SamplingConfig, StoppingConfig, TreeConfig
-from eyas.errors import CheckpointError, ConfigError
+from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.models import Progress, silent
 from eyas.options import GenerationOptions
 from eyas.training.data import Prompt
@@ -51,6 +51,9 @@ def fit_acceptance(
         prompts: of answers that were not trained on; the first `limit` are used.
         config: what is watched.
         progress: told after each answer.
+
+    Raises:
+        DataError: there was no draft to watch.
     """
     maps = {}
     chosen = prompts[: config.limit]
@@ -66,6 +69,11 @@ def fit_acceptance(
                 ),
             )
             seen += _watch(llm, prompt, options)
+        if not seen:
+            raise DataError(
+                f"the answers to {len(chosen)} prompts showed no drafts ({mode}); the head stays as it is; "
+                "give other prompts."
+            )
         maps[mode] = AcceptanceMap.fit(seen)
     return maps
 

@@ -1,11 +1,14 @@
 """Recipes: how prompts are answered, and how a head is trained. No framework is imported here."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from eyas.config import one_of
+from eyas.config import MAX_SEED, at_least, one_of
 from eyas.errors import ConfigError
-from eyas.models.network_files import StoredPrecision
+from eyas.models.network_files import MAX_LAYERS, StoredPrecision
+
+SHORTEST_SEQUENCE = 3  # of which a pair counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,21 +21,27 @@ class DistilConfig:
     max_prompt_tokens: int = 1024  # longer prompts are left out
     batch_size: int = 64
     loop_tokens: int = 0  # an answer ends after so many tokens in a row that repeat earlier ones; 0 goes on
-    limit: int | None = None  # answers in all; None answers every prompt
+    limit: int | None = None  # the first prompts that fit; None answers every one
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "max_prompt_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {self.limit}, but it must be at least 1.")
+        check_seed(self.seed)
         if self.loop_tokens < 0:
             raise ConfigError(f"loop_tokens is {self.loop_tokens}, but it must be at least 0 (never).")
         if len(self.temperatures) != len(self.shares) or not self.temperatures:
             raise ConfigError(
                 f"{len(self.temperatures)} temperatures and {len(self.shares)} shares; pair them."
             )
-        if min(self.temperatures) < 0 or min(self.shares) < 0 or sum(self.shares) <= 0:
-            raise ConfigError("temperatures and shares must be at least 0, and one share above 0.")
+        for name in ("temperatures", "shares"):
+            for value in getattr(self, name):
+                at_least(f"one of {name}", value, 0)
+        if not 0 < sum(self.shares) < math.inf:
+            raise ConfigError(f"shares are {self.shares}, but their sum must be a number above 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,33 +67,58 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         self.check(
-            positive=("max_length", "epochs", "batch_rows", "learning_rate", "clip_norm"),
+            positive=("max_length", "epochs", "batch_rows", "learning_rate", "clip_norm", "minutes"),
             shares=("warmup", "prompt_share", "ema"),
+            natural=("weight_decay",),
         )
-        self.check(positive=("held_out_every", "save_every", "evaluate_every"))
-        if self.minutes is not None:
-            self.check(positive=("minutes",))
+        self.check(positive=("draft_vocab", "held_out_every", "save_every", "evaluate_every"))
+        check_seed(self.seed)
+        if self.max_length < SHORTEST_SEQUENCE:
+            raise ConfigError(
+                f"max_length is {self.max_length}, but it must be at least {SHORTEST_SEQUENCE}: a prompt's "
+                "token, an answer's, and the one that they lead to."
+            )
         if self.schedule not in ("linear", "cosine"):
             raise ConfigError(f"schedule is {self.schedule!r}; it is 'linear' or 'cosine'.")
         if self.held_out_every < 2:
             raise ConfigError("held_out_every is 1, which leaves nothing to train on; it must be at least 2.")
 
-    def check(self, positive: tuple[str, ...] = (), shares: tuple[str, ...] = ()) -> None:
-        """Refuse fields that are not above 0, or not in [0, 1]."""
+    def check(
+        self,
+        positive: tuple[str, ...] = (),
+        shares: tuple[str, ...] = (),
+        natural: tuple[str, ...] = (),
+    ) -> None:
+        """Refuse fields that are no numbers above 0, in [0, 1], or of at least 0; None is left alone."""
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be above 0.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value}, but it must be a number above 0.")
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but it must lie in [0, 1].")
+        for name in natural:
+            at_least(name, getattr(self, name), 0)
+
+
+def check_layers(count: int | None) -> None:
+    """Refuse more decoder layers than files of draft networks hold."""
+    if count is not None and count > MAX_LAYERS:
+        raise ConfigError(f"layers is {count}, but it must be at most {MAX_LAYERS}.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that generators do not take."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed is {seed}, but it must lie in 0..{MAX_SEED}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig(TrainingConfig):
     """How to train an EAGLE head. Defaults: EAGLE-1's published recipe, with fewer steps."""
 
-    layers: int = 1
-    intermediate_size: int | None = None  # None is the target's
+    layers: int | None = None  # None is 1, or those of the head to start from
+    intermediate_size: int | None = None  # None is the target's, or that of the head to start from
     loss_vocab: int | None = None  # tokens whose logits are compared; None is the draft vocabulary
     regression_weight: float = 1.0
     ce_weight: float = 0.1
@@ -98,7 +132,12 @@ class HeadConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        self.check(positive=("layers", "steps"), shares=("step_share",))
+        self.check(
+            positive=("layers", "intermediate_size", "loss_vocab", "steps"),
+            shares=("step_share",),
+            natural=("regression_weight", "ce_weight", "noise", "step_decay"),
+        )
+        check_layers(self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +194,7 @@ class HydraConfig(DraftConfig):
 
     def __post_init__(self) -> None:
         DraftConfig.__post_init__(self)
-        self.check(positive=("heads", "layers"), shares=("head_decay",))
+        self.check(positive=("heads", "layers", "intermediate_size"), shares=("head_decay",))
         one_of("arch", self.arch, ("prefix-mlp", "mlp"))
 
 
@@ -170,7 +209,8 @@ class DraftLMConfig(DraftConfig):
 
     def __post_init__(self) -> None:
         DraftConfig.__post_init__(self)
-        self.check(positive=("layers",))
+        self.check(positive=("layers", "intermediate_size"))
+        check_layers(self.layers)
 
 
 DRAFT_CONFIGS = {"medusa": MedusaConfig, "hydra": HydraConfig, "draft-lm": DraftLMConfig}

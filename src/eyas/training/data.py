@@ -18,7 +18,9 @@ one is the pair of row length - 3, which leads to the last token.
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ class Sample:
     response_ids: tuple[int, ...]
     temperature: float
     category: str = ""
+    target: str | None = None  # fingerprint of the model that answered, where that is known
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -65,12 +68,16 @@ def read_prompts(path: Path) -> list[Prompt]:
     """Prompts from JSON lines with `prompt`, and optionally `id` and `category`.
 
     Raises:
-        DataError: a broken line, by its number.
+        DataError: a broken line, by its number, or nothing at all.
     """
-    return [
-        Prompt(str(row.get("id", number)), _field(row, "prompt", str, path, number), row.get("category", ""))
-        for number, row in _rows(path)
-    ]
+    prompts = []
+    for number, row in _rows(path):
+        text = _field(row, "prompt", str, path, number)
+        _check_text(text, "prompt", path, number)
+        prompts.append(Prompt(_id(row, str(number), path, number), text, str(row.get("category", ""))))
+    if not prompts:
+        raise DataError(f'{path} holds no prompts; give it a line {{"prompt": ".."}} for each.')
+    return prompts
 
 
 def read_samples(paths: Sequence[Path]) -> list[Sample]:
@@ -79,27 +86,21 @@ def read_samples(paths: Sequence[Path]) -> list[Sample]:
     Raises:
         DataError: a broken line, by its number, or nothing at all.
     """
-    samples = []
-    for path in paths:
-        for number, row in _rows(path):
-            prompt = _field(row, "prompt_ids", list, path, number)
-            response = _field(row, "response_ids", list, path, number)
-            if not prompt or not all(isinstance(t, int) and t >= 0 for t in (*prompt, *response)):
-                raise DataError(f"{path}, line {number}: prompt_ids and response_ids hold token ids only.")
-            samples.append(
-                Sample(
-                    id=str(row.get("id", f"{path.name}:{number}")),
-                    prompt_ids=tuple(prompt),
-                    response_ids=tuple(response),
-                    temperature=float(row.get("temperature", 0.0)),
-                    category=str(row.get("category", "")),
-                )
-            )
+    samples = [_sample(row, path, number) for path in paths for number, row in _rows(path)]
     if not samples:
         raise DataError(
             f"{', '.join(map(str, paths)) or 'no file'} holds no answers; run `eyas train distil`."
         )
     return samples
+
+
+def parse_samples(lines: Iterable[bytes], path: Path) -> list[Sample]:
+    """Answers from lines of the file `path`, maybe none.
+
+    Raises:
+        DataError: a broken line, by its number.
+    """
+    return [_sample(row, path, number) for number, row in _parsed(lines, path)]
 
 
 def split_held_out(samples: Sequence[Sample], every: int) -> tuple[list[Sample], list[Sample]]:
@@ -127,8 +128,8 @@ def plan_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def why_unwritten(error: OSError | RuntimeError) -> str:
-    """The first line of an error of the file system, which torch may have wrapped in many."""
+def why_unwritten(error: Exception) -> str:
+    """The first line of an error, such as one of the file system, which torch may have wrapped in many."""
     reason = error.strerror if isinstance(error, OSError) else None
     return (reason or next(iter(str(error).strip().splitlines()), type(error).__name__))[:120]
 
@@ -136,21 +137,64 @@ def why_unwritten(error: OSError | RuntimeError) -> str:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(
-                        f"{path}, line {number}: no valid JSON ({error}); mend or drop it."
-                    ) from error
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}, line {number}: no JSON object; mend or drop it.")
-                yield number, row
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        with opener(path, "rb") as file:
+            yield from _parsed(file, path)
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}).") from error
+
+
+def _parsed(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """JSON objects with the numbers of their lines."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: no valid JSON ({error}); mend or drop it.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: no JSON object; mend or drop it.")
+        yield number, row
+
+
+def _sample(row: dict[str, Any], path: Path, number: int) -> Sample:
+    prompt = _field(row, "prompt_ids", list, path, number)
+    response = _field(row, "response_ids", list, path, number)
+    if not all(type(t) is int and t >= 0 for t in (*prompt, *response)):
+        raise DataError(f"{path}, line {number}: prompt_ids and response_ids hold token ids only.")
+    if not prompt or not response:
+        raise DataError(f"{path}, line {number}: prompt_ids or response_ids holds no token ids; drop it.")
+    temperature = row.get("temperature", 0.0)
+    if type(temperature) not in (int, float) or not 0 <= temperature < math.inf:
+        raise DataError(
+            f"{path}, line {number}: temperature is {json.dumps(temperature)[:40]}, but it must be a number "
+            "of at least 0; mend or drop it."
+        )
+    target = row.get("target")
+    return Sample(
+        id=_id(row, f"{path.name}:{number}", path, number),
+        prompt_ids=tuple(prompt),
+        response_ids=tuple(response),
+        temperature=float(temperature),
+        category=str(row.get("category", "")),
+        target=None if target is None else str(target),
+    )
+
+
+def _id(row: dict[str, Any], otherwise: str, path: Path, number: int) -> str:
+    name = str(row.get("id", otherwise))
+    _check_text(name, "id", path, number)
+    return name
+
+
+def _check_text(text: str, name: str, path: Path, number: int) -> None:
+    """Refuse half a sign, which JSON can spell but no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{path}, line {number}: {name} is no valid text ({text[:40]!a}); mend or drop it."
+        ) from None
 
 
 def _field(row: dict[str, Any], name: str, kind: type, path: Path, number: int) -> Any:

@@ -8,12 +8,13 @@ loses those under way, and the next call goes on with the prompts that have no a
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -27,9 +28,21 @@ from eyas.models import Progress, Tokenizer, silent
 from eyas.sampling import Sampler
 from eyas.stopping import AnswerText, NoText, TextDecoder
 from eyas.training.config import DistilConfig
-from eyas.training.data import Prompt, Sample, read_samples, why_unwritten
+from eyas.training.data import Prompt, Sample, parse_samples, why_unwritten
+from eyas.training.place import hold
 
 Keep = Callable[[Sample, list[Features]], None]
+
+_BEGINNING = b'{"id": "'  # of every line that `_line` makes
+
+
+@dataclass
+class Distilled:
+    """What came of the prompts. Answers that were there before count nowhere."""
+
+    answers: int = 0
+    too_long: int = 0  # prompts that were left out
+    empty: int = 0  # as well
 
 
 def distil(
@@ -40,22 +53,22 @@ def distil(
     config: DistilConfig,
     progress: Progress = silent,
     keep: Keep | None = None,
-) -> int:
-    """Answer `prompts` into the JSON lines file `out`; returns the number of new answers.
+) -> Distilled:
+    """Answer `prompts` into the JSON lines file `out`.
 
     `keep` gets each answer with the target's features of its rows but the last token's, in pieces (T_i, H).
 
     Raises:
-        DataError: `out` holds lines that are no answers, or cannot be written.
+        DataError: `out` holds lines that are no answers of this target, is in use, or cannot be written; two
+            prompts have one id.
     """
-    done = _finish_last_line(out)
-    waiting = [prompt for prompt in prompts if prompt.id not in done]
-    if config.limit is not None:
-        waiting = waiting[: max(0, config.limit - len(done))]
-    count, total = 0, len(waiting)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    jobs = (job for prompt in waiting if (job := _job(prompt, tokenizer, config)) is not None)
+    _check_ids(prompts)
+    target, made = runtime.target, Distilled()
+    config = replace(config, max_prompt_tokens=min(config.max_prompt_tokens, target.context_limit - 1))
     with _appending(out) as file:
+        done = _answered(file, out, target.fingerprint)
+        total = min(len(prompts), config.limit or len(prompts))
+        jobs = _jobs(prompts, tokenizer, config, done, made)
         for sample, features in answer_all(
             runtime,
             jobs,
@@ -67,25 +80,37 @@ def distil(
         ):
             if keep is not None:
                 keep(sample, features)
-            file.write(_line(sample))
+            file.write(_line(replace(sample, target=target.fingerprint)))
             file.flush()
-            count += 1
-            if count % config.batch_size == 0:
+            made.answers += 1
+            if made.answers % config.batch_size == 0:
                 os.fsync(file.fileno())
-            progress("distilling", count, total)
-    progress("distilling", total, total)
-    return count
+            progress("distilling", min(total, len(done) + made.answers), total)
+        progress("distilling", total, total)
+    return made
+
+
+def _check_ids(prompts: Sequence[Prompt]) -> None:
+    """An answer is found again by its prompt's id, which its draws depend on, too."""
+    name, count = Counter(prompt.id for prompt in prompts).most_common(1)[0] if prompts else ("", 0)
+    if count > 1:
+        raise DataError(f"{count} prompts have the id {name!r}; give each an id of its own.")
 
 
 @contextmanager
-def _appending(out: Path) -> Iterator[TextIO]:
+def _appending(out: Path) -> Iterator[BinaryIO]:
+    """The file of answers, held against other runs."""
+    if out.suffix == ".gz":
+        raise DataError(f"{out} would be compressed, and such a file cannot go on; name one without .gz.")
     try:
-        with out.open("a", encoding="utf-8") as file:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a+b") as file:
+            hold(file, out, "--out")
             yield file
     except OSError as error:
         raise DataError(
-            f"{out} cannot be written ({why_unwritten(error)}); free some space and run the same command "
-            "again: it goes on from the answers that are there."
+            f"{out} cannot be written ({why_unwritten(error)}); name another file, or free some space and "
+            "run the same command again: it goes on from the answers that are there."
         ) from error
 
 
@@ -185,11 +210,31 @@ class ListeningSession(Session):
             self.heard.append(features)
 
 
-def _job(prompt: Prompt, tokenizer: Tokenizer, config: DistilConfig) -> Job | None:
-    """None for a prompt that is too long."""
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}])
-    if len(ids) > config.max_prompt_tokens:
-        return None
+def _jobs(
+    prompts: Sequence[Prompt],
+    tokenizer: Tokenizer,
+    config: DistilConfig,
+    done: Collection[str],
+    made: Distilled,
+) -> Iterator[Job]:
+    """The first `limit` prompts that fit, without those that are `done`; `made` counts what does not fit."""
+    chosen = 0
+    for prompt in prompts:
+        if chosen == config.limit:
+            return
+        if prompt.id not in done:
+            ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}])
+            if not prompt.text.strip() or not ids:
+                made.empty += 1
+                continue
+            if len(ids) > config.max_prompt_tokens:
+                made.too_long += 1
+                continue
+            yield _job(prompt, ids, config)
+        chosen += 1
+
+
+def _job(prompt: Prompt, ids: Sequence[int], config: DistilConfig) -> Job:
     rng = np.random.default_rng([config.seed, int(sha256(prompt.id.encode()).hexdigest()[:8], 16)])
     temperature = float(rng.choice(config.temperatures, p=np.array(config.shares) / sum(config.shares)))
     sample = Sample(prompt.id, tuple(ids), (), temperature, prompt.category)
@@ -221,30 +266,55 @@ def _heard(run: Run) -> list[Features]:
     return session.heard
 
 
-def _line(sample: Sample) -> str:
+def _line(sample: Sample) -> bytes:
     row = {
         "id": sample.id,
         "category": sample.category,
+        "target": sample.target,
         "temperature": sample.temperature,
         "prompt_ids": sample.prompt_ids,
         "response_ids": sample.response_ids,
     }
-    return json.dumps(row) + "\n"
+    return json.dumps(row).encode() + b"\n"
 
 
-def _finish_last_line(out: Path) -> set[str]:
-    """Ids answered already. A last line that a kill cut short is dropped."""
-    if not out.is_file():
-        return set()
-    whole = out.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        with out.open("r+b") as file:
-            file.truncate(end)
-    if not end:
-        return set()
+def _answered(file: BinaryIO, out: Path, target: str | None) -> set[str]:
+    """Ids answered already. A last line that a kill cut short is dropped, one that lacks its end gets it.
+
+    Raises:
+        DataError: there is something else in the file, or another target's answers; it stays as it is.
+    """
+    file.seek(0)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    last = content[whole:]
+    is_cut = False
     try:
-        samples: list[Sample] = read_samples([out])
+        samples = parse_samples(content[:whole].splitlines(), out)
+        try:
+            samples += parse_samples([last], out)
+        except DataError:
+            is_cut = not _is_json(last) and (last.startswith(_BEGINNING) or _BEGINNING.startswith(last))
+            if not is_cut:
+                raise DataError(f"{out} ends in what is no answer ({last[:40]!r}).") from None
     except DataError as error:
         raise DataError(f"{error} Use another --out to keep that file.") from error
+    other = next((s.target for s in samples if s.target and target and s.target != target), None)
+    if other is not None:
+        raise DataError(
+            f"{out} holds answers of the target with fingerprint {other}, not of this one, {target}; use "
+            "another --out."
+        )
+    if is_cut:
+        file.truncate(whole)
+    elif last:
+        file.write(b"\n")
     return {sample.id for sample in samples}
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

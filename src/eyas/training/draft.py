@@ -25,7 +25,7 @@ from eyas.training.head import layers_of
 from eyas.training.initialise import fit_linear
 from eyas.training.losses import classification_loss
 from eyas.training.network import pad_rows
-from eyas.training.trainer import Trainer, some_rows
+from eyas.training.trainer import Trainer, some_rows, vocabulary_digest
 from eyas.tree import Ints
 
 FIT_ROWS = 30_000  # of a closed-form start
@@ -91,6 +91,7 @@ class DraftTrainer(Trainer[DraftConfig, nn.Module]):
             assert isinstance(network, MedusaNetwork | HydraNetwork), "made for this recipe"
             fit_maps(network, runtime, samples, features, config.seed)
         super().__init__(runtime, samples, config, network, features)
+        self.inputs |= {"draft vocabulary": vocabulary_digest(draft_ids)}
         self._draft_ids = np.arange(runtime.target.vocab_size) if draft_ids is None else draft_ids
         # A runtime's tensors are made for inference; a copy may stand in a graph.
         self._head_weight = runtime.lm_head(draft_ids).weight.clone()

@@ -2,11 +2,13 @@
 
 Nothing is stored by default. With a folder and a limit, features are kept there in bfloat16 (1.2 kB a token
 at hidden size 576) until the limit is reached and computed again beyond it; later epochs then cost the head
-alone.
+alone. With a folder they are rounded at the first read too: a run that was interrupted sees the same ones.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +31,22 @@ class FeatureSource:
         folder: where features are kept; None keeps none. Names are those of the samples, under the target's
             fingerprint.
         limit_bytes: of the folder.
+
+    Raises:
+        ConfigError: the limit leaves no room.
+        DataError: the folder cannot be made.
     """
 
     def __init__(
-        self, runtime: TorchRuntime, max_length: int, folder: Path | None = None, limit_bytes: int = 0
+        self, runtime: TorchRuntime, max_length: int, folder: Path | None = None, limit_bytes: float = 1e9
     ) -> None:
+        if not 0 < limit_bytes < math.inf:
+            raise ConfigError(f"feature_cache_gb is {limit_bytes / 1e9:g}, but it must be a number above 0.")
+        self.max_length = max_length
         self._runtime = runtime
-        self._max_length = max_length
-        self._folder = folder
+        self._folder = None if folder is None else _made(folder, runtime.target.fingerprint)
         self._left = limit_bytes
-        if folder is not None:
-            if limit_bytes <= 0:
-                raise ConfigError(f"feature_cache_gb is {limit_bytes / 1e9:g}, but a cache needs room.")
-            self._folder = folder / str(runtime.target.fingerprint)
-            self._folder.mkdir(parents=True, exist_ok=True)
+        if self._folder is not None:
             self._left -= sum(file.stat().st_size for file in self._folder.iterdir())
 
     def get(self, samples: Sequence[Sample]) -> list[Tensor]:
@@ -52,14 +56,14 @@ class FeatureSource:
         if missing:
             computed = self._compute([samples[index] for index in missing])
             for index, rows in zip(missing, computed, strict=True):
-                found[index] = rows
+                found[index] = rows if self._folder is None else rows.to(torch.bfloat16).to(rows.dtype)
                 self._keep(samples[index], rows)
         return [rows for rows in found if rows is not None]
 
     @torch.inference_mode()
     def _compute(self, samples: Sequence[Sample]) -> list[Tensor]:
         """One padded pass: padding stands behind, so causal rows never see it."""
-        sequences = [sample.token_ids[: self._max_length] for sample in samples]
+        sequences = [sample.token_ids[: self.max_length] for sample in samples]
         longest = max(map(len, sequences))
         ids = torch.zeros((len(sequences), longest), dtype=torch.long)
         for row, sequence in enumerate(sequences):
@@ -75,19 +79,21 @@ class FeatureSource:
         path = self._path(sample)
         if path is None or not path.is_file():
             return None
-        rows: Tensor = torch.load(path, weights_only=True)
-        if len(rows) < min(len(sample) - 1, self._max_length):  # the last token's feature teaches nothing
-            return None
-        return rows[: self._max_length].to(self._runtime.dtype)
+        rows = _loaded(path, self._runtime.target.hidden_size)
+        if rows is None or len(rows) < min(len(sample) - 1, self.max_length):
+            return None  # computed anew; the last token's feature teaches nothing, and may be missing
+        return rows[: self.max_length].to(self._runtime.dtype)
 
     def _keep(self, sample: Sample, rows: Tensor) -> None:
         path = self._path(sample)
-        size = 2 * rows.numel() + 2048
-        if path is None or size > self._left:
+        if path is None:
+            return
+        old = path.stat().st_size if path.is_file() else 0  # one that was of no use
+        if 2 * rows.numel() + 2048 > self._left + old:
             return
         try:
             save_features(path, rows)
-            self._left -= size
+            self._left += old - path.stat().st_size  # as the next run counts it
         except DataError as error:
             logger.warning("no more features are kept: %s", error)
             self._left = 0
@@ -104,19 +110,45 @@ def save_features(path: Path, rows: Tensor) -> None:
         torch.save(rows.to(torch.bfloat16), temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise DataError(
             f"{path} cannot be written ({why_unwritten(error)}); free some space, or give features less."
         ) from error
 
 
-def keeper(folder: Path, fingerprint: str) -> Callable[[Sample, Sequence[Any]], None]:
-    """What files an answer's features, given in pieces (T_i, H), for a `FeatureSource` on `folder`."""
-    place = folder / fingerprint
-    place.mkdir(parents=True, exist_ok=True)
+def keeper(folder: Path, fingerprint: str | None) -> Callable[[Sample, Sequence[Any]], None]:
+    """What files an answer's features, given in pieces (T_i, H), for a `FeatureSource` on `folder`.
+
+    Raises:
+        DataError: the folder cannot be made.
+    """
+    place = _made(folder, fingerprint)
 
     def keep(sample: Sample, pieces: Sequence[Any]) -> None:
         rows = torch.cat([torch.as_tensor(piece) for piece in pieces])
         save_features(place / f"{sample.digest}.pt", rows)
 
     return keep
+
+
+def _made(folder: Path, fingerprint: str | None) -> Path:
+    """The folder of a target's features."""
+    place = folder / str(fingerprint)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"--feature-cache {folder} is no folder that can be made ({why_unwritten(error)}); name another."
+        ) from error
+    return place
+
+
+def _loaded(path: Path, hidden_size: int) -> Tensor | None:
+    """(T, H) features; None for a file that is cut short or holds something else."""
+    try:
+        rows = torch.load(path, weights_only=True)
+    except Exception:  # unpickling raises nearly anything
+        return None
+    fits = isinstance(rows, Tensor) and rows.is_floating_point() and rows.dim() == 2
+    return rows if fits and rows.shape[1] == hidden_size else None

@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eyas.config import TreeConfig
 from eyas.drafters.eagle2 import Eagle2
+from eyas.errors import ConfigError
 from eyas.interfaces import DraftFiles
-from eyas.models import Progress, installing, locked, read_eagle_checkpoint, silent, write_eagle_checkpoint
+from eyas.models import Progress, read_eagle_checkpoint, silent, write_eagle_checkpoint
 from eyas.models.network_files import stack_document
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import HeadConfig
@@ -26,6 +28,7 @@ from eyas.training.measure import (
     origin_of,
 )
 from eyas.training.network import HeadNetwork
+from eyas.training.place import check_replaceable, replacing
 from eyas.training.vocabulary import frequent_tokens
 from eyas.tree import Ints
 
@@ -60,7 +63,7 @@ def write_head(
     scale = fit_coupled_scale(runtime, network, features, samples[:400], draft_ids)
     config = head_config(runtime, network, scale)
     config["provenance"] = provenance | origin_of(recipe, samples, seconds)
-    with locked(place), installing(place) as folder:
+    with replacing(place, "head") as folder:
         write_eagle_checkpoint(folder, network.to_weights(), config, draft_ids)
         drafter = Eagle2.load(runtime, DraftFiles(head=lambda: folder))
         measured = measure(runtime, drafter, CASES, held_out, features, progress)
@@ -107,22 +110,28 @@ def train_head(
         work: folder of the run's state; a run found there is continued.
         place: where the head goes, whole or not at all.
         always: token ids that must be in the draft vocabulary.
-        start: a head whose weights the run begins with, and whose draft vocabulary it keeps if the recipe
-            asks for one of that size: more answers than those at hand may have been counted for it.
+        start: a head of this target, whose layers and weights the run begins with, and whose draft
+            vocabulary it keeps if the recipe asks for one of that size: more answers than those at hand may
+            have been counted for it.
         feature_cache: folder that may keep features, up to `feature_cache_gb`.
 
     Returns:
         Simulated acceptance lengths on held-out answers.
+
+    Raises:
+        ConfigError: `place` holds what is no head of ours, or the recipe does not fit `start`.
+        CheckpointError: `start` is a head for another target, or the run in `work` is another one.
     """
+    check_replaceable(place, "head")
     vocab = runtime.target.vocab_size
     training, held_out = split_held_out(samples, config.held_out_every)
-    network, draft_ids = (None, None) if start is None else _started(start)
+    network, draft_ids, config = _begin(runtime, config, start)
     if draft_ids is None or len(draft_ids) != config.draft_vocab:
         draft_ids = frequent_tokens(training, config.draft_vocab or vocab, vocab, always)
     loss_ids = draft_ids
     if config.loss_vocab is not None:
         loss_ids = frequent_tokens(training, config.loss_vocab, vocab, always)
-    features = FeatureSource(runtime, config.max_length, feature_cache, int(feature_cache_gb * 1e9))
+    features = FeatureSource(runtime, config.max_length, feature_cache, feature_cache_gb * 1e9)
     trainer = HeadTrainer(runtime, training, config, loss_ids, features, network)
 
     def evaluate(network: HeadNetwork) -> dict[str, Any]:
@@ -149,7 +158,22 @@ def train_head(
     )
 
 
-def _started(head: Path) -> tuple[HeadNetwork, Ints | None]:
-    """A head's network, and its draft vocabulary."""
-    checkpoint = read_eagle_checkpoint(head)
-    return HeadNetwork.from_checkpoint(checkpoint), checkpoint.draft_ids
+def _begin(
+    runtime: TorchRuntime, config: HeadConfig, start: Path | None
+) -> tuple[HeadNetwork | None, Ints | None, HeadConfig]:
+    """The network and the draft vocabulary of the head to go on from, and the recipe with its layers."""
+    if start is None:
+        return None, None, replace(config, layers=config.layers or 1)
+    Eagle2.load(runtime, DraftFiles(head=lambda: start))  # refuses a head for another target
+    checkpoint = read_eagle_checkpoint(start)
+    stack = checkpoint.stack
+    for name, given, has in (
+        ("layers", config.layers, stack.num_layers),
+        ("intermediate_size", config.intermediate_size, stack.intermediate_size),
+    ):
+        if given not in (None, has):
+            raise ConfigError(
+                f"{name} is {given}, but the head {start} to start from has {has}; leave out one of the two."
+            )
+    recipe = replace(config, layers=stack.num_layers, intermediate_size=stack.intermediate_size)
+    return HeadNetwork.from_checkpoint(checkpoint), checkpoint.draft_ids, recipe

@@ -13,8 +13,6 @@ from eyas.drafters.sps import SpeculativeSampling, SpsOptions
 from eyas.interfaces import Drafter, DraftFiles
 from eyas.models import (
     Progress,
-    installing,
-    locked,
     silent,
     write_draft_lm_checkpoint,
     write_hydra_checkpoint,
@@ -35,6 +33,7 @@ from eyas.training.measure import (
     measure,
     origin_of,
 )
+from eyas.training.place import check_replaceable, replacing
 from eyas.training.vocabulary import frequent_tokens
 from eyas.tree import Ints
 
@@ -111,11 +110,16 @@ def train_draft(
 
     Returns:
         Simulated acceptance lengths on held-out answers.
+
+    Raises:
+        ConfigError: `place` holds what is no network of this kind of ours.
+        CheckpointError: the run in `work` is another one.
     """
+    check_replaceable(place, kind)
     vocab = runtime.target.vocab_size
     training, held_out = split_held_out(samples, config.held_out_every)
     draft_ids = frequent_tokens(training, config.draft_vocab or vocab, vocab, always)
-    features = FeatureSource(runtime, config.max_length, feature_cache, int(feature_cache_gb * 1e9))
+    features = FeatureSource(runtime, config.max_length, feature_cache, feature_cache_gb * 1e9)
     trainer = DraftTrainer(runtime, training, config, draft_ids, features)
     known = KINDS[kind]
 
@@ -134,7 +138,7 @@ def train_draft(
     network = trainer.best_network()
     origin = origin_of(config, training, trainer.state.seconds)
     origin = (provenance or {}) | origin | {"evaluations": trainer.state.evaluations}
-    with locked(place), installing(place) as folder:
+    with replacing(place, kind) as folder:
         drafter = write(folder, network, origin)
         measured = measure(runtime, drafter, known.cases, held_out, features, progress)
         add_provenance(folder, simulated_acceptance_length=measured, accuracy_by_depth=accuracy(network))

@@ -22,7 +22,7 @@ from eyas.training.features import FeatureSource
 from eyas.training.initialise import initialise
 from eyas.training.losses import classification_loss, regression_loss
 from eyas.training.network import HeadNetwork, pad_rows
-from eyas.training.trainer import Trainer, some_rows
+from eyas.training.trainer import Trainer, some_rows, vocabulary_digest, weights_digest
 
 
 class HeadTrainer(Trainer[HeadConfig, HeadNetwork]):
@@ -47,10 +47,12 @@ class HeadTrainer(Trainer[HeadConfig, HeadNetwork]):
         start: HeadNetwork | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
+        started_from = "fresh weights" if start is None else weights_digest(start)
         network = start or HeadNetwork(stack_of(runtime, config))
         if start is None and config.closed_form_start:
             initialise(network, _fit_rows(runtime, samples, features, config.seed), config.seed)
         super().__init__(runtime, samples, config, network, features)
+        self.inputs |= {"draft vocabulary": vocabulary_digest(draft_ids), "start": started_from}
         # A runtime's tensors are made for inference; a copy may stand in a graph.
         self._head_weight = runtime.lm_head(draft_ids).weight.clone()
         self._scale = self._spread() if config.scaled_regression else None
@@ -151,7 +153,7 @@ def draw_chains(weights: Tensor, share: float, generator: torch.Generator) -> tu
 
 def stack_of(runtime: TorchRuntime, config: HeadConfig) -> StackConfig:
     """A head's layers: no input norm in the first, and an output in the target's feature space."""
-    stack = layers_of(runtime, config.layers, config.intermediate_size)
+    stack = layers_of(runtime, config.layers or 1, config.intermediate_size)
     return replace(stack, first_input_norm=False, final_norm=False)
 
 

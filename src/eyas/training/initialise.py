@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from eyas.errors import DataError
 from eyas.training.network import HeadNetwork
 
 RIDGE = 0.003  # of the number of rows, in units of the inputs' own variance
@@ -55,7 +56,11 @@ def fit_linear(linear: nn.Linear, rows: Iterable[tuple[Sequence[Tensor], Tensor]
         gram += (x.T @ x).double()
         cross += (x.T @ following.to(torch.float32)).double()
         count += len(x)
-    assert sizes is not None, "at least one block of rows"
+    if sizes is None:
+        raise DataError(
+            "no answer is long enough for a start in closed form; raise --max-length, distil longer answers, "
+            "or start from random weights."
+        )
     penalty = RIDGE * count * torch.eye(len(gram), dtype=torch.float64)
     penalty[-1, -1] = 0  # the constant is free
     solution = torch.linalg.solve(gram + penalty, cross).float() / sizes[:, None]

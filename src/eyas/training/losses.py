@@ -43,7 +43,7 @@ def classification_loss(
     output, feature = output.to(head.dtype), feature.to(head.dtype)
     loss: Tensor = _SoftCrossEntropy.apply(output, feature, head, weights)  # type: ignore[no-untyped-call]
     best = [(rows[:CHUNK].detach() @ head.T).argmax(dim=-1) for rows in (output, feature)]
-    return loss, float((best[0] == best[1]).float().mean())
+    return loss, float((best[0] == best[1]).float().mean()) if len(output) else 0.0
 
 
 class _SoftCrossEntropy(torch.autograd.Function):

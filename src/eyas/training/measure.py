@@ -25,7 +25,8 @@ from eyas.training.features import FeatureSource
 from eyas.training.simulate import simulate
 
 UNCOUPLED = TreeConfig(draft_sampling="top-k")
-SHORTEST = 8  # answers of fewer tokens say nothing
+EVALUATED = "evaluated"  # folder in that of a run
+SHORTEST = 8  # answers of fewer tokens, or with fewer features, say nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ def measure(
     """
     results: dict[str, Any] = {}
     for temperature in _temperatures(held_out):
-        chosen = _chosen(held_out, temperature)[:limit]
+        chosen = _chosen(held_out, temperature, features.max_length)[:limit]
         for case in cases:
             if case.is_sampled and not temperature:
                 continue
@@ -68,7 +69,7 @@ def measure(
 
 def evaluation_folder(work: Path) -> Path:
     """Where a run writes the network that it glances at; made where it is not there."""
-    folder = work / "evaluated"
+    folder = work / EVALUATED
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -84,7 +85,7 @@ def glance(
     """Simulated acceptance length of one case on a few held-out answers, by temperature."""
     lengths: dict[str, Any] = {}
     for temperature in _temperatures(held_out):
-        chosen = _chosen(held_out, temperature)[:limit]
+        chosen = _chosen(held_out, temperature, features.max_length)[:limit]
         rows = [_simulate(runtime, drafter, case, sample, features, 64) for sample in chosen]
         lengths[f"T={temperature:g}"] = _rounded(mean_acceptance_length(rows))
     return lengths
@@ -117,8 +118,12 @@ def _temperatures(samples: list[Sample]) -> list[float]:
     return sorted({sample.temperature for sample in samples})
 
 
-def _chosen(samples: list[Sample], temperature: float) -> list[Sample]:
-    return [s for s in samples if s.temperature == temperature and len(s.response_ids) > SHORTEST]
+def _chosen(samples: list[Sample], temperature: float, max_length: int) -> list[Sample]:
+    return [
+        s
+        for s in samples
+        if s.temperature == temperature and min(len(s), max_length) - len(s.prompt_ids) > SHORTEST
+    ]
 
 
 def _simulate(

@@ -2,8 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,8 @@ class TrainingState:
     def last_line(self, count: int = 100) -> str:
         """Means of the last `count` steps, for a log."""
         rows = self.history[-count:]
-        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        # A batch of short answers has none at the deepest levels.
+        means = [sum(column) / len(rows) for column in zip(*rows, strict=False)]
         numbers = " ".join(f"{value:.4f}" for value in means)
         return f"step {self.step}, {self.seconds:.0f} s, loss and agreement: {numbers}"
 
@@ -49,6 +50,7 @@ def save_state(folder: Path, trainer: "Trainer[Any, Any]") -> None:
     temporary = folder / f".{FILE}.tmp"
     whole = {
         "config": asdict(trainer.config),
+        "inputs": trainer.inputs,
         "state": asdict(trainer.state),
         "network": trainer.network.state_dict(),
         "average": trainer.average,
@@ -59,7 +61,8 @@ def save_state(folder: Path, trainer: "Trainer[Any, Any]") -> None:
         torch.save(whole, temporary)
         temporary.replace(folder / FILE)
     except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise DataError(
             f"{folder / FILE} cannot be written ({why_unwritten(error)}); free some space and run the same "
             "command again: it goes on from the state saved before."
@@ -86,25 +89,41 @@ def load_state(folder: Path, trainer: "Trainer[Any, Any]") -> bool:
     """Go on from what `folder` holds; False if it holds nothing.
 
     Raises:
-        CheckpointError: the file is broken, or belongs to another recipe.
+        CheckpointError: the file is broken, or belongs to a run of another recipe or of other inputs.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not path.exists():
         return False
     try:
         saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=trainer.device)
+        config, inputs = dict(saved["config"]), dict(saved["inputs"])
     except Exception as error:  # unpickling raises nearly anything
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it to start again.") from error
-    now = asdict(trainer.config)
-    changed = sorted(name for name in now if saved["config"].get(name) != now[name])
-    if changed:
-        name = changed[0]
-        raise CheckpointError(
-            f"{path} was made with {name}={saved['config'].get(name)}, not {now[name]}; use "
-            "another --out, or the same recipe."
-        )
-    trainer.network.load_state_dict(saved["network"])
-    trainer.optimizer.load_state_dict(saved["optimizer"])
-    trainer.average = saved["average"]
-    trainer.state = TrainingState(**saved["state"])
+        raise _unusable(path, error) from error
+    _check_same(path, inputs, trainer.inputs)
+    _check_same(path, config, asdict(trainer.config))
+    try:
+        state = TrainingState(**saved["state"])
+        trainer.network.load_state_dict(saved["network"])
+        trainer.optimizer.load_state_dict(saved["optimizer"])
+        trainer.average = {name: saved["average"][name] for name in trainer.average}
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _unusable(path, error) from error
+    trainer.state = state
     return True
+
+
+def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with anything that is not what it was."""
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise CheckpointError(
+                f"{path} was made with {name}={before.get(name)}, not {value}; use another --work, or the "
+                f"same {name}."
+            )
+
+
+def _unusable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no state of a run that this version can go on with ({type(error).__name__}: "
+        f"{why_unwritten(error)}); use another --work, or remove the file to start again."
+    )

@@ -6,10 +6,11 @@ was interrupted and resumed gives the same network as one that was not. With `mi
 at the share of its time where it stopped.
 """
 
+import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -24,7 +25,9 @@ from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import TrainingConfig
 from eyas.training.data import Sample, plan_batches
 from eyas.training.features import FeatureSource
+from eyas.training.place import own_folder
 from eyas.training.state import TrainingState, load_state, save_state, whole_step
+from eyas.tree import Ints
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ class Trainer(ABC, Generic[Config, Network]):
         config: the recipe.
         network: changed in place.
         features: where features come from.
+
+    Attributes:
+        inputs: what decides the result beside the recipe, by name; a run goes on only with the same.
     """
 
     def __init__(
@@ -52,7 +58,13 @@ class Trainer(ABC, Generic[Config, Network]):
         features: FeatureSource,
     ) -> None:
         check_samples(samples)
+        check_room(samples, config)
         self.config = config
+        self.inputs = {
+            "recipe": type(config).__name__,
+            "target": str(runtime.target.fingerprint),
+            "answers": _digest(sample.digest.encode() for sample in samples),
+        }
         self.device = runtime.device
         self.network = network.to(self.device)
         self.train = samples
@@ -83,24 +95,26 @@ class Trainer(ABC, Generic[Config, Network]):
         end of a step and saves it before it is passed on.
 
         Raises:
-            DataError: `folder` cannot be written; the state saved before is whole.
+            DataError: `folder` cannot be written, or another run uses it; the state saved before is whole.
+            CheckpointError: what is saved there is broken, or of a run with another recipe or other inputs.
+            ConfigError: the loss is no number any more; the state saved before stays.
         """
-        load_state(folder, self)
-        try:
-            for batch in self._batches():
-                with whole_step():
-                    self._train_on(batch)
-                progress("training", *self._done())
-                if self.state.step % self.config.save_every == 0:
-                    save_state(folder, self)
-                    logger.info("%s", self.state.last_line())
-                if evaluate and self.state.step % self.config.evaluate_every == 0:
-                    self.state.evaluations.append({"step": self.state.step, **evaluate(self.best_network())})
-                    logger.info("%s", self.state.evaluations[-1])
-        except KeyboardInterrupt:
+        with own_folder(folder):
+            load_state(folder, self)
+            try:
+                self._evaluate(evaluate)  # what an interruption cut short
+                for batch in self._batches():
+                    with whole_step():
+                        self._train_on(batch)
+                    progress("training", *self._done())
+                    if self.state.step % self.config.save_every == 0:
+                        save_state(folder, self)
+                        logger.info("%s", self.state.last_line())
+                    self._evaluate(evaluate)
+            except KeyboardInterrupt:
+                save_state(folder, self)
+                raise
             save_state(folder, self)
-            raise
-        save_state(folder, self)
 
     def best_network(self) -> Network:
         """The averaged network where an average is kept, else the last one."""
@@ -122,6 +136,15 @@ class Trainer(ABC, Generic[Config, Network]):
         left = (1 - share) / (1 - config.warmup) if config.warmup < 1 else 0.0
         factor = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
         return config.learning_rate * max(factor, 0.0)
+
+    def _evaluate(self, evaluate: Callable[[Network], dict[str, Any]] | None) -> None:
+        """Measure the network where that is due and not done."""
+        step, known = self.state.step, self.state.evaluations
+        is_due = step > 0 and step % self.config.evaluate_every == 0
+        if evaluate is None or not is_due or any(row["step"] == step for row in known):
+            return
+        known.append({"step": step, **evaluate(self.best_network())})
+        logger.info("%s", known[-1])
 
     def _done(self) -> tuple[int, int]:
         """Steps, or seconds, and how many there will be."""
@@ -162,11 +185,18 @@ class Trainer(ABC, Generic[Config, Network]):
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.state.step)
         loss, parts = self.loss(samples, generator)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        if loss.requires_grad:  # else nothing counts in this batch
+            loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        found = float(loss.detach())
+        if not (math.isfinite(found) and math.isfinite(float(norm))):
+            raise ConfigError(
+                f"the loss is {found} and its gradient {float(norm)} at step {self.state.step + 1}; "
+                f"lower --learning-rate, which is {self.config.learning_rate:g}, and use another --work."
+            )
         self.optimizer.step()
         self._update_average()
-        return [float(loss.detach()), *parts]
+        return [found, *parts]
 
     def _update_average(self) -> None:
         decay = min(self.config.ema, (1 + self.state.step) / (10 + self.state.step))
@@ -194,6 +224,36 @@ def check_samples(samples: Sequence[Sample]) -> None:
     """Refuse a run without answers."""
     if not samples:
         raise ConfigError("no answer is left to train on; distil more.")
+
+
+def check_room(samples: Sequence[Sample], config: TrainingConfig) -> None:
+    """Refuse a run in which no row of an answer counts."""
+    if not config.prompt_share and all(
+        len(sample.prompt_ids) + 2 > min(len(sample), config.max_length) for sample in samples
+    ):
+        shortest = min(len(sample.prompt_ids) for sample in samples)
+        raise ConfigError(
+            f"max_length is {config.max_length}, but prompts have {shortest} tokens and more, and an answer "
+            "needs two to be learnt from; raise --max-length, or distil longer answers."
+        )
+
+
+def vocabulary_digest(draft_ids: Ints | None) -> str:
+    """What names a draft vocabulary: its size and a hash."""
+    return "whole" if draft_ids is None else f"{len(draft_ids)} ids {_digest([draft_ids.tobytes()])}"
+
+
+def weights_digest(network: nn.Module) -> str:
+    """What names a network's weights."""
+    tensors = network.state_dict().items()
+    return _digest(name.encode() + weight.float().cpu().numpy().tobytes() for name, weight in tensors)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def some_rows(

@@ -1,0 +1,118 @@
+"""Folders and files of a training run: what it may replace, and that no other run uses them."""
+
+import fcntl
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from eyas.errors import ConfigError, DataError
+from eyas.models import installing, is_draft_lm, locked
+from eyas.training.data import why_unwritten
+
+FILES = ("config.json", "model.safetensors")  # of what a training run makes
+
+
+def check_apart(place: Path, kept: Iterable[Path]) -> None:
+    """Refuse a `place` that is, or holds, something that the run reads or goes on from.
+
+    Raises:
+        ConfigError: names it.
+    """
+    for path in kept:
+        if path.resolve().is_relative_to(place.resolve()):
+            raise ConfigError(f"--out {place} would replace {path}; name another folder.")
+
+
+def check_replaceable(place: Path, kind: str) -> None:
+    """Refuse a `place` whose content would be lost: anything but what an earlier run of this kind made.
+
+    Args:
+        place: where the result goes; the folder is replaced whole.
+        kind: "head", or one of `DRAFT_CONFIGS`. Networks in folders of a head's own stay.
+
+    Raises:
+        ConfigError: names what is in the way.
+    """
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise ConfigError(f"--out {place} is a file; name a new or an empty folder.")
+    entries = sorted(place.iterdir())
+    own = {path.name for path in entries} & set(FILES)
+    foreign = [path.name for path in entries if not _may_be_there(path, kind)]
+    if not foreign and own and (own != set(FILES) or _kind_of(place) != kind):
+        foreign = sorted(own)
+    if foreign:
+        raise ConfigError(
+            f"--out {place} holds {foreign[0]}, which is not of a {kind} that `eyas train` made and would be "
+            "lost; name a new or an empty folder."
+        )
+
+
+@contextmanager
+def replacing(place: Path, kind: str) -> Iterator[Path]:
+    """An empty folder that becomes `place` when the block ends without an error.
+
+    Raises:
+        ConfigError: as in `check_replaceable`.
+        FetchError: the disk is full or the folder cannot be written.
+    """
+    with locked(place):
+        check_replaceable(place, kind)  # again: a run is long enough to put something there
+        with installing(place) as folder:
+            yield folder
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Make the folder of a run's state and hold it against other runs.
+
+    Raises:
+        DataError: it cannot be made, or another run has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"--work {folder} cannot be written ({why_unwritten(error)}); name another folder."
+        ) from error
+    with lock:
+        hold(lock, folder, "--work")
+        yield
+
+
+def hold(file: IO[Any], path: Path, option: str) -> None:
+    """Lock an open file until it is closed.
+
+    Raises:
+        DataError: another run has locked it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(
+            f"{path} is in use by another run; wait for it, or choose another {option}."
+        ) from None
+
+
+def _may_be_there(path: Path, kind: str) -> bool:
+    if path.is_dir():
+        is_other = (path / "config.json").is_file()  # another method's network: copied over
+        return kind == "head" and (is_other or path.name.startswith(".unfinished-"))
+    return path.name in FILES or (path.name.startswith(".") and path.name.endswith(".lock"))
+
+
+def _kind_of(network: Path) -> str | None:
+    """The kind of network that a run has made there; None for what others made."""
+    try:
+        document = json.loads((network / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or not {"target_fingerprint", "provenance"} <= document.keys():
+        return None
+    if is_draft_lm(network):
+        return "draft-lm"
+    return next((kind for kind in ("medusa", "hydra") if f"{kind}_num_heads" in document), "head")
