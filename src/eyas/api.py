@@ -140,7 +140,7 @@ class LLM:
         return self.heads.find(find_method(self._resolve(method or self.method)).head)
 
     def costs(self, method: str | None = None, *, fresh: bool = False) -> CostTable | None:
-        """The cost table of a method on this machine: the one kept, or measured now (under 3 seconds).
+        """The cost table of a method on this machine: the one kept, or measured now (2 to 3 seconds).
 
         Args:
             method: as in `generate`.

@@ -44,6 +44,18 @@ def test_the_table_is_printed_and_kept(eyas, model):
     assert "behind 16 tokens; 1,000 more" in text
 
 
+def test_dear_passes_are_measured_in_every_other_round(model, monkeypatch):
+    monkeypatch.setattr("eyas.calibration.ROUNDS", (3, 3))
+    llm, passes = load(model, runtime="torch", dtype="float32", threads=1), []
+    forward = llm.runtime.forward
+    monkeypatch.setattr(
+        llm.runtime, "forward", lambda calls: passes.append(len(calls[0].token_ids)) or forward(calls)
+    )
+    calibrate(llm.runtime, llm.engine().drafter)
+    assert passes.count(24) == 3
+    assert passes.count(48) == 2
+
+
 def test_a_method_without_trees_of_its_own_is_refused(eyas, bare_model):
     assert "drafts no trees" in eyas("calibrate", "--model", bare_model, *QUICK).error
 
