@@ -225,6 +225,7 @@ def test_what_an_operator_asks(server):
     [model] = server.http.get("/v1/models").json()["data"]
     assert model["max_model_len"] == 256
     assert {"autoregressive", "eagle2"} <= set(model["eyas"]["methods"])
+    assert model["eyas"]["sized_methods"] == ["eagle2"]
 
 
 def test_the_openapi_document_names_every_route(server):

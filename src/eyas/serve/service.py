@@ -104,7 +104,7 @@ class Service:
             )
 
     def describe_model(self) -> dict[str, Any]:
-        """As /v1/models lists it; the methods are those whose networks were found."""
+        """As /v1/models lists it: the methods whose networks were found, and those whose trees take sizes."""
         target = self.llm.runtime.target
         return {
             "id": self.model_name,
@@ -115,6 +115,7 @@ class Service:
             "eyas": {
                 "method": self.llm.method,
                 "methods": self._methods,
+                "sized_methods": [name for name in self._methods if find_method(name).uses_costs],
                 "runtime": target.runtime,
                 "dtype": target.dtype,
             },

@@ -6,9 +6,11 @@ const form = byId("controls");
 const NUMBERS = ["temperature", "seed", "max_tokens", "draft_tokens", "depth"];
 const NAMES = ["method", "first", "second", "tree", ...NUMBERS];
 const PLAIN = "autoregressive";
+let sized = []; // methods whose trees have the sizes of the form
 
 /** Offer the methods of a model. */
-export function offerMethods({ method, methods }) {
+export function offerMethods({ method, methods, sized_methods }) {
+  sized = sized_methods;
   for (const name of ["method", "first", "second"]) {
     form.elements[name].replaceChildren(...methods.map((value) => element("option", { value, textContent: value })));
   }
@@ -23,7 +25,7 @@ export function requestOptions(method = form.elements.method.value) {
     NUMBERS.map((name) => [name, form.elements[name].value === "" ? undefined : Number(form.elements[name].value)]),
   );
   const { temperature, seed, max_tokens, draft_tokens, depth } = number;
-  const size = form.elements.tree.value === "fixed" ? { draft_tokens, depth } : {};
+  const size = form.elements.tree.value === "fixed" && sized.includes(method) ? { draft_tokens, depth } : {};
   return { temperature, seed, max_tokens, eyas: { method, trace: true, ...size } };
 }
 
