@@ -61,8 +61,8 @@ struct PyTarget {
       const nb::gil_scoped_release release;
       const auto turn = stack.engine->team.hold();
       network->forward(rows, out);
+      head.rows = wanted;
     }
-    head.rows = wanted;
     return features;
   }
 

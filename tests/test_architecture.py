@@ -25,7 +25,7 @@ LAYERS = [
     {"budget", "acceptance"},
     {"expansion", "verification", "sampling", "metrics", "stopping"},
     {"candidates", "growth", "copies"},
-    {"tree", "costs", "ngrams"},
+    {"tree", "costs", "ngrams", "appending"},
     {"config"},
     {"machine"},
     {"errors", "compiled"},

@@ -157,7 +157,7 @@ class _Bench:
 
     def _request(self) -> Request:
         """A short prompt: what a cycle takes beside its pass does not depend on the context."""
-        prompt = self._ids[: min(16, self.context)]
+        prompt = self._ids[:-1][:16]
         sampler = Sampler(SamplingConfig(), prompt_ids=prompt, vocab_size=self._runtime.target.vocab_size)
         stopping = StoppingConfig(max_new_tokens=MAX_ROWS, ignore_eos=True)
         return Request(prompt_ids=prompt, sampler=sampler, text=AnswerText(stopping, NoText()))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from types import UnionType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from eyas.errors import ConfigError
 
@@ -32,6 +32,12 @@ def at_least(name: str, value: float, limit: float) -> None:
         raise ConfigError(f"{name} is {value}, but it must be a number of at least {limit}.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that generators do not take."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed is {seed}, but it must lie in 0..{MAX_SEED}.")
+
+
 def check_types(options: Any) -> None:
     """Raise ConfigError where a field of numbers, or of yes or no, holds something else."""
     for item in fields(options):
@@ -42,7 +48,7 @@ def check_types(options: Any) -> None:
         if bool in kinds:
             fits, wanted = isinstance(value, bool), "True or False"
         elif int in kinds:
-            fits, wanted = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
+            fits, wanted = _is_whole(value), "a whole number"
         elif float in kinds:
             fits, wanted = isinstance(value, Real) and not isinstance(value, bool), "a number"
         else:
@@ -158,8 +164,8 @@ class SamplingConfig:
                     f"logit_bias has {token_id!r}={bias!r}; it wants a token id and a number in "
                     f"[-{MOST_BIAS:.0f}, {MOST_BIAS:.0f}]."
                 )
-        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
-            raise ConfigError(f"seed is {self.seed}, but it must lie in 0..{MAX_SEED}.")
+        if self.seed is not None:
+            check_seed(self.seed)
 
     @property
     def is_greedy(self) -> bool:
@@ -204,7 +210,11 @@ class StoppingConfig:
 
 def is_token_id(value: object) -> bool:
     """Whether a value can be a token id: a whole number, not below 0."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+    return _is_whole(value) and value >= 0
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

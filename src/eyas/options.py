@@ -99,16 +99,13 @@ class GenerationOptions:
 
 
 def _with_tree(options: Mapping[str, Any], default: TreeMode) -> Mapping[str, Any]:
-    """Resolve `tree`: a size means "fixed", with the paper's defaults for the others.
+    """Resolve `tree`: a size, or an ablation of the paper's, means "fixed", with its defaults for the others.
 
     A small fixed tree keeps every candidate, unless the number of draft tokens was given too.
     """
     given = [name for name in TREE_SIZES if name in options]
-    tree = options.get("tree", "fixed" if given else default)
-    if tree == "auto" and "tree" not in options:
-        for ablation in ("rerank", "expand_by_value"):  # of the paper's tree
-            if not options.get(ablation, True):
-                tree = "fixed"
+    is_ablated = not (options.get("rerank", True) and options.get("expand_by_value", True))
+    tree = options.get("tree", "fixed" if given or is_ablated else default)
     options = {**options, "tree": tree}
     if tree == "auto":
         if given:

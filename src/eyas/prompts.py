@@ -11,6 +11,11 @@ Message = Mapping[str, str]
 Prompt = str | Sequence[Message] | Sequence[int]
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: it holds no half of a surrogate pair, as JSON and arguments may."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def to_token_ids(prompt: Prompt, tokenizer: Tokenizer, options: GenerationOptions) -> list[int]:
     """The token ids that a prompt becomes.
 

@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -129,14 +130,14 @@ def test_a_failing_prompt_loses_itself_only(eyas, argv, questions):
 def test_a_difference_is_found_and_fails(eyas, argv, monkeypatch):
     from eyas.api import LLM
 
-    generate = LLM.generate
+    request = LLM.request
 
-    def other(llm, prompt, *, method=None, **options):
+    def other(llm, prompt, options, choice=0, method=None):
         if method == "eagle2" and prompt == "question 1":
-            options["logit_bias"] = {9: 5.0}
-        return generate(llm, prompt, method=method, **options)
+            options = replace(options, sampling=replace(options.sampling, logit_bias={9: 5.0}))
+        return request(llm, prompt, options, choice, method)
 
-    monkeypatch.setattr(LLM, "generate", other)
+    monkeypatch.setattr(LLM, "request", other)
     done = eyas(*argv, "--json")
     assert done.code == 1
     assert done.document["equality"] == {"equal": 5, "excused": 0, "failed": 1}

@@ -4,13 +4,13 @@ A row's `key` is a hash of everything that determines the answer; of several row
 counts.
 """
 
-import fcntl
 import json
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from eyas.appending import hold, mended
 from eyas.errors import DataError
 
 Row = dict[str, Any]
@@ -33,13 +33,7 @@ class AnswerFile:
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror}; choose another --out.") from None
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise DataError(
-                f"{path} is in use by another run; wait for it or choose another --out."
-            ) from None
-        try:
+            hold(self._file, path, "--out")
             self.rows = self._read()
         except BaseException:
             self._file.close()
@@ -80,17 +74,11 @@ class AnswerFile:
     def _read(self) -> dict[str, Row]:
         self._file.seek(0)
         content = self._file.read() or b""
-        whole = content.rfind(b"\n") + 1
-        rows, last = parse_rows(content[:whole], self.path), content[whole:]
-        if not last:
-            return rows
-        try:
-            rows |= parse_rows(content + b"\n", self.path)
-        except DataError:
-            if not (last.startswith(BEGINNING) or BEGINNING.startswith(last)):
-                raise
-            self._file.truncate(whole)  # the row that a kill cut off
-        else:
+        whole = mended(content, BEGINNING)
+        rows = parse_rows(whole, self.path)
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        elif len(whole) > len(content):
             self._write(b"\n")
         return rows
 

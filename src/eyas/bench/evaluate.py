@@ -8,7 +8,7 @@ are left alone and counted in no summary.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eyas.answer import Answer
@@ -18,11 +18,11 @@ from eyas.bench.equality import PLAIN, compare
 from eyas.bench.provenance import head_hash, sources_hash
 from eyas.bench.questions import Question, QuestionSet
 from eyas.capacity import check_room
-from eyas.config import TREE_SIZES, TreeConfig
+from eyas.config import TreeConfig
 from eyas.engine import Request
 from eyas.errors import ConfigError
 from eyas.metrics import is_looping
-from eyas.options import SHAPING, GenerationOptions
+from eyas.options import GenerationOptions
 from eyas.registry import find_method
 
 
@@ -185,10 +185,11 @@ class Evaluation:
 
     def _answer(self, job: Job) -> Row:
         try:
-            answer = self.llm.generate(job.question.turns[0], method=job.method, **_names(job))
+            request = self.llm.request(job.question.turns[0], job.options, method=job.method)
+            [run] = self.llm.engine(job.method).together([request], 1)
         except Exception as error:
             return self._row(job) | {"error": described(error)}
-        return self._row(job) | _told(answer)
+        return self._row(job) | _told(Answer.of(run, {}))
 
     def _row(self, job: Job) -> Row:
         sampling = job.options.sampling
@@ -236,17 +237,3 @@ def _told(answer: Answer) -> Row:
         "loops": is_looping(answer.token_ids),
         "stats": answer.stats.to_dict(),
     }
-
-
-def _names(job: Job) -> dict[str, Any]:
-    """The options flat, as `generate` takes them for the job's method."""
-    options, flat = job.options, dict[str, Any]()
-    for group in (options.sampling, options.stopping, options.tree):
-        flat |= {item.name: getattr(group, item.name) for item in fields(group)}
-    dropped: tuple[str, ...] = ()
-    if not find_method(job.method).uses_costs:
-        dropped = SHAPING
-    elif options.tree.is_auto:  # whose sizes are limits, and cannot be given
-        dropped = TREE_SIZES
-    flat = {name: value for name, value in flat.items() if name not in dropped}
-    return flat | {"system": options.system, "raw": options.raw}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eyas.errors import ConfigError, DataError
+from eyas.prompts import is_unicode
 
 QuestionId = int | str
 MAX_LINE_BYTES = 1 << 20  # a longer line is no question, and could fill the memory
@@ -103,7 +104,7 @@ def _question(path: Path, number: int, line: str) -> Question:
     if not isinstance(category, str):
         raise _broken(path, number, f"category is {_shown(category)}, not a string")
     for name, value in (("question_id", question_id), ("category", category)):
-        if _is_cut(str(value)):
+        if not is_unicode(str(value)):
             raise _broken(path, number, f"{name} holds half of a surrogate pair")
     return Question(question_id, category, _turns(path, number, row.get("turns")))
 
@@ -118,14 +119,9 @@ def _turns(path: Path, number: int, turns: Any) -> tuple[str, ...]:
             raise _broken(path, number, f"turn {index} is {_shown(turn)}, not a string")
         if not turn.strip():
             raise _broken(path, number, f"turn {index} is empty")
-        if _is_cut(turn):
+        if not is_unicode(turn):
             raise _broken(path, number, f"turn {index} holds half of a surrogate pair")
     return tuple(turns)
-
-
-def _is_cut(text: str) -> bool:
-    """Whether a text cannot be written: it holds half of a surrogate pair."""
-    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _shown(value: Any) -> str:

@@ -119,8 +119,8 @@ class Bench:
         there = [task for task in tasks if task.asked in self._rows]
         keys = {task.asked: task.key for task in there}  # where the head differs, the key does
         foreign = sum(
-            maker != self.plan.made or keys.get(row["asked"], row["key"]) != row["key"]
-            for maker, row in zip(made, answers.rows.values(), strict=True)
+            by != self.plan.made or keys.get(row["asked"], row["key"]) != row["key"]
+            for by, row in zip(made, answers.rows.values(), strict=True)
         )
         if foreign and not self._mixed:
             raise DataError(

@@ -10,6 +10,7 @@ from eyas.cli.parser import given, model_options
 from eyas.errors import ConfigError, DataError
 from eyas.models import ensure_default_model, progress_bar
 from eyas.options import GenerationOptions, option_names
+from eyas.prompts import is_unicode
 from eyas.registry import find_method
 
 
@@ -63,7 +64,7 @@ def read_prompt(text: str | None) -> str:
                 f"standard input is not UTF-8 at byte {error.start}; convert it, for example with iconv."
             ) from None
     # Bytes of an argument that are no UTF-8 arrive as lone surrogates.
-    if any("\ud800" <= sign <= "\udfff" for sign in text):
+    if not is_unicode(text):
         raise DataError("the prompt is not UTF-8; convert it, for example with iconv.")
     if not text.strip():
         raise ConfigError("the prompt is empty; give it some text.")

@@ -62,8 +62,7 @@ def run_distil(args: argparse.Namespace) -> int:
         keep = keeper(args.feature_cache, runtime.target.fingerprint)
     with progress_bar() as progress:
         made = distil(runtime, tokenizer, prompts, args.out, config, progress, keep)
-    most = min(config.max_prompt_tokens, runtime.target.context_limit - 1)
-    for count, reason in ((made.too_long, f"longer than {most} tokens"), (made.empty, "empty")):
+    for count, reason in ((made.too_long, f"longer than {made.most_tokens} tokens"), (made.empty, "empty")):
         if count:
             note(f"prompts left out, {reason}: {count}")
     note(f"{made.answers} new answers in {args.out}")

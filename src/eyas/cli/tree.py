@@ -12,7 +12,7 @@ from eyas.cli.parser import Commands, add_generation_options, add_model_options,
 from eyas.cli.session import announce_method, generation_settings, is_auto, load_llm, read_prompt
 from eyas.drawing import DrawnCycle, draw_svg, draw_text, quote_token
 from eyas.engine import Cycle
-from eyas.options import GenerationOptions, check_shaping
+from eyas.options import GenerationOptions
 
 NOT_HERE = ("n", "logprobs")
 OWN_DEFAULTS = {"max_new_tokens": 64}  # enough for the first cycles, within the smallest of contexts
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
     llm = load_llm(args)
     if is_auto(args):
         llm.head("eagle2").require()  # a tree is a head's; a chain is drawn where it is asked for
-    check_shaping(settings, llm.method)
-    options = GenerationOptions.from_names(settings).with_seed()
+    options = llm.options({"tree": "fixed", **settings}).with_seed()
     cycle, tokens = _cycle(llm, prompt, options, args.cycle)
     announce_method(args, llm)
     if cycle is None:

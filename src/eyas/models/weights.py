@@ -15,6 +15,7 @@ _NUMPY = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?"},
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"},
 }
+_CODES = {np.dtype(code): name for name, code in _NUMPY.items()} | {np.dtype("<u2"): "BF16"}
 _BYTES = {name: np.dtype(code).itemsize for name, code in _NUMPY.items()} | {"BF16": 2}
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
@@ -93,6 +94,11 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+def dtype_code(dtype: np.dtype[Any]) -> str:
+    """How safetensors calls a type of numbers; uint16 stands for bfloat16 bits."""
+    return _CODES[dtype]
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays; uint16 ones are bfloat16 bits."""
     shapes = {name: (array.dtype, array.shape) for name, array in tensors.items()}
@@ -114,12 +120,11 @@ def stream_safetensors(
         shapes: name -> (dtype, shape), in the file's order; uint16 stands for bfloat16 bits.
         make: gives the array of a name; it is called once for each, in order.
     """
-    codes = {np.dtype(code): name for name, code in _NUMPY.items()} | {np.dtype("<u2"): "BF16"}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, (dtype, shape) in shapes.items():
         stop = start + dtype.itemsize * math.prod(shape)
-        header[name] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [start, stop]}
+        header[name] = {"dtype": dtype_code(dtype), "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % 64)  # data on a cache line's border, for readers that map the file

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from eyas.config import MAX_SEED, at_least, one_of
+from eyas.config import at_least, check_seed, one_of
 from eyas.errors import ConfigError
 from eyas.models.network_files import MAX_LAYERS, StoredPrecision
 
@@ -25,11 +25,10 @@ class DistilConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "max_prompt_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit is {self.limit}, but it must be at least 1.")
+        for name in ("max_new_tokens", "max_prompt_tokens", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}, but it must be at least 1.")
         check_seed(self.seed)
         if self.loop_tokens < 0:
             raise ConfigError(f"loop_tokens is {self.loop_tokens}, but it must be at least 0 (never).")
@@ -105,12 +104,6 @@ def check_layers(count: int | None) -> None:
     """Refuse more decoder layers than files of draft networks hold."""
     if count is not None and count > MAX_LAYERS:
         raise ConfigError(f"layers is {count}, but it must be at most {MAX_LAYERS}.")
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed that generators do not take."""
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed is {seed}, but it must lie in 0..{MAX_SEED}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

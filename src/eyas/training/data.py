@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from eyas.errors import DataError
+from eyas.prompts import is_unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +190,8 @@ def _id(row: dict[str, Any], otherwise: str, path: Path, number: int) -> str:
 
 def _check_text(text: str, name: str, path: Path, number: int) -> None:
     """Refuse half a sign, which JSON can spell but no file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{path}, line {number}: {name} is no valid text ({text[:40]!a}); mend or drop it."
-        ) from None
+    if not is_unicode(text):
+        raise DataError(f"{path}, line {number}: {name} is no valid text ({text[:40]!a}); mend or drop it.")
 
 
 def _field(row: dict[str, Any], name: str, kind: type, path: Path, number: int) -> Any:

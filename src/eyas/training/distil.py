@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from eyas.appending import hold, mended
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive, Session
 from eyas.engine import Engine, Request, Run
@@ -29,7 +30,6 @@ from eyas.sampling import Sampler
 from eyas.stopping import AnswerText, NoText, TextDecoder
 from eyas.training.config import DistilConfig
 from eyas.training.data import Prompt, Sample, parse_samples, why_unwritten
-from eyas.training.place import hold
 
 Keep = Callable[[Sample, list[Features]], None]
 
@@ -40,6 +40,7 @@ _BEGINNING = b'{"id": "'  # of every line that `_line` makes
 class Distilled:
     """What came of the prompts. Answers that were there before count nowhere."""
 
+    most_tokens: int  # of a prompt
     answers: int = 0
     too_long: int = 0  # prompts that were left out
     empty: int = 0  # as well
@@ -63,8 +64,8 @@ def distil(
             prompts have one id.
     """
     _check_ids(prompts)
-    target, made = runtime.target, Distilled()
-    config = replace(config, max_prompt_tokens=min(config.max_prompt_tokens, target.context_limit - 1))
+    target = runtime.target
+    made = Distilled(min(config.max_prompt_tokens, target.context_limit - 1))
     with _appending(out) as file:
         done = _answered(file, out, target.fingerprint)
         total = min(len(prompts), config.limit or len(prompts))
@@ -227,7 +228,7 @@ def _jobs(
             if not prompt.text.strip() or not ids:
                 made.empty += 1
                 continue
-            if len(ids) > config.max_prompt_tokens:
+            if len(ids) > made.most_tokens:
                 made.too_long += 1
                 continue
             yield _job(prompt, ids, config)
@@ -286,17 +287,9 @@ def _answered(file: BinaryIO, out: Path, target: str | None) -> set[str]:
     """
     file.seek(0)
     content = file.read()
-    whole = content.rfind(b"\n") + 1
-    last = content[whole:]
-    is_cut = False
+    whole = mended(content, _BEGINNING)
     try:
-        samples = parse_samples(content[:whole].splitlines(), out)
-        try:
-            samples += parse_samples([last], out)
-        except DataError:
-            is_cut = not _is_json(last) and (last.startswith(_BEGINNING) or _BEGINNING.startswith(last))
-            if not is_cut:
-                raise DataError(f"{out} ends in what is no answer ({last[:40]!r}).") from None
+        samples = parse_samples(whole.splitlines(), out)
     except DataError as error:
         raise DataError(f"{error} Use another --out to keep that file.") from error
     other = next((s.target for s in samples if s.target and target and s.target != target), None)
@@ -305,16 +298,8 @@ def _answered(file: BinaryIO, out: Path, target: str | None) -> set[str]:
             f"{out} holds answers of the target with fingerprint {other}, not of this one, {target}; use "
             "another --out."
         )
-    if is_cut:
-        file.truncate(whole)
-    elif last:
+    if len(whole) < len(content):
+        file.truncate(len(whole))
+    elif len(whole) > len(content):
         file.write(b"\n")
     return {sample.id for sample in samples}
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True

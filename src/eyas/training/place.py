@@ -1,12 +1,11 @@
 """Folders and files of a training run: what it may replace, and that no other run uses them."""
 
-import fcntl
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
 
+from eyas.appending import hold
 from eyas.errors import ConfigError, DataError
 from eyas.models import installing, is_draft_lm, locked
 from eyas.training.data import why_unwritten
@@ -82,20 +81,6 @@ def own_folder(folder: Path) -> Iterator[None]:
     with lock:
         hold(lock, folder, "--work")
         yield
-
-
-def hold(file: IO[Any], path: Path, option: str) -> None:
-    """Lock an open file until it is closed.
-
-    Raises:
-        DataError: another run has locked it.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DataError(
-            f"{path} is in use by another run; wait for it, or choose another {option}."
-        ) from None
 
 
 def _may_be_there(path: Path, kind: str) -> bool:

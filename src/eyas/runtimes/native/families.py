@@ -143,9 +143,8 @@ def _windows(config: dict[str, Any], family: str, layers: int, limit: int) -> tu
     window = int(config.get("sliding_window") or 0)
     if window < 0:
         raise ValueError(f"sliding_window, which is {window}")
-    if family == "llama" or (family != "mistral" and not config.get("use_sliding_window", False)):
-        window = 0
-    if window >= limit:  # every row sees all
+    is_used = family == "mistral" or (family != "llama" and config.get("use_sliding_window", False))
+    if not is_used or window >= limit:  # every row sees all
         window = 0
     types = config.get("layer_types")
     if types is not None:

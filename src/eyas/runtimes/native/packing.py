@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eyas import _native
 from eyas.errors import FetchError, ModelError
 from eyas.models import Progress, cache_dir, locked, read_header
-from eyas.models.weights import stream_safetensors
+from eyas.models.weights import dtype_code, stream_safetensors
 from eyas.runtimes.native.families import Family
 from eyas.runtimes.native.layers import MATRICES, Get, layer_matrix, pack_matrix
 from eyas.runtimes.native.weights import ModelWeights, Raw
@@ -114,8 +114,7 @@ class PackedWeights:
         except ModelError:
             return False
         return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()} == {
-            name: ("F32" if name.endswith(".scale") else "U8", shape)
-            for name, (_, shape) in self._layout().items()
+            name: (dtype_code(dtype), shape) for name, (dtype, shape) in self._layout().items()
         }
 
     def _write(self, path: Path, progress: Progress) -> None:
