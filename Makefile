@@ -26,7 +26,7 @@ test-fast: ## the suite without slow and network tests
 	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow and not network"
 
 native-sanitize: ## the native engine's kernel tests under the address and undefined-behaviour sanitizers
-	PYTHON="$(PYTHON)" bash tests/native/sanitize.sh
+	PYTHON="$(PYTHON)" bash tests/runtimes/native/sanitize.sh
 
 check: lint types test ## what CI runs
 
@@ -68,6 +68,6 @@ serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
 	$(PYTHON) benchmarks/serve_soak.py --seconds 30 --tolerance 0.3 # caches still fill: only a gross leak shows
 
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
-	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/deploy
+	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/serve/ray
 
 .PHONY: serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed

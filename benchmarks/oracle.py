@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from eyas.config import TreeConfig
-from eyas.metrics import mean_acceptance_length
+from eyas.engine.metrics import mean_acceptance_length
 from eyas.models import resolve_model
 from eyas.runtimes import load_runtime
 from eyas.training.data import Sample, read_samples, split_held_out

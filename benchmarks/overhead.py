@@ -14,9 +14,9 @@ from time import perf_counter
 
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.drafters.eagle2 import Eagle2
-from eyas.engine import Engine, Request
-from eyas.sampling import Sampler
-from eyas.stopping import AnswerText
+from eyas.engine.cycle import Engine, Request
+from eyas.engine.sampling import Sampler
+from eyas.engine.stopping import AnswerText
 from fake import AUTO, FAST, FreeRuntime, free_head
 
 CYCLES = 2000

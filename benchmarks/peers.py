@@ -27,7 +27,7 @@ import eyas
 from eyas.bench.peers import PEERS, Peer, PeerSettings, gguf_file
 from eyas.bench.provenance import provenance
 from eyas.bench.questions import find_question_files, read_questions
-from eyas.interfaces import TargetCall
+from eyas.engine.interfaces import TargetCall
 from eyas.models import resolve_model
 
 

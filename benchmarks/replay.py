@@ -23,9 +23,9 @@ import eyas
 from eyas.bench.files import write_whole
 from eyas.bench.provenance import head_hash, provenance
 from eyas.bench.questions import find_question_files, read_questions
-from eyas.costs import CostTable
-from eyas.drafters._eagle_head import READ_AT_ONCE
-from eyas.engine import Engine, Request
+from eyas.engine.costs import CostTable
+from eyas.drafters.eagle_head import READ_AT_ONCE
+from eyas.engine.cycle import Engine, Request
 
 SETS = ("mt_bench", "humaneval", "gsm8k", "alpaca", "sum", "qa")
 

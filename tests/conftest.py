@@ -15,7 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray and a minute of its own: `make test-ray`.
-collect_ignore = [] if os.environ.get("EYAS_TEST_RAY") else ["deploy"]
+collect_ignore = [] if os.environ.get("EYAS_TEST_RAY") else ["serve/ray"]
 
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("dev", deadline=None)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from eyas.config import AUTO_LIMITS, SamplingConfig, StoppingConfig, TreeConfig
-from eyas.costs import CostTable
-from eyas.engine import Request
-from eyas.interfaces import Choice, DraftOptions, TargetInfo, TopK
-from eyas.sampling import Sampler, log_softmax
-from eyas.stopping import AnswerText, stop_tokens
-from eyas.tree import DraftTree
+from eyas.engine.costs import CostTable
+from eyas.engine.cycle import Request
+from eyas.engine.interfaces import Choice, DraftOptions, TargetInfo, TopK
+from eyas.engine.sampling import Sampler, log_softmax
+from eyas.engine.stopping import AnswerText, stop_tokens
+from eyas.engine.tree import DraftTree
 
 AUTO = TreeConfig(tree="auto", **AUTO_LIMITS)
 # Costs as a kernel for few rows has them, and as a matrix library without one.
@@ -339,7 +339,7 @@ class FreeStack:
 
 def free_head(runtime):
     """An EAGLE head of free blocks."""
-    from eyas.drafters._eagle_head import EagleHead
+    from eyas.drafters.eagle_head import EagleHead
 
     return EagleHead(
         runtime=runtime,

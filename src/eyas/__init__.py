@@ -11,18 +11,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eyas.answer import Answer
-    from eyas.api import LLM, load
+    from eyas.api.answer import Answer
+    from eyas.api.llm import LLM, load
     from eyas.errors import EyasError
 
 __all__ = ["LLM", "Answer", "EyasError", "__version__", "load"]
 __version__ = "0.1.0"
 
-_HOMES = {"LLM": "eyas.api", "Answer": "eyas.answer", "load": "eyas.api", "EyasError": "eyas.errors"}
+_HOMES = {
+    "LLM": "eyas.api.llm",
+    "Answer": "eyas.api.answer",
+    "load": "eyas.api.llm",
+    "EyasError": "eyas.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names at first use: a tool that needs `eyas.tree` alone loads nothing else."""
+    """Import public names at first use: a tool that needs `eyas.engine.tree` alone loads nothing else."""
     if name not in _HOMES:
         raise AttributeError(f"module 'eyas' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -11,9 +11,9 @@ import pytest
 
 from eyas.bench.contenders import PRESETS
 from eyas.drafters.autoregressive import Autoregressive, Session
-from eyas.interfaces import DraftOptions
-from eyas.registry import Method, methods
-from eyas.verification import RatioTest
+from eyas.drafters.registry import Method, methods
+from eyas.engine.interfaces import DraftOptions
+from eyas.engine.verification import RatioTest
 
 SOURCES = "eyas.bench.plan.sources_hash"
 
@@ -23,7 +23,9 @@ def registered(monkeypatch):
     """Add methods for one test."""
 
     def add(name, drafter, **own):
-        monkeypatch.setattr("eyas.registry._METHODS", {**methods(), name: Method(name, drafter, **own)})
+        monkeypatch.setattr(
+            "eyas.drafters.registry._METHODS", {**methods(), name: Method(name, drafter, **own)}
+        )
 
     return add
 

@@ -3,8 +3,8 @@
 import pytest
 
 from eyas.bench.contenders import Contender, contenders
+from eyas.drafters.registry import methods
 from eyas.errors import ConfigError
-from eyas.registry import methods
 
 
 def parsed(*words):

@@ -3,9 +3,9 @@
 import numpy as np
 
 from eyas.bench.cycles import CycleCounts, positions
-from eyas.engine import Cycle
-from eyas.tree import DraftTree
-from eyas.verification import Verdict
+from eyas.engine.cycle import Cycle
+from eyas.engine.tree import DraftTree
+from eyas.engine.verification import Verdict
 
 #        0
 #      /   \

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eyas.api import load
+from eyas.api.llm import load
 from eyas.bench.peers import PEERS, Absent, PeerSettings, gguf_file, load_peers
 from eyas.errors import ConfigError
 

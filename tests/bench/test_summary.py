@@ -3,7 +3,7 @@
 import pytest
 
 from eyas.bench.summary import read_stats, summarise
-from eyas.metrics import StatsCounter
+from eyas.engine.metrics import StatsCounter
 
 
 def stats(cycles, tokens_per_cycle):

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from eyas import load
-from eyas.calibration import calibrate
-from eyas.costs import CostTable
-from eyas.interfaces import DraftFiles
+from eyas.drafters.policy.calibration import calibrate
+from eyas.drafters.registry import find_method
+from eyas.engine.costs import CostTable
+from eyas.engine.interfaces import DraftFiles
 from eyas.models import cache_dir
-from eyas.registry import find_method
 from eyas.runtimes import load_runtime
 from tiny import write_head, write_llama
 
@@ -18,9 +18,9 @@ QUICK = ("--runtime", "torch", "--dtype", "float32", "--threads", "1")
 
 @pytest.fixture(autouse=True)
 def _little_time(monkeypatch):
-    monkeypatch.setattr("eyas.calibration.SECONDS", 0.0)
-    monkeypatch.setattr("eyas.calibration.ROUNDS", (1, 1))
-    monkeypatch.setattr("eyas.calibration.CONTEXT", 16)
+    monkeypatch.setattr("eyas.drafters.policy.calibration.SECONDS", 0.0)
+    monkeypatch.setattr("eyas.drafters.policy.calibration.ROUNDS", (1, 1))
+    monkeypatch.setattr("eyas.drafters.policy.calibration.CONTEXT", 16)
 
 
 def tables():
@@ -45,7 +45,7 @@ def test_the_table_is_printed_and_kept(eyas, model):
 
 
 def test_dear_passes_are_measured_in_every_other_round(model, monkeypatch):
-    monkeypatch.setattr("eyas.calibration.ROUNDS", (3, 3))
+    monkeypatch.setattr("eyas.drafters.policy.calibration.ROUNDS", (3, 3))
     llm, passes = load(model, runtime="torch", dtype="float32", threads=1), []
     forward = llm.runtime.forward
     monkeypatch.setattr(
@@ -68,7 +68,7 @@ def test_auto_measures_once_and_says_by_what_it_decided(eyas, model, monkeypatch
     first = eyas(*words, "--tree", "auto").document
     [path] = tables()
     assert first["config"]["cost_table"] == CostTable.from_dict(json.loads(path.read_text())).digest
-    monkeypatch.setattr("eyas.api.calibrate", None)  # not called again
+    monkeypatch.setattr("eyas.api.llm.calibrate", None)  # not called again
     second = eyas(*words, "--tree", "auto").document
     assert second["config"] == first["config"]
     assert first["token_ids"] == second["token_ids"] == plain["token_ids"]

@@ -65,7 +65,7 @@ def test_a_terminal_survives_an_error(eyas, model, typed):
 
 
 def test_ctrl_c_stops_the_answer_only(eyas, model, typed, monkeypatch):
-    from eyas.api import AnswerStream
+    from eyas.api.llm import AnswerStream
 
     step, steps = AnswerStream.__next__, []
 

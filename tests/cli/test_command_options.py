@@ -8,14 +8,14 @@ from inspect import signature
 
 import pytest
 
-from eyas.api import load
+from eyas.api.llm import load
+from eyas.api.options import GenerationOptions, option_names
 from eyas.cli.aliases import ALIASES, add_aliases, resolve_aliases
 from eyas.cli.app import COMMANDS, build_parser
 from eyas.cli.helps import DISTIL_HELPS, DRAFT_HELPS, GENERATION_HELPS, HEAD_HELPS, MODEL_HELPS
 from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
+from eyas.drafters.registry import methods
 from eyas.errors import ConfigError
-from eyas.options import GenerationOptions, option_names
-from eyas.registry import methods
 from eyas.training.config import DRAFT_CONFIGS, DistilConfig, HeadConfig
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.drawing import DrawnCycle, draw_svg, draw_text, quote_token
-from eyas.tree import DraftTree, root_only
+from eyas.cli.drawing import DrawnCycle, draw_svg, draw_text, quote_token
+from eyas.engine.tree import DraftTree, root_only
 
 
 def cycle(parents, values, path, texts=None, bonus="!"):

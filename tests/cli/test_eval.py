@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from eyas.costs import CostTable
+from eyas.engine.costs import CostTable
 
 QUESTIONS = [{"question_id": n, "category": "c", "turns": [f"question {n}", "more"]} for n in range(6)]
 OPTIONS = ("--max-new-tokens", "24", "--dtype", "float64", "--threads", "1", "--draft-tokens", "15")
@@ -60,7 +60,7 @@ def test_answers_made_together_are_those_made_alone(eyas, argv, tmp_path):
 
 
 def test_trees_of_measured_size_are_stored_with_their_costs(eyas, model, questions, tmp_path, monkeypatch):
-    monkeypatch.setattr("eyas.calibration.SECONDS", 0.0)
+    monkeypatch.setattr("eyas.drafters.policy.calibration.SECONDS", 0.0)
     words = ("--out", tmp_path / "out", "--tree", "auto", "--limit", "1", "--json", "--max-new-tokens", "12")
     done = eyas("eval", "--questions", questions, "--model", model, "--dtype", "float64", *words)
     assert done.code == 0, done.err
@@ -128,7 +128,7 @@ def test_a_failing_prompt_loses_itself_only(eyas, argv, questions):
 
 
 def test_a_difference_is_found_and_fails(eyas, argv, monkeypatch):
-    from eyas.api import LLM
+    from eyas.api.llm import LLM
 
     request = LLM.request
 

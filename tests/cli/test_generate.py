@@ -127,7 +127,7 @@ def test_aliases_are_announced_and_resolved(eyas, model):
 
 
 def test_ctrl_c_stops_and_keeps_what_was_said(eyas, model, monkeypatch):
-    from eyas.api import AnswerStream
+    from eyas.api.llm import AnswerStream
 
     step, steps = AnswerStream.__next__, []
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eyas.metrics import PHASES, Laps
+from eyas.engine.metrics import PHASES, Laps
 
 QUICK = ("--runtime", "torch", "--dtype", "float32", "--threads", "1", "--max-new-tokens", "12")
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from eyas.models.eagle_checkpoint import read_eagle_checkpoint
+from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint
 
 WATCH = ("--limit", "3", "--max-new-tokens", "12", "--draft-tokens", "8", "--depth", "3", "--threads", "1")
 

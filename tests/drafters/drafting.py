@@ -6,9 +6,9 @@ from pathlib import Path
 from safetensors.numpy import load_file, save_file
 
 from eyas.config import SamplingConfig, StoppingConfig
-from eyas.engine import Engine
-from eyas.interfaces import DraftFiles
-from eyas.registry import methods
+from eyas.drafters.registry import methods
+from eyas.engine.cycle import Engine
+from eyas.engine.interfaces import DraftFiles
 from fake import make_request
 from tiny import VOCAB
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from eyas.drafters._target import AnswerHead
-from eyas.interfaces import TargetCall
+from eyas.drafters.target import AnswerHead
+from eyas.engine.interfaces import TargetCall
 from tiny import VOCAB
 
 

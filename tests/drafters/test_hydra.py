@@ -6,9 +6,9 @@ import torch
 from drafting import cycles, edit_network, engine_of, request
 
 from eyas.drafters.hydra import HydraOptions
+from eyas.drafters.hydra_checkpoint import read_hydra_checkpoint
+from eyas.engine.interfaces import TargetCall
 from eyas.errors import CheckpointError, ConfigError
-from eyas.interfaces import TargetCall
-from eyas.models import read_hydra_checkpoint
 from tiny import HIDDEN, VOCAB, write_hydra, write_pickle
 
 

@@ -5,10 +5,10 @@ import pytest
 from drafting import cycles, edit_network, engine_of, request
 from safetensors.numpy import load_file
 
-from eyas.drafters._static_tree import TREE, first_nodes
 from eyas.drafters.medusa import MedusaOptions
+from eyas.drafters.medusa_checkpoint import read_medusa_checkpoint
+from eyas.drafters.static_tree import TREE, first_nodes
 from eyas.errors import CheckpointError, ConfigError
-from eyas.models import read_medusa_checkpoint
 from tiny import HIDDEN, VOCAB, write_medusa, write_pickle
 
 

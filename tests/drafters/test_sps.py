@@ -7,9 +7,9 @@ import pytest
 from drafting import cycles, edit_network, engine_of, request
 
 from eyas.config import StoppingConfig
+from eyas.drafters.draft_lm_checkpoint import read_draft_lm_checkpoint
 from eyas.drafters.sps import SpsOptions
 from eyas.errors import CheckpointError, ConfigError
-from eyas.models import read_draft_lm_checkpoint
 from eyas.runtimes import load_runtime
 from fake import make_request
 from tiny import HIDDEN, VOCAB, write_draft_lm, write_llama

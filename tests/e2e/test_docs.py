@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from eyas.config import StoppingConfig
-from eyas.engine import Engine
-from eyas.registry import _METHODS
+from eyas.drafters.registry import _METHODS
+from eyas.engine.cycle import Engine
 from eyas.runtimes import load_runtime
 from fake import answer, make_request
 from tiny import write_llama
@@ -25,7 +25,7 @@ def _answer(engine, prompt):
 def test_the_documented_method_keeps_the_contract(tmp_path, monkeypatch):
     source = re.search(r"```python\n(.*?)```", (ROOT / "docs/add-a-method.md").read_text(), re.S)[1]
     assert len(source.splitlines()) < 40
-    monkeypatch.setattr("eyas.registry._METHODS", dict(_METHODS))
+    monkeypatch.setattr("eyas.drafters.registry._METHODS", dict(_METHODS))
     names = {"__name__": "echo"}
     exec(compile(source, "echo.py", "exec"), names)  # our own documentation
     runtime = load_runtime("torch", write_llama(tmp_path / "m"), name="tiny", dtype="float64")

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python tests/golden/make.py
 
-tests/property/test_golden.py compares eyas with them, and them with what this script would write today.
+tests/laws/test_golden.py compares eyas with them, and them with what this script would write today.
 """
 
 import json

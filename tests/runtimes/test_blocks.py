@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from eyas.config import SamplingConfig
+from eyas.engine.interfaces import Coupling, TargetCall
+from eyas.engine.sampling import Sampler, best_of_row, log_softmax
 from eyas.errors import ModelError
-from eyas.interfaces import Coupling, TargetCall
 from eyas.runtimes.torch.blocks import TorchLMHead
 from eyas.runtimes.torch.rows import TorchRows
 from eyas.runtimes.torch.topk import best_of_rows
-from eyas.sampling import Sampler, best_of_row, log_softmax
 
 VOCAB = 89
 PROMPT = [3, 1, 4, 1, 5]

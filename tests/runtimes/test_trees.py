@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyas.interfaces import TargetCall
+from eyas.engine.interfaces import TargetCall
 
 VOCAB = 89
 

@@ -2,8 +2,8 @@
 
 import math
 
-from eyas.engine import Piece, Token
-from eyas.interfaces import Choice
+from eyas.engine.cycle import Piece, Token
+from eyas.engine.interfaces import Choice
 from eyas.serve.jobs import Update
 from eyas.serve.replies import TextReply, Texts
 

@@ -6,7 +6,7 @@ import pytest
 
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive
-from eyas.engine import Engine
+from eyas.engine.cycle import Engine
 from eyas.errors import CapacityError
 from eyas.serve.jobs import DeadlineError, DrainingError, Job, QueueFullError
 from eyas.serve.kept import KeptRuns

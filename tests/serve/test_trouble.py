@@ -15,7 +15,7 @@ import httpx
 import pytest
 from serving import token_ids
 
-from eyas.engine import Engine
+from eyas.engine.cycle import Engine
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -200,7 +200,7 @@ def test_what_outlasts_the_drain_ends_with_an_error(serve, slow, caplog, drain):
 def test_a_signal_lets_answers_end(llm, tmp_path, number):
     """The real command: answers under way come whole, new connections are refused, the exit is orderly."""
     source = Path(__file__).parents[2] / "src"
-    slow = "import time, eyas.engine as e; s = e.Engine.try_step\n" \
+    slow = "import time, eyas.engine.cycle as e; s = e.Engine.try_step\n" \
         "e.Engine.try_step = lambda self, runs: time.sleep(0.02) or s(self, runs)\n" \
         "from eyas.cli import main; raise SystemExit(main())"  # fmt: skip
     command = [

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
-from eyas.engine import Engine, Request
+from eyas.drafters.network_files import check_names, read_arrays, write_network
+from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.registry import find_method
+from eyas.engine.cycle import Engine, Request
+from eyas.engine.interfaces import DraftContext, DraftFiles
+from eyas.engine.sampling import Sampler
+from eyas.engine.stopping import AnswerText, NoText
 from eyas.errors import CheckpointError, ConfigError
-from eyas.expansion import Frontier
-from eyas.interfaces import DraftContext, DraftFiles
-from eyas.models.network_files import check_names, read_arrays, write_network
-from eyas.registry import find_method
-from eyas.sampling import Sampler
-from eyas.stopping import AnswerText, NoText
 from eyas.training import trainer as trainer_module
 from eyas.training.config import DRAFT_CONFIGS, HeadConfig
 from eyas.training.data import Sample

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from eyas.config import TreeConfig
-from eyas.drafters._eagle_head import EagleHead, HeadState
-from eyas.expansion import Frontier
-from eyas.interfaces import DraftContext
-from eyas.models import read_eagle_checkpoint, write_eagle_checkpoint
-from eyas.sampling import Sampler, SamplingConfig
+from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
+from eyas.drafters.eagle_head import EagleHead, HeadState
+from eyas.drafters.policy.expansion import Frontier
+from eyas.engine.interfaces import DraftContext
+from eyas.engine.sampling import Sampler, SamplingConfig
 from eyas.training.config import HeadConfig
 from eyas.training.features import FeatureSource
 from eyas.training.finish import head_config

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
 from eyas.errors import CheckpointError, ConfigError, DataError
-from eyas.models import read_eagle_checkpoint, write_eagle_checkpoint
 from eyas.runtimes import load_runtime
 from eyas.training.config import DRAFT_CONFIGS, HeadConfig
 from eyas.training.data import Sample, read_samples

@@ -8,12 +8,12 @@ import torch
 
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
 from eyas.drafters.eagle2 import Eagle2
-from eyas.engine import Engine, Request
+from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
+from eyas.engine.cycle import Engine, Request
+from eyas.engine.interfaces import DraftFiles
+from eyas.engine.sampling import Sampler, log_softmax
+from eyas.engine.stopping import AnswerText, NoText
 from eyas.errors import CheckpointError, ConfigError, DataError
-from eyas.interfaces import DraftFiles
-from eyas.models import read_eagle_checkpoint, write_eagle_checkpoint
-from eyas.sampling import Sampler, log_softmax
-from eyas.stopping import AnswerText, NoText
 from eyas.training.config import HeadConfig
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out

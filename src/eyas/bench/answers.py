@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from eyas.appending import hold, mended
 from eyas.errors import DataError
+from eyas.models.appending import hold, mended
 
 Row = dict[str, Any]
 BEGINNING = b'{"key": "'  # of every row that `append` writes

@@ -18,8 +18,8 @@ from eyas.bench.equality import PLAIN
 from eyas.bench.results import Results
 from eyas.bench.statistics import Interval, Question, Sample, Samples
 from eyas.bench.tables import Form, Table
+from eyas.engine.tree import Floats, Ints
 from eyas.errors import ConfigError, DataError
-from eyas.tree import Floats, Ints
 
 FEWEST = 5  # questions of which a change can be told from noise
 WORSE = ("slower", "lost acceptance", "lost answers", "lost speeds")

@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from eyas.api.options import GenerationOptions
 from eyas.bench.equality import PLAIN
 from eyas.config import TREE_SIZES, TreeConfig
+from eyas.drafters.registry import Method, find_method, methods
 from eyas.errors import ConfigError
-from eyas.options import GenerationOptions
-from eyas.registry import Method, find_method, methods
 
 # The order of the paper's Table 1; methods that it does not know follow.
 PAPER_ORDER = (PLAIN, "sps", "pld", "medusa", "lookahead", "hydra", "eagle", "eagle2")

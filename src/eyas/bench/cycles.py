@@ -6,10 +6,10 @@ child of the best child. Its *confidence* is its own, not its path's.
 
 from typing import Any
 
-from eyas.acceptance import observed
-from eyas.engine import Cycle, Engine, Request, Run
-from eyas.metrics import PHASES, Laps
-from eyas.tree import DraftTree
+from eyas.drafters.policy.acceptance import observed
+from eyas.engine.cycle import Cycle, Engine, Request, Run
+from eyas.engine.metrics import PHASES, Laps
+from eyas.engine.tree import DraftTree
 
 BINS = 20  # of equal width, over confidences from 0 to 1
 LEVELS = 3  # whose positions are counted

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from eyas.engine import PREFILL_ROWS, Request, np_ids
-from eyas.interfaces import Runtime, TargetCall
-from eyas.tree import Floats
+from eyas.engine.cycle import PREFILL_ROWS, Request, np_ids
+from eyas.engine.interfaces import Runtime, TargetCall
+from eyas.engine.tree import Floats
 
 PLAIN = "autoregressive"  # the oracle of law L1
 # Differences of two best scores that rounding explains, by the target's dtype; 0 excuses nothing.

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from eyas.answer import Answer
-from eyas.api import LLM
+from eyas.api.answer import Answer
+from eyas.api.llm import LLM
+from eyas.api.options import GenerationOptions
 from eyas.bench.answers import AnswerFile, Row, described
 from eyas.bench.equality import PLAIN, compare
 from eyas.bench.provenance import head_hash, sources_hash
 from eyas.bench.questions import Question, QuestionSet
-from eyas.capacity import check_room
 from eyas.config import TreeConfig
-from eyas.engine import Request
+from eyas.drafters.registry import find_method
+from eyas.engine.capacity import check_room
+from eyas.engine.cycle import Request
+from eyas.engine.metrics import is_looping
 from eyas.errors import ConfigError
-from eyas.metrics import is_looping
-from eyas.options import GenerationOptions
-from eyas.registry import find_method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eyas.api.options import GenerationOptions
 from eyas.bench.contenders import Contender
 from eyas.bench.provenance import sources_hash
 from eyas.bench.questions import Question, QuestionSet
+from eyas.engine.interfaces import TargetInfo
 from eyas.errors import ConfigError
-from eyas.interfaces import TargetInfo
-from eyas.machine import cpu_model, engine_hash
-from eyas.options import GenerationOptions
+from eyas.models.machine import cpu_model, engine_hash
 
 CHECKED = 0  # the repeat without a clock
 

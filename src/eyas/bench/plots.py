@@ -17,8 +17,8 @@ from eyas.bench.files import make_folder
 from eyas.bench.results import Results
 from eyas.bench.statistics import Samples
 from eyas.bench.tables import drafted_per_cycle
+from eyas.engine.metrics import PHASES
 from eyas.errors import ConfigError
-from eyas.metrics import PHASES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

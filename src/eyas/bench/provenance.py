@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import eyas
-from eyas.machine import cpu_model
+from eyas.models.machine import cpu_model
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "tokenizers", "safetensors", "torch", "transformers")

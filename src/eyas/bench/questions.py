@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eyas.api.prompts import is_unicode
 from eyas.errors import ConfigError, DataError
-from eyas.prompts import is_unicode
 
 QuestionId = int | str
 MAX_LINE_BYTES = 1 << 20  # a longer line is no question, and could fill the memory

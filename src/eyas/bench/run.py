@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from eyas.api import LLM
+from eyas.api.llm import LLM
+from eyas.api.prompts import Prompt as Prompted
 from eyas.bench.answers import AnswerFile, Row, described
 from eyas.bench.contenders import Contender
 from eyas.bench.cycles import CycleCounts, answered
@@ -21,9 +22,8 @@ from eyas.bench.plan import CHECKED, BenchConfig, Plan, Prompt, Task, digest, ma
 from eyas.bench.provenance import head_hash
 from eyas.bench.questions import QuestionSet
 from eyas.bench.results import place, read_run
+from eyas.engine.metrics import is_looping
 from eyas.errors import ConfigError, DataError, EyasError
-from eyas.metrics import is_looping
-from eyas.prompts import Prompt as Prompted
 
 WARM_UP_TOKENS = 8
 Progress = Callable[[str, int, int], None]

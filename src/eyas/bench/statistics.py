@@ -19,7 +19,7 @@ import numpy as np
 from eyas.bench.answers import Row
 from eyas.bench.cycles import BINS
 from eyas.bench.results import PromptKey, Results, prompt_key, sound
-from eyas.tree import Floats, Ints
+from eyas.engine.tree import Floats, Ints
 
 DRAWS = 2000  # of a bootstrap
 LEVEL = 95  # per cent of an interval

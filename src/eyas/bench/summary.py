@@ -13,7 +13,7 @@ from typing import Any
 
 from eyas.bench.answers import Row
 from eyas.bench.equality import EXCUSED_SHARE, LIMITED
-from eyas.metrics import GenerationStats, mean_acceptance_length
+from eyas.engine.metrics import GenerationStats, mean_acceptance_length
 
 STATES = ("equal", "excused", "failed")
 

@@ -15,7 +15,7 @@ from eyas.bench.contenders import EQUAL, PRESETS
 from eyas.bench.equality import PLAIN
 from eyas.bench.results import Results
 from eyas.bench.statistics import Samples
-from eyas.metrics import PASSES
+from eyas.engine.metrics import PASSES
 
 Form = Literal["text", "int", "x", "f2", "f1", "ms", "pct", "pair", "interval", "x-interval"]
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")

@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 import eyas
 from eyas.cli.output import drop_stdout, note, open_streams
 from eyas.cli.parser import Parser
+from eyas.drafters.registry import methods
 from eyas.errors import ConfigError, EyasError
-from eyas.registry import methods
 
 # Commands in the order of the help, and the module of each in this package.
 COMMANDS = {

@@ -5,7 +5,7 @@ import argparse
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands, add_model_options
 from eyas.cli.session import announce_method, load_llm
-from eyas.costs import CostTable
+from eyas.engine.costs import CostTable
 from eyas.errors import ConfigError
 
 

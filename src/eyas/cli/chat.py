@@ -4,7 +4,7 @@ import argparse
 import sys
 from contextlib import suppress
 
-from eyas.api import Conversation
+from eyas.api.llm import Conversation
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write
 from eyas.cli.parser import Commands, add_generation_options, add_model_options

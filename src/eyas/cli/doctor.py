@@ -8,10 +8,10 @@ from typing import Any
 from eyas.bench.provenance import versions
 from eyas.cli.output import write, write_json
 from eyas.cli.parser import Commands
+from eyas.drafters.find import Heads
 from eyas.errors import EyasError
-from eyas.heads import Heads
-from eyas.machine import cpu_flags, cpu_model
 from eyas.models import cache_dir, default_model_dir, target_fingerprint
+from eyas.models.machine import cpu_flags, cpu_model
 
 # Instruction sets that matter to matrix products, as /proc/cpuinfo names them.
 INSTRUCTION_SETS = (

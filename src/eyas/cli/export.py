@@ -7,8 +7,8 @@ from pathlib import Path
 
 from eyas.cli.output import write
 from eyas.cli.parser import Commands
+from eyas.drafters.eagle_checkpoint import export_plain
 from eyas.errors import CheckpointError, ConfigError
-from eyas.models import export_plain
 
 
 def add(commands: Commands) -> None:

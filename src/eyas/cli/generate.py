@@ -5,8 +5,8 @@ import json
 import sys
 from typing import Any
 
-from eyas.answer import Answer
-from eyas.api import LLM
+from eyas.api.answer import Answer
+from eyas.api.llm import LLM
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options

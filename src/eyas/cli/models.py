@@ -5,14 +5,7 @@ from pathlib import Path
 
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands
-from eyas.models import (
-    ensure_default_model,
-    list_models,
-    models_dir,
-    progress_bar,
-    pull_from,
-    remove_model,
-)
+from eyas.models import ensure_default_model, list_models, models_dir, progress_bar, pull_from, remove_model
 
 
 def add(commands: Commands) -> None:

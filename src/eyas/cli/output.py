@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from eyas.metrics import GenerationStats, mean_acceptance_length
+from eyas.engine.metrics import GenerationStats, mean_acceptance_length
 
 
 def note(text: str) -> None:

@@ -10,11 +10,11 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from eyas.api.options import GenerationOptions
 from eyas.cli.helps import GENERATION_HELPS, MODEL_HELPS
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.drafters.registry import methods
 from eyas.errors import ConfigError
-from eyas.options import GenerationOptions
-from eyas.registry import methods
 
 GROUPS: Mapping[str, type] = {
     "sampling": SamplingConfig,
@@ -74,7 +74,7 @@ def options_of(kind: type, leave_out: Collection[str] = ()) -> list[Option]:
 
 def model_options() -> list[Option]:
     """The options of `eyas.load`."""
-    from eyas.api import load
+    from eyas.api.llm import load
 
     hints = get_type_hints(load)
     return [Option(p.name, hints[p.name], p.default) for p in signature(load).parameters.values()]
@@ -100,7 +100,7 @@ def add_generation_options(
     leave_out: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Every option of `eyas.options`, in its groups. `defaults` are shown where a command has its own."""
+    """Every option of `eyas.api.options`, in its groups. `defaults` are shown where a command has its own."""
     for title, kind in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options_of(kind, leave_out):

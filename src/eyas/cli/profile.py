@@ -7,7 +7,7 @@ from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import statistics_line, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
 from eyas.cli.session import announce_method, generation_settings, load_llm, read_prompt
-from eyas.metrics import PHASES, Laps
+from eyas.engine.metrics import PHASES, Laps
 
 NOT_HERE = ("n",)
 OWN_DEFAULTS = {"max_new_tokens": 128}

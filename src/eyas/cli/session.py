@@ -4,14 +4,14 @@ import argparse
 import sys
 from typing import Any
 
-from eyas.api import LLM, load
+from eyas.api.llm import LLM, load
+from eyas.api.options import GenerationOptions, option_names
+from eyas.api.prompts import is_unicode
 from eyas.cli.output import note
 from eyas.cli.parser import given, model_options
+from eyas.drafters.registry import find_method
 from eyas.errors import ConfigError, DataError
 from eyas.models import ensure_default_model, progress_bar
-from eyas.options import GenerationOptions, option_names
-from eyas.prompts import is_unicode
-from eyas.registry import find_method
 
 
 def load_llm(args: argparse.Namespace) -> LLM:

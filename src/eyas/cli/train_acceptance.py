@@ -43,7 +43,7 @@ def add(steps: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Watch, fit, write."""
-    from eyas.api import load
+    from eyas.api.llm import load
 
     config = WatchConfig(**given(args, [option.name for option in options_of(WatchConfig)]))
     prompts = read_prompts(args.prompts)

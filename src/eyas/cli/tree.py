@@ -4,15 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eyas.api import LLM
+from eyas.api.llm import LLM
+from eyas.api.options import GenerationOptions
 from eyas.bench.files import write_whole
 from eyas.cli.aliases import add_aliases, resolve_aliases
+from eyas.cli.drawing import DrawnCycle, draw_svg, draw_text, quote_token
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
 from eyas.cli.session import announce_method, generation_settings, is_auto, load_llm, read_prompt
-from eyas.drawing import DrawnCycle, draw_svg, draw_text, quote_token
-from eyas.engine import Cycle
-from eyas.options import GenerationOptions
+from eyas.engine.cycle import Cycle
 
 NOT_HERE = ("n", "logprobs")
 OWN_DEFAULTS = {"max_new_tokens": 64}  # enough for the first cycles, within the smallest of contexts

@@ -1,1 +1,1 @@
-"""Who proposes tokens: one file a method. `eyas.registry.methods()` lists them all."""
+"""Who proposes tokens: one file a method. `eyas.drafters.registry.methods()` lists them all."""

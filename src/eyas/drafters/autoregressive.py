@@ -7,9 +7,9 @@ with like, and its ids are the oracle of law L1.
 from collections.abc import Sequence
 from typing import Self
 
-from eyas.interfaces import DraftContext, DraftFiles, Features, Runtime
-from eyas.registry import register_drafter
-from eyas.tree import DraftTree, root_only
+from eyas.drafters.registry import register_drafter
+from eyas.engine.interfaces import DraftContext, DraftFiles, Features, Runtime
+from eyas.engine.tree import DraftTree, root_only
 
 
 @register_drafter("autoregressive")

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
-from eyas.drafters._eagle_head import EagleHead, HeadState
-from eyas.expansion import Frontier, grow_static
-from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
-from eyas.registry import register_drafter
-from eyas.tree import DraftTree, Floats, Ints, root_only
-from eyas.verification import WALK, RatioTest, Rule
+from eyas.drafters.eagle_head import EagleHead, HeadState
+from eyas.drafters.policy.expansion import Frontier, grow_static
+from eyas.drafters.registry import register_drafter
+from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.engine.tree import DraftTree, Floats, Ints, root_only
+from eyas.engine.verification import WALK, RatioTest, Rule
 
 TREE = tuple(
     tuple(map(int, node))

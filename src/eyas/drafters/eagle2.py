@@ -1,23 +1,24 @@
 """EAGLE-2: a dynamic draft tree, shaped by the head's confidence.
 
 Source: EAGLE-2 (arXiv 2406.16858), Sec. 4. The head's networks and caches are in `_eagle_head.py`, the
-tree's mathematics in `eyas.expansion`. Trees of measured size (`eyas.budget`) also hold copies
-(`eyas.copies`), which the paper's do not. The paper's ablations (Table 3) are options of the tree:
-`expand_by_value` and `rerank`.
+tree's mathematics in `eyas.drafters.policy.expansion`. Trees of measured size
+(`eyas.drafters.policy.budget`) also hold copies
+(`eyas.drafters.policy.copies`), which the paper's do not. The paper's ablations (Table 3) are options of the
+tree: `expand_by_value` and `rerank`.
 """
 
 from collections.abc import Sequence
 from typing import Self
 
-from eyas.budget import Budget
-from eyas.candidates import new_candidates, unrounded
-from eyas.copies import NOTHING, Copies
-from eyas.drafters._eagle_head import EagleHead, HeadState
+from eyas.drafters.eagle_head import EagleHead, HeadState
+from eyas.drafters.policy.budget import Budget
+from eyas.drafters.policy.candidates import new_candidates, unrounded
+from eyas.drafters.policy.copies import NOTHING, Copies
+from eyas.drafters.policy.expansion import Expansion, grow_tree
+from eyas.drafters.registry import register_drafter
+from eyas.engine.interfaces import DraftContext, DraftFiles, Features, Runtime
+from eyas.engine.tree import DraftTree, root_only
 from eyas.errors import ConfigError
-from eyas.expansion import Expansion, grow_tree
-from eyas.interfaces import DraftContext, DraftFiles, Features, Runtime
-from eyas.registry import register_drafter
-from eyas.tree import DraftTree, root_only
 
 
 @register_drafter("eagle2", head="eagle", uses_costs=True)

@@ -20,13 +20,21 @@ from typing import Protocol, Self
 import numpy as np
 
 from eyas.config import at_least
-from eyas.drafters._static_tree import TREE, Heads, Level, StaticTreeSession
-from eyas.drafters._target import check_target
-from eyas.expansion import Frontier
-from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, DraftStack, Features, Runtime, option
-from eyas.models import read_hydra_checkpoint
-from eyas.registry import register_drafter
-from eyas.tree import Prefix
+from eyas.drafters.hydra_checkpoint import read_hydra_checkpoint
+from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.registry import register_drafter
+from eyas.drafters.static_tree import TREE, Heads, Level, StaticTreeSession
+from eyas.drafters.target import check_target
+from eyas.engine.interfaces import (
+    DraftContext,
+    DraftFiles,
+    DraftOptions,
+    DraftStack,
+    Features,
+    Runtime,
+    option,
+)
+from eyas.engine.tree import Prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

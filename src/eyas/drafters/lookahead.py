@@ -31,9 +31,9 @@ from typing import Self
 import numpy as np
 
 from eyas.config import at_least
-from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
-from eyas.registry import register_drafter
-from eyas.tree import Auxiliary, DraftTree, before_stop, trie
+from eyas.drafters.registry import register_drafter
+from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.engine.tree import Auxiliary, DraftTree, before_stop, trie
 
 Ngram = tuple[int, ...]
 

@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Self
 
 from eyas.config import at_least
-from eyas.drafters._static_tree import TREE, Heads, Level, StaticTreeSession
-from eyas.drafters._target import check_target
-from eyas.expansion import Frontier
-from eyas.interfaces import (
+from eyas.drafters.medusa_checkpoint import read_medusa_checkpoint
+from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.registry import register_drafter
+from eyas.drafters.static_tree import TREE, Heads, Level, StaticTreeSession
+from eyas.drafters.target import check_target
+from eyas.engine.interfaces import (
     DraftContext,
     DraftFiles,
     DraftOptions,
@@ -37,10 +39,8 @@ from eyas.interfaces import (
     Runtime,
     option,
 )
-from eyas.models import read_medusa_checkpoint
-from eyas.registry import register_drafter
-from eyas.tree import Prefix
-from eyas.verification import WALK, Rule, TypicalAcceptance
+from eyas.engine.tree import Prefix
+from eyas.engine.verification import WALK, Rule, TypicalAcceptance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 from eyas.config import at_least, one_of
-from eyas.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
-from eyas.ngrams import NgramEnds
-from eyas.registry import register_drafter
-from eyas.tree import DraftTree, before_stop, chain
+from eyas.drafters.ngrams import NgramEnds
+from eyas.drafters.registry import register_drafter
+from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.engine.tree import DraftTree, before_stop, chain
 
 PldRule = Literal["transformers", "reference"]
 _MAX_NGRAM = {"transformers": 2, "reference": 3}

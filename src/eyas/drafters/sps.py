@@ -29,9 +29,10 @@ from typing import Protocol, Self
 import numpy as np
 
 from eyas.config import MOST_DEPTH
-from eyas.drafters._target import AnswerHead, check_target, check_vocabulary
-from eyas.errors import CheckpointError, ConfigError
-from eyas.interfaces import (
+from eyas.drafters.draft_lm_checkpoint import DraftLMCheckpoint, is_draft_lm, read_draft_lm_checkpoint
+from eyas.drafters.registry import register_drafter
+from eyas.drafters.target import AnswerHead, check_target, check_vocabulary
+from eyas.engine.interfaces import (
     Coupling,
     DraftContext,
     DraftFiles,
@@ -42,10 +43,9 @@ from eyas.interfaces import (
     TargetCall,
     option,
 )
-from eyas.models import DraftLMCheckpoint, is_draft_lm, read_draft_lm_checkpoint
-from eyas.registry import register_drafter
-from eyas.tree import DraftTree, Floats, Ints, Prefix, root_only
-from eyas.verification import WALK, RatioTest, Rule
+from eyas.engine.tree import DraftTree, Floats, Ints, Prefix, root_only
+from eyas.engine.verification import WALK, RatioTest, Rule
+from eyas.errors import CheckpointError, ConfigError
 
 FIRST_LENGTH, LONGER, SHORTER = 5, 2, 1  # "heuristic"
 MOST, LEAST_CONFIDENCE = 20, 0.4  # "confidence"

@@ -5,8 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from eyas.engine.interfaces import Runtime
 from eyas.errors import ConfigError
-from eyas.interfaces import Runtime
 
 # Name -> where its loader lives.
 _LOADERS = {

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 import eyas
-from eyas.api import LLM
+from eyas.api.llm import LLM
 from eyas.serve import errors
 from eyas.serve.guard import OPEN, Guard
 from eyas.serve.logs import log_error

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from eyas.answer import Answer
-from eyas.engine import Cycle, Engine, Piece, Request, Run
+from eyas.api.answer import Answer
+from eyas.engine.cycle import Cycle, Engine, Piece, Request, Run
 from eyas.errors import EyasError
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eyas.engine import Engine, Run, common_prefix
+from eyas.engine.cycle import Engine, Run, common_prefix
 
 WORTH = 0.5  # share of a kept run's tokens that a prompt must begin with, or another may need it more
 

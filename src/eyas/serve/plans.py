@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eyas.prompts import Prompt
+from eyas.api.prompts import Prompt
 from eyas.serve.errors import ApiError
 from eyas.serve.schemas import ChatRequest, CompletionRequest, Sampled
 from eyas.serve.settings import ServeSettings
@@ -23,7 +23,7 @@ class Plan:
     """What a request asks for.
 
     Attributes:
-        options: as `eyas.options` takes them, without n.
+        options: as `eyas.api.options` takes them, without n.
         n: answers to each prompt.
     """
 

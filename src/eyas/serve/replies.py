@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from eyas.answer import Answer
-from eyas.engine import Token
+from eyas.api.answer import Answer
+from eyas.engine.cycle import Token
 from eyas.models import Tokenizer
 from eyas.serve.jobs import Update
 from eyas.serve.trace import describe_cycle, describe_tokens

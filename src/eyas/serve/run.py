@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from eyas.api import LLM
+from eyas.api.llm import LLM
 from eyas.errors import ConfigError
 from eyas.serve.app import create_app
 from eyas.serve.logs import set_up_logs

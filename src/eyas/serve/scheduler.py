@@ -14,8 +14,8 @@ from threading import Condition, Thread
 from time import perf_counter
 from typing import Any, TypeVar
 
-from eyas.answer import Answer
-from eyas.engine import PREFILL_ROWS, Piece, Run
+from eyas.api.answer import Answer
+from eyas.engine.cycle import PREFILL_ROWS, Piece, Run
 from eyas.errors import CapacityError
 from eyas.serve.jobs import DeadlineError, DrainingError, Job, QueueFullError, Update
 from eyas.serve.kept import KeptRuns

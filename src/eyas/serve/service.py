@@ -13,13 +13,13 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 import eyas
-from eyas.api import LLM
-from eyas.capacity import check_room
-from eyas.engine import Request
+from eyas.api.llm import LLM
+from eyas.api.options import GenerationOptions
+from eyas.api.prompts import Prompt
+from eyas.drafters.registry import Method, find_method, methods
+from eyas.engine.capacity import check_room
+from eyas.engine.cycle import Request
 from eyas.errors import CheckpointError, ConfigError, ModelError
-from eyas.options import GenerationOptions
-from eyas.prompts import Prompt
-from eyas.registry import Method, find_method, methods
 from eyas.serve.channel import DONE, Channel, ClientLeftError, EventStream, dump, event, unless_gone
 from eyas.serve.errors import CLIENT_LEFT, ApiError, describe, error_response, request_id
 from eyas.serve.jobs import Job, Update

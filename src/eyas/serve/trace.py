@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from eyas.engine import Cycle, Piece
+from eyas.engine.cycle import Cycle, Piece
 from eyas.serve.jobs import Update
 
 DROPPED_SHOWN = 20  # candidates that rerank dropped, the best of them

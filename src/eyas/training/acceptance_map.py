@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eyas.acceptance import AcceptanceMap, Observation, observed
-from eyas.api import LLM
+from eyas.api.llm import LLM
+from eyas.api.options import GenerationOptions
 from eyas.config import DraftSampling, SamplingConfig, StoppingConfig, TreeConfig
+from eyas.drafters.policy.acceptance import AcceptanceMap, Observation, observed
 from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.models import Progress, silent
-from eyas.options import GenerationOptions
 from eyas.training.data import Prompt
 
 MODES: dict[str, tuple[float, DraftSampling]] = {  # name in the head's config -> temperature, sampling

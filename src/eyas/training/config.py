@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from eyas.config import at_least, check_seed, one_of
+from eyas.drafters.network_files import MAX_LAYERS, StoredPrecision
 from eyas.errors import ConfigError
-from eyas.models.network_files import MAX_LAYERS, StoredPrecision
 
 SHORTEST_SEQUENCE = 3  # of which a pair counts
 

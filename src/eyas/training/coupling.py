@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from eyas.engine.sampling import log_softmax
+from eyas.engine.tree import Floats, Ints
 from eyas.runtimes.torch.runtime import TorchRuntime
-from eyas.sampling import log_softmax
 from eyas.training.data import Sample
 from eyas.training.features import FeatureSource
 from eyas.training.network import HeadNetwork
 from eyas.training.simulate import posterior_gumbel
-from eyas.tree import Floats, Ints
 
 SCALES = np.geomspace(0.2, 5.0, 41)
 ROWS_PER_SAMPLE = 12  # rows of one answer are alike; a few of many answers say more

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from eyas.api.prompts import is_unicode
 from eyas.errors import DataError
-from eyas.prompts import is_unicode
 
 
 @dataclass(frozen=True, slots=True)

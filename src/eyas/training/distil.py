@@ -18,16 +18,16 @@ from typing import BinaryIO
 
 import numpy as np
 
-from eyas.appending import hold, mended
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive, Session
-from eyas.engine import Engine, Request, Run
+from eyas.engine.cycle import Engine, Request, Run
+from eyas.engine.interfaces import DraftContext, Features, Runtime
+from eyas.engine.metrics import Repeats
+from eyas.engine.sampling import Sampler
+from eyas.engine.stopping import AnswerText, NoText, TextDecoder
 from eyas.errors import DataError
-from eyas.interfaces import DraftContext, Features, Runtime
-from eyas.metrics import Repeats
 from eyas.models import Progress, Tokenizer, silent
-from eyas.sampling import Sampler
-from eyas.stopping import AnswerText, NoText, TextDecoder
+from eyas.models.appending import hold, mended
 from eyas.training.config import DistilConfig
 from eyas.training.data import Prompt, Sample, parse_samples, why_unwritten
 

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eyas.drafters.hydra_checkpoint import HydraSizes
+from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
-from eyas.models.hydra_checkpoint import HydraSizes
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import DraftConfig, DraftLMConfig, HydraConfig, MedusaConfig
 from eyas.training.data import Sample
@@ -26,7 +27,6 @@ from eyas.training.initialise import fit_linear
 from eyas.training.losses import classification_loss
 from eyas.training.network import pad_rows
 from eyas.training.trainer import Trainer, some_rows, vocabulary_digest
-from eyas.tree import Ints
 
 FIT_ROWS = 30_000  # of a closed-form start
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eyas.config import StackConfig
-from eyas.models.hydra_checkpoint import PREFIX, HydraSizes
-from eyas.models.network_files import stack_document
+from eyas.drafters.hydra_checkpoint import PREFIX, HydraSizes
+from eyas.drafters.network_files import stack_document
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
 
 Rows = tuple[Tensor, Tensor]  # (R,) samples and (R,) rows in them

@@ -8,10 +8,12 @@ from typing import Any
 
 from eyas.config import TreeConfig
 from eyas.drafters.eagle2 import Eagle2
+from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
+from eyas.drafters.network_files import stack_document
+from eyas.engine.interfaces import DraftFiles
+from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
-from eyas.interfaces import DraftFiles
-from eyas.models import Progress, read_eagle_checkpoint, silent, write_eagle_checkpoint
-from eyas.models.network_files import stack_document
+from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import HeadConfig
 from eyas.training.coupling import fit_coupled_scale
@@ -30,7 +32,6 @@ from eyas.training.measure import (
 from eyas.training.network import HeadNetwork
 from eyas.training.place import check_replaceable, replacing
 from eyas.training.vocabulary import frequent_tokens
-from eyas.tree import Ints
 
 # Trees whose acceptance a head's card states: rows of the target's pass, root included.
 CASES = (

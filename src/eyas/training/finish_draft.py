@@ -7,17 +7,15 @@ from typing import Any, cast
 
 from torch import nn
 
+from eyas.drafters.draft_lm_checkpoint import write_draft_lm_checkpoint
 from eyas.drafters.hydra import Hydra, HydraOptions
+from eyas.drafters.hydra_checkpoint import write_hydra_checkpoint
 from eyas.drafters.medusa import Medusa, MedusaOptions
+from eyas.drafters.medusa_checkpoint import write_medusa_checkpoint
 from eyas.drafters.sps import SpeculativeSampling, SpsOptions
-from eyas.interfaces import Drafter, DraftFiles
-from eyas.models import (
-    Progress,
-    silent,
-    write_draft_lm_checkpoint,
-    write_hydra_checkpoint,
-    write_medusa_checkpoint,
-)
+from eyas.engine.interfaces import Drafter, DraftFiles
+from eyas.engine.tree import Ints
+from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import DraftConfig
 from eyas.training.data import Sample, split_held_out
@@ -35,7 +33,6 @@ from eyas.training.measure import (
 )
 from eyas.training.place import check_replaceable, replacing
 from eyas.training.vocabulary import frequent_tokens
-from eyas.tree import Ints
 
 HELD_OUT_ANSWERS = 24  # whose accuracy is measured
 

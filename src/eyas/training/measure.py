@@ -15,8 +15,8 @@ from torch import Tensor
 
 import eyas
 from eyas.config import TreeConfig
-from eyas.interfaces import Drafter, DraftOptions
-from eyas.metrics import GenerationStats, is_looping, mean_acceptance_length
+from eyas.engine.interfaces import Drafter, DraftOptions
+from eyas.engine.metrics import GenerationStats, is_looping, mean_acceptance_length
 from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import TrainingConfig

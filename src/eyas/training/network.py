@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eyas.config import StackConfig
-from eyas.models.eagle_checkpoint import EagleCheckpoint
+from eyas.drafters.eagle_checkpoint import EagleCheckpoint
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
 
 

@@ -10,9 +10,9 @@ from typing import Self
 
 import numpy as np
 
-from eyas.expansion import Frontier, grow_tree
-from eyas.interfaces import DraftContext, DraftFiles, Features, Runtime, TargetCall
-from eyas.tree import DraftTree, Floats, Ints, root_only
+from eyas.drafters.policy.expansion import Frontier, grow_tree
+from eyas.engine.interfaces import DraftContext, DraftFiles, Features, Runtime, TargetCall
+from eyas.engine.tree import DraftTree, Floats, Ints, root_only
 
 
 class Oracle:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from eyas.appending import hold
+from eyas.drafters.draft_lm_checkpoint import is_draft_lm
 from eyas.errors import ConfigError, DataError
-from eyas.models import installing, is_draft_lm, locked
+from eyas.models import installing, locked
+from eyas.models.appending import hold
 from eyas.training.data import why_unwritten
 
 FILES = ("config.json", "model.safetensors")  # of what a training run makes

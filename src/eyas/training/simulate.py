@@ -17,14 +17,14 @@ import numpy as np
 from torch import Tensor
 
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
-from eyas.engine import Engine, Request
-from eyas.interfaces import Choice, Drafter, DraftOptions, TargetCall
-from eyas.metrics import GenerationStats
+from eyas.engine.cycle import Engine, Request
+from eyas.engine.interfaces import Choice, Drafter, DraftOptions, TargetCall
+from eyas.engine.metrics import GenerationStats
+from eyas.engine.sampling import Sampler
+from eyas.engine.stopping import AnswerText, NoText
+from eyas.engine.tree import Floats, Ints, node_depths
 from eyas.runtimes.torch.runtime import TorchRuntime
-from eyas.sampling import Sampler
-from eyas.stopping import AnswerText, NoText
 from eyas.training.data import Sample
-from eyas.tree import Floats, Ints, node_depths
 
 
 def simulate(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
@@ -27,7 +28,6 @@ from eyas.training.data import Sample, plan_batches
 from eyas.training.features import FeatureSource
 from eyas.training.place import own_folder
 from eyas.training.state import TrainingState, load_state, save_state, whole_step
-from eyas.tree import Ints
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.training.data import Sample
-from eyas.tree import Ints
 
 PROMPT_WEIGHT = 0.1  # a prompt token counts a tenth of an answer token: answers repeat prompts
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.interfaces import Coupling, Features, PathCache, TopK
+from eyas.engine.interfaces import Coupling, Features, PathCache, TopK
+from eyas.engine.tree import Floats, Ints
 from eyas.runtimes.faults import broken_draft
 from eyas.runtimes.native.samplers import NativeSamplers, answer
-from eyas.tree import Floats, Ints
 
 _ALL: Ints = np.zeros(0, dtype=np.int64)  # stands for the whole vocabulary
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from eyas.engine.tree import Floats
 from eyas.errors import ModelError
 from eyas.models import read_json
-from eyas.tree import Floats
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 MAX_HEAD_DIM = 256

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
+from eyas.engine.interfaces import TargetInfo
 from eyas.errors import ConfigError
-from eyas.interfaces import TargetInfo
 from eyas.models import Progress, silent, target_fingerprint
 from eyas.runtimes.native.blocks import to_float32
 from eyas.runtimes.native.families import Family, read_family

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.interfaces import Choice
+from eyas.engine.interfaces import Choice
+from eyas.engine.sampling import Sampler
+from eyas.engine.tree import Floats
 from eyas.runtimes.faults import broken_logits
 from eyas.runtimes.native.samplers import NativeSamplers, answer
-from eyas.sampling import Sampler
-from eyas.tree import Floats
 
 
 class NativeRows:
@@ -49,7 +49,7 @@ class NativeRows:
     def choose(
         self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
     ) -> Choice:
-        """The token after `row`, see `eyas.interfaces.TargetRows.choose`.
+        """The token after `row`, see `eyas.engine.interfaces.TargetRows.choose`.
 
         Raises:
             ModelError: the row has a logit that is not a number.

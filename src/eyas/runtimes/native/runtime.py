@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.config import StackConfig
-from eyas.interfaces import Features, PathCache, Shortcut, TargetCall, TargetInfo, Weights
+from eyas.engine.interfaces import Features, PathCache, Shortcut, TargetCall, TargetInfo, Weights
+from eyas.engine.tree import Floats, Ints
 from eyas.models.gguf_convert import to_bfloat16
 from eyas.runtimes.native.blocks import (
     HeadSource,
@@ -25,7 +26,6 @@ from eyas.runtimes.native.packing import HEAD, PackedWeights
 from eyas.runtimes.native.rows import NativeRows
 from eyas.runtimes.native.samplers import NativeSamplers
 from eyas.runtimes.native.weights import Raw
-from eyas.tree import Floats, Ints
 
 
 class NativeRuntime:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from eyas import _native
-from eyas.sampling import Sampler
+from eyas.engine.sampling import Sampler
 
 
 class NativeSamplers:

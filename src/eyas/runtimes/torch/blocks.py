@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from eyas.interfaces import Coupling, Features, TopK
+from eyas.engine.interfaces import Coupling, Features, TopK
+from eyas.engine.sampling import best_of_row, log_softmax
+from eyas.engine.tree import Floats, Ints
 from eyas.runtimes.faults import broken_draft
 from eyas.runtimes.torch.topk import best_of_rows
-from eyas.sampling import best_of_row, log_softmax
-from eyas.tree import Floats, Ints
 
 
 def to_torch(array: NDArray[Any]) -> Tensor:

@@ -1,8 +1,8 @@
 """Keys and values of one sequence, in buffers that grow and are never copied per call.
 
 `TargetCache` is what a stock model gets as `past_key_values`; `StackCache` serves our own draft layers. Both
-implement `eyas.interfaces.PathCache`: rows are written behind the pending ones, a commit moves the kept rows
-in place, and a forward that is interrupted leaves the counts as they were.
+implement `eyas.engine.interfaces.PathCache`: rows are written behind the pending ones, a commit moves the
+kept rows in place, and a forward that is interrupted leaves the counts as they were.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from eyas.engine.tree import Ints
 from eyas.runtimes.torch.pending import PathRows, Placement
-from eyas.tree import Ints
 
 FIRST_CAPACITY = 256  # slots; doubled whenever they are full
 

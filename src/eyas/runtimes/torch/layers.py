@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eyas.config import StackConfig
-from eyas.interfaces import Weights
+from eyas.engine.interfaces import Weights
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eyas.engine.tree import Bools
 from eyas.runtimes.torch.pending import Placement
-from eyas.tree import Bools
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eyas.tree import Bools, Ints
+from eyas.engine.tree import Bools, Ints
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.interfaces import Choice
+from eyas.engine.interfaces import Choice
+from eyas.engine.sampling import Sampler
+from eyas.engine.tree import Floats
 from eyas.runtimes.faults import broken_logits
-from eyas.sampling import Sampler
-from eyas.tree import Floats
 
 
 class TorchRows:
@@ -35,7 +35,7 @@ class TorchRows:
     def choose(
         self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
     ) -> Choice:
-        """The token after `row`, see `eyas.interfaces.TargetRows.choose`.
+        """The token after `row`, see `eyas.engine.interfaces.TargetRows.choose`.
 
         Raises:
             ModelError: the row has a logit that is not a number.

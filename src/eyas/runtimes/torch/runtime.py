@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eyas.config import StackConfig
+from eyas.engine.interfaces import Features, Shortcut, TargetCall, TargetInfo, Weights
+from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
-from eyas.interfaces import Features, Shortcut, TargetCall, TargetInfo, Weights
 from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, TorchResBlock, as_tensor, to_torch
 from eyas.runtimes.torch.cache import TargetCache
 from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
 from eyas.runtimes.torch.rows import TorchRows
 from eyas.runtimes.torch.stack import TorchDraftStack
-from eyas.tree import Floats, Ints
 
 
 class TorchRuntime:

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from eyas.config import StackConfig
-from eyas.interfaces import Features, PathCache, Weights
+from eyas.engine.interfaces import Features, PathCache, Weights
+from eyas.engine.tree import Ints
 from eyas.runtimes.torch.blocks import as_tensor
 from eyas.runtimes.torch.cache import StackCache
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
 from eyas.runtimes.torch.masks import tree_mask
-from eyas.tree import Ints
 
 
 class TorchDraftStack:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.tree import Floats, Ints
+from eyas.engine.tree import Floats, Ints
 
 
 def best_of_rows(logits: Tensor, k: int) -> tuple[Ints, Floats]:

@@ -1,0 +1,127 @@
+"""An answer as it comes, and finished: text, ids, counts, and the document that `--json` prints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, Self
+
+from eyas.engine.cycle import Engine, Piece, Request, Run
+from eyas.engine.metrics import GenerationStats
+from eyas.engine.stopping import FinishReason
+from eyas.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished answer; with n > 1, `choices` holds all of them and this is the first."""
+
+    text: str
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stats: GenerationStats
+    config: dict[str, Any]
+    logprobs: tuple[dict[str, Any], ...] | None = None
+    choices: tuple["Answer", ...] = ()
+
+    @classmethod
+    def of(cls, run: Run, config: dict[str, Any]) -> Self:
+        """The answer of a run that has ended."""
+        request = run.request
+        assert request.text.finish_reason is not None, "the answer has ended"
+        return cls(
+            text=run.text,
+            prompt_token_ids=tuple(request.prompt_ids),
+            token_ids=tuple(run.generated),
+            finish_reason=request.text.finish_reason,
+            stats=run.stats(),
+            config=config,
+            logprobs=_logprobs(run) if request.num_log_probs is not None else None,
+        )
+
+    def with_choices(self, choices: "tuple[Answer, ...]") -> "Answer":
+        """This answer as the first of several."""
+        return replace(self, choices=choices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `eyas generate --json` prints."""
+        document: dict[str, Any] = self._own() | {"config": self.config}
+        if self.choices:
+            document["choices"] = [choice._own() for choice in self.choices]
+        return document
+
+    def _own(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "text": self.text,
+            "prompt_token_ids": list(self.prompt_token_ids),
+            "token_ids": list(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "stats": self.stats.to_dict(),
+        }
+        if self.logprobs is not None:
+            document["logprobs"] = list(self.logprobs)
+        return document
+
+
+class AnswerStream(Iterator[Piece]):
+    """Pieces of one answer as they come; `answer` when they have all come."""
+
+    def __init__(
+        self,
+        lock: Lock,
+        engine: Engine,
+        request: Request,
+        config: dict[str, Any],
+        earlier: Run | None = None,
+    ) -> None:
+        self._lock = lock
+        self._engine = engine
+        self._request = request
+        self.config = config
+        self._earlier = earlier
+        self._closed = False
+        self.run: Run | None = None
+
+    def __next__(self) -> Piece:
+        if self._closed or (self.run is not None and self.run.is_finished):
+            raise StopIteration
+        with self._lock:
+            try:
+                if self.run is None:
+                    self.run, piece = self._engine.start(self._request, self._earlier)
+                else:
+                    [piece] = self._engine.step([self.run])
+            except BaseException:
+                self._closed = True  # interrupted in mid-cycle: this answer cannot go on
+                raise
+        return piece
+
+    def close(self) -> None:
+        """Stop early; the model stays usable."""
+        self._closed = True
+
+    @property
+    def answer(self) -> Answer:
+        """The answer, once it has ended.
+
+        Raises:
+            ConfigError: pieces are still to come, or the stream was closed before.
+        """
+        if self.run is None or not self.run.is_finished:
+            raise ConfigError(
+                "the stream was closed before the answer ended; what it said is in `run`."
+                if self._closed
+                else "the answer has not ended; take all pieces of the stream first."
+            )
+        return Answer.of(self.run, self.config)
+
+
+def _logprobs(run: Run) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "token_id": token.id,
+            "logprob": token.choice.log_prob,
+            "top": [list(pair) for pair in token.choice.top],
+        }
+        for token in run.tokens
+    )

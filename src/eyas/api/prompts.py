@@ -1,0 +1,48 @@
+"""Prompts as they may be given: a string (one user turn), chat messages, or token ids."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+
+from eyas.api.options import GenerationOptions
+from eyas.errors import ConfigError
+from eyas.models import Tokenizer
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: it holds no half of a surrogate pair, as JSON and arguments may."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def to_token_ids(prompt: Prompt, tokenizer: Tokenizer, options: GenerationOptions) -> list[int]:
+    """The token ids that a prompt becomes.
+
+    Raises:
+        ConfigError: it is empty, or none of the three.
+    """
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise ConfigError("the prompt is empty; give it some text.")
+        if options.raw:
+            return tokenizer.encode(prompt)
+        system = [] if options.system is None else [{"role": "system", "content": options.system}]
+        return tokenizer.apply_chat_template([*system, {"role": "user", "content": prompt}])
+    if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
+        raise ConfigError(f"the prompt is of type {type(prompt).__name__}; give a string, messages or ids.")
+    if options.system is not None:
+        raise ConfigError("system goes before a string; with messages or token ids, make it the first.")
+    parts: list[object] = list(prompt)
+    if not parts:
+        raise ConfigError("the prompt is empty; give it at least one message or token id.")
+    messages = [dict(part) for part in parts if isinstance(part, Mapping)]
+    token_ids = [int(part) for part in parts if isinstance(part, Integral)]
+    if len(messages) == len(parts):
+        return tokenizer.apply_chat_template(messages)
+    if len(token_ids) == len(parts):
+        return token_ids
+    raise ConfigError(
+        f"the prompt's list holds {', '.join(sorted({type(part).__name__ for part in parts}))}; it wants "
+        "messages alone or token ids alone. Several prompts are for generate_many."
+    )

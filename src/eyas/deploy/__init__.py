@@ -1,1 +1,0 @@
-"""Running eyas on other people's clusters."""

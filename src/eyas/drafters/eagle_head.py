@@ -1,0 +1,285 @@
+"""EAGLE's auto-regression head on a runtime's blocks, and its state for one sequence.
+
+Source: EAGLE (arXiv 2401.15077), Sec. 4.1; EAGLE-2 uses the same head.
+
+The head reads *pairs* and predicts the next feature, from which the target's LM head gives the next token:
+
+    position j          0        1        2                     u_j   = W_fc [embed(x_{j+1}); f_j] + b
+    feature            f_0      f_1      f_2                     f^_{j+1} = layers(u)_j
+    token              x_1      x_2      x_3                     x_{j+2} ~ LM head(f^_{j+1})
+
+A pair's position is that of its *feature*. Committed pairs always hold the target's true features; a tree
+node holds its parent's predicted one. So the committed length of the head's cache equals the target's: the
+position of the root (docs/laws.md, L7).
+
+Trees of measured size must pay for what the head reads, so there it reads at most `READ_AT_ONCE` pairs for a
+tree, and `READ_IN_COMPANY` where other sequences wait for it. Where more are waiting (a long prompt, a long
+stretch without drafting) it begins anew with the last of them; the cache's first row then is a later pair,
+and positions, which are relative, count from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint
+from eyas.drafters.policy.acceptance import AcceptanceMap
+from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.target import AnswerHead, check_target
+from eyas.engine.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, Runtime, TopK
+from eyas.engine.tree import Floats, Ints, Prefix
+
+# Of prompts of 670 tokens the whole was worth no more accepted tokens than the end (docs/log.md, 2026-11-24).
+READ_AT_ONCE = 128
+# In company a tree is a level or two, and has to pay before the company changes: a quarter of the reading for
+# 6 % fewer accepted tokens (docs/log.md, 2026-11-27).
+READ_IN_COMPANY = 32
+
+
+@dataclass(frozen=True)
+class EagleHead:
+    """The networks of a head, shared by all sequences.
+
+    Attributes:
+        draft_ids: (M,) ascending target ids of the draft vocabulary; None for the whole vocabulary.
+        coupled_scale: per depth, the scale of coupled confidences; the last serves all deeper levels.
+        acceptance: maps confidences to acceptance rates, by how children are chosen.
+    """
+
+    runtime: Runtime
+    fc: Linear
+    stack: DraftStack
+    draft_ids: Ints | None
+    coupled_scale: tuple[float, ...]
+    acceptance: Mapping[str, AcceptanceMap] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, runtime: Runtime, directory: Path) -> Self:
+        """Read a checkpoint in the EAGLE-1/2 layout and put it on the runtime.
+
+        Raises:
+            CheckpointError: broken files, or a head for another target.
+        """
+        checkpoint = read_eagle_checkpoint(directory)
+        check_target(
+            runtime,
+            directory,
+            hidden_size=checkpoint.stack.hidden_size,
+            fingerprint=checkpoint.fingerprint,
+            draft_ids=checkpoint.draft_ids,
+            training="eyas train head",
+        )
+        weights = checkpoint.weights
+        return cls(
+            runtime=runtime,
+            fc=runtime.linear(weights["fc.weight"], weights.get("fc.bias")),
+            stack=runtime.decoder_stack(checkpoint.stack, weights),
+            draft_ids=checkpoint.draft_ids,
+            coupled_scale=checkpoint.coupled_scale,
+            acceptance=checkpoint.acceptance,
+        )
+
+    def scale(self, depth: int) -> float:
+        """Scale of the coupled confidence of nodes at `depth` (1 is below the root)."""
+        return self.coupled_scale[min(depth, len(self.coupled_scale)) - 1]
+
+
+class HeadState:
+    """The head's cache for one sequence, and the pairs that it has not read yet."""
+
+    def __init__(self, head: EagleHead) -> None:
+        self.num_forwards = 0
+        self._head = head
+        self._cache = head.stack.new_cache()
+        self._num_skipped = 0  # pairs before the cache's first
+        self._waiting: list[tuple[Features, Ints]] = []
+
+    def begin(self, context: DraftContext, keep: int) -> None:
+        """Start an answer on the first `keep` pairs."""
+        self.num_forwards = 0
+        self._answer_head = AnswerHead(self._head.runtime, self._head.draft_ids)
+        self._context = context
+        self._is_coupled = context.is_coupled
+        waiting, self._waiting = self._waiting, []
+        start = self._num_skipped + self._cache.length
+        self._cache.truncate(max(0, min(keep, start) - self._num_skipped))
+        self._num_skipped = min(keep, self._num_skipped)
+        for features, token_ids in waiting:
+            count = min(len(token_ids), max(0, keep - start))
+            if count:
+                self._waiting.append((features[:count], token_ids[:count]))
+            start += len(token_ids)
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Remember pairs for the next tree."""
+        assert len(features) == len(token_ids), "one token after each feature"
+        self._waiting.append((features, np.array(token_ids, dtype=np.int64)))
+
+    def num_waiting(self, token_ids: Sequence[int]) -> int:
+        """Pairs to read before a tree of measured size below the root `token_ids[-1]`."""
+        return min(self._most_read, len(token_ids) - 1 - self._num_skipped - self._cache.length)
+
+    @property
+    def _most_read(self) -> int:
+        """Pairs that are read at most for a tree of measured size."""
+        return READ_AT_ONCE if self._context.load.is_alone else READ_IN_COMPANY
+
+    def expander(self, token_ids: Sequence[int]) -> "Expander":
+        """Get ready to draft below the root `token_ids[-1]`."""
+        is_greedy = self._context.sampler.config.is_greedy
+        answer = [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
+        return Expander(self, token_ids, answer)
+
+    def read(self, token_ids: Sequence[int]) -> Features:
+        """Read the waiting pairs; (1, H), what the head predicts below the root `token_ids[-1]`."""
+        self._lm_head = self._answer_head.after(token_ids)
+        features, tokens = self._to_read()
+        output = self.append(tokens, features, None)
+        self._cache.commit(range(len(tokens)))
+        self._waiting = []
+        assert self._num_skipped + self._cache.length == len(token_ids) - 1, (
+            "the head's cache ends before the root"
+        )
+        return output[-1:]
+
+    def _to_read(self) -> tuple[Features, Ints]:
+        """The waiting pairs; what gathered over several cycles is read in one pass."""
+        assert self._waiting, "a root always comes with a new pair"
+        features, tokens = self._waiting[0]
+        if len(self._waiting) > 1:
+            parts, ids = zip(*self._waiting, strict=True)
+            features, tokens = self._head.runtime.join(parts), np.concatenate(ids)
+        most = self._most_read
+        if self._context.tree.is_auto and len(tokens) > most:
+            self._num_skipped += self._cache.length + len(tokens) - most
+            self._cache.truncate(0)
+            features, tokens = features[-most:], tokens[-most:]
+        return features, tokens
+
+    @property
+    def acceptance(self) -> AcceptanceMap | None:
+        """How the head's confidences are to be read for this answer; None as they are."""
+        if self._is_coupled:
+            mode = "coupled"
+        else:
+            mode = "greedy" if self._context.sampler.config.is_greedy else "top-k"
+        return self._head.acceptance.get(mode)
+
+    def append(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
+        """Run pairs (T,) through the head, as pending rows under `parents`; returns its outputs (T, H)."""
+        head, laps = self._head, self._context.laps
+        self.num_forwards += 1
+        if laps is not None:
+            laps.mark("tree")
+        inputs = head.fc(head.runtime.embed(token_ids), features)
+        outputs = head.stack.forward(self._cache, inputs, parents)
+        if laps is not None:
+            laps.mark("draft")
+        return outputs
+
+    def select(self, features: Features, rows: Sequence[int]) -> Features:
+        """Rows of features, for the rows below them."""
+        return self._head.runtime.select(features, rows)
+
+    @property
+    def num_pending(self) -> int:
+        """Rows of the tree under way."""
+        return self._cache.num_pending
+
+    def drop_tree(self) -> None:
+        """Forget the tree's rows."""
+        self._cache.commit(())
+
+    def top_k(self, features: Features, k: int, prefixes: Sequence[Prefix], depth: int) -> TopK:
+        """The `k` best children, at `depth`, of nodes with these predicted features (F, H) and prefixes."""
+        coupling, laps = None, self._context.laps
+        if self._is_coupled:
+            coupling = Coupling(self._context.sampler, prefixes, self._head.scale(depth))
+        if laps is not None:
+            laps.mark("tree")
+        top = self._lm_head.top_k(features, k, coupling)
+        if laps is not None:
+            laps.mark("draft")
+        return top
+
+    def log_probs(self, features: Features, prefixes: Sequence[Prefix]) -> Floats:
+        """(F, V) natural logs of the draft's distributions, processed as the target's are."""
+        sampler, laps = self._context.sampler, self._context.laps
+        if laps is not None:
+            laps.mark("tree")
+        logits = self._lm_head.logits(features)
+        if laps is not None:
+            laps.mark("draft")
+        rows = [sampler.log_probs(row, prefix) for row, prefix in zip(logits, prefixes, strict=True)]
+        return np.stack(rows)
+
+    def draw(self, log_probs: Floats, prefix: Prefix, count: int) -> Ints:
+        """Up to `count` tokens from (V,) `log_probs`, in order and without replacement."""
+        return self._context.sampler.draw_draft(log_probs, len(prefix), count)
+
+
+class Expander:
+    """Drafts one tree, level by level; leave it as a context so that its rows are dropped.
+
+    The head first reads what waits when it is asked for the root's children.
+    """
+
+    def __init__(self, state: HeadState, token_ids: Sequence[int], prefixes: list[Prefix]) -> None:
+        self._state = state
+        self._token_ids = token_ids
+        self._features: Features  # (F, H) predicted features below the frontier's nodes
+        self._prefixes = (
+            prefixes  # per frontier node: the answer up to and including its token; none if greedy
+        )
+        self._first_row: int | None = None  # where the frontier's rows start among the pending ones
+        self._depth = 1  # of the children to come
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._state.drop_tree()
+
+    def __call__(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
+        """The `k` best children of each frontier node (None: of the root), as `expansion` asks."""
+        self._descend(frontier)
+        top = self._state.top_k(self._features, k, self._prefixes, self._depth)
+        return top.token_ids, top.log_probs
+
+    def sample(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats, Floats]:
+        """Up to `k` children of each frontier node, *drawn* from the draft's processed distribution.
+
+        Returns:
+            (F, k) token ids in the order of the draws, without replacement; (F, k) their natural logs, -inf
+            where a distribution has fewer tokens; and the (F, V) distributions.
+        """
+        self._descend(frontier)
+        log_probs = self._state.log_probs(self._features, self._prefixes)
+        token_ids = np.zeros((len(log_probs), k), dtype=np.int64)
+        drawn = np.full(token_ids.shape, -np.inf)
+        for row, prefix in enumerate(self._prefixes):
+            found = self._state.draw(log_probs[row], prefix, k)
+            token_ids[row, : len(found)] = found
+            drawn[row, : len(found)] = log_probs[row, found]
+        return token_ids, drawn, np.exp(log_probs)
+
+    def _descend(self, frontier: Frontier | None) -> None:
+        """Predict the features below a frontier; None is the root, and comes first."""
+        if frontier is None:
+            self._features = self._state.read(self._token_ids)
+            return
+        first = self._first_row
+        above = [-1 if first is None else first + row for row in frontier.parent_rows]
+        self._first_row = self._state.num_pending
+        token_ids, parents = np.array(frontier.token_ids, dtype=np.int64), np.array(above, dtype=np.int64)
+        features = self._state.select(self._features, frontier.parent_rows)
+        self._features = self._state.append(token_ids, features, parents)
+        self._depth += 1
+        if self._prefixes:
+            self._prefixes = [
+                self._prefixes[row].extended(token)
+                for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
+            ]

@@ -1,0 +1,79 @@
+"""The heads that eyas ships, one folder per target fingerprint, and where heads are looked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from eyas.drafters.network_files import read_head_fingerprint
+from eyas.errors import CheckpointError
+from eyas.models import heads_dir
+
+HeadCheck = Literal["fingerprint", "shapes"]
+SHIPPED = Path(__file__).parents[1] / "heads"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChoice:
+    """The head found for a target, if any."""
+
+    path: Path | None
+    check: HeadCheck | None  # what ties it to the target: a fingerprint, or (published heads) shapes only
+    searched: tuple[Path, ...] = ()
+
+    def require(self) -> Path:
+        """The head's directory.
+
+        Raises:
+            CheckpointError: none was found; says where was looked and how to get one.
+        """
+        if self.path is None:
+            places = ", ".join(str(path) for path in self.searched)
+            raise CheckpointError(
+                f"no draft head for this target in {places}; give one with --head DIR, or train one with "
+                "`eyas train`."
+            )
+        return self.path
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Finds a target's draft networks: those named, beside the model, in the cache, among those shipped.
+
+    An EAGLE head lies in the folder itself, networks of another kind in a folder of that name below it.
+
+    Args:
+        named: a directory that was asked for; it serves every kind.
+        model_dir: the target's.
+        fingerprint: the target's.
+
+    Raises:
+        CheckpointError: what was named is no directory with a config.json.
+    """
+
+    named: Path | None
+    model_dir: Path
+    fingerprint: str | None
+
+    def __post_init__(self) -> None:
+        if self.named is not None and not (self.named / "config.json").is_file():
+            raise CheckpointError(f"{self.named} holds no config.json; --head wants a head's directory.")
+
+    def find(self, kind: str | None = "eagle") -> HeadChoice:
+        """The networks of a kind; None is the kind of a method that needs none."""
+        if kind is None:
+            return HeadChoice(None, None)
+        if self.named is not None:
+            return HeadChoice(self.named, _check(self.named))
+        places = [self.model_dir / "head"]
+        if self.fingerprint is not None:
+            places += [heads_dir() / self.fingerprint, SHIPPED / self.fingerprint]
+        if kind != "eagle":
+            places = [place / kind for place in places]
+        for path in places:
+            if (path / "config.json").is_file():
+                return HeadChoice(path, _check(path), tuple(places))
+        return HeadChoice(None, None, tuple(places))
+
+
+def _check(path: Path) -> HeadCheck:
+    return "fingerprint" if read_head_fingerprint(path) else "shapes"

@@ -1,0 +1,1 @@
+"""Tree policy: how large the draft tree of a cycle is."""

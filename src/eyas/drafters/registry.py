@@ -1,0 +1,89 @@
+"""The methods by name: one decorator makes a drafter known to every command and to the contract tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import TypeVar
+
+from eyas.engine.interfaces import Drafter, DraftOptions
+from eyas.engine.verification import Lossless
+from eyas.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered drafter, and what the layers above need to know before they load it.
+
+    Attributes:
+        head: kind of the draft networks that it loads (`eyas.drafters.find`); None for none.
+        uses_costs: its trees follow measured costs where tree is "auto"; it finds them in the context.
+    """
+
+    name: str
+    drafter: type[Drafter]
+    options: type[DraftOptions] = DraftOptions
+    head: str | None = None
+    uses_costs: bool = False
+
+    @property
+    def summary(self) -> str:
+        """First line of its description."""
+        return (self.drafter.__doc__ or "").split("\n")[0]
+
+    @cached_property
+    def lossless(self) -> Lossless:
+        """What it promises with its default options."""
+        return self.options().rule.lossless
+
+    @cached_property
+    def option_names(self) -> tuple[str, ...]:
+        """Names of its own options."""
+        return tuple(item.name for item in fields(self.options))
+
+
+_METHODS: dict[str, Method] = {}
+DrafterClass = TypeVar("DrafterClass", bound=type[Drafter])
+
+
+def register_drafter(
+    name: str,
+    *,
+    options: type[DraftOptions] = DraftOptions,
+    head: str | None = None,
+    uses_costs: bool = False,
+) -> Callable[[DrafterClass], DrafterClass]:
+    """Make a drafter known by `name`: to generate, bench, serve, --help and the contract tests."""
+
+    def register(drafter: DrafterClass) -> DrafterClass:
+        assert name not in _METHODS, f"two drafters are called {name!r}"
+        _METHODS[name] = Method(name, drafter, options, head, uses_costs)
+        return drafter
+
+    return register
+
+
+def methods() -> dict[str, Method]:
+    """All methods by name: every file of `eyas.drafters`, then the entry points `eyas.drafters`."""
+    _discover()
+    return dict(sorted(_METHODS.items()))
+
+
+@cache
+def _discover() -> None:
+    """Import what registers methods, once: looking through all installed packages takes a while."""
+    package = import_module("eyas.drafters")
+    for module in sorted(module.name for module in iter_modules(package.__path__)):
+        import_module(f"eyas.drafters.{module}")
+    for entry_point in entry_points(group="eyas.drafters"):
+        entry_point.load()
+
+
+def find_method(name: str) -> Method:
+    """The method called `name`; ConfigError names those that exist."""
+    known = methods()
+    if name not in known:
+        raise ConfigError(f"unknown method {name!r}; the methods are {', '.join(known)}.")
+    return known[name]

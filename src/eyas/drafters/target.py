@@ -1,0 +1,92 @@
+"""Whether draft networks belong to a target, and the target's LM head as they use it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eyas.engine.interfaces import LMHead, Runtime
+from eyas.engine.tree import Ints
+from eyas.errors import CheckpointError
+
+
+def check_target(
+    runtime: Runtime,
+    directory: Path,
+    *,
+    hidden_size: int,
+    fingerprint: str | None,
+    draft_ids: Ints | None,
+    training: str,
+) -> None:
+    """Refuse networks that were made for another target.
+
+    Args:
+        runtime: of the target.
+        directory: where the networks come from.
+        hidden_size: of the features or embeddings that they read.
+        fingerprint: of the target that they were trained for; None for published ones.
+        draft_ids: (M,) ascending ids of their draft vocabulary; None for the whole one.
+        training: the command that makes them.
+
+    Raises:
+        CheckpointError: with the remedy.
+    """
+    target = runtime.target
+    if hidden_size != target.hidden_size:
+        raise CheckpointError(
+            f"{directory} is a head for hidden size {hidden_size}, but {target.name} has "
+            f"{target.hidden_size}; use this target's head, or train one with `{training}`."
+        )
+    if fingerprint and target.fingerprint and fingerprint != target.fingerprint:
+        raise CheckpointError(
+            f"{directory} was trained for the target with fingerprint {fingerprint}, but {target.name} has "
+            f"{target.fingerprint}; use this target's head, or train one with `{training}`."
+        )
+    largest = -1 if draft_ids is None else int(draft_ids.max())
+    if largest >= target.vocab_size:
+        raise CheckpointError(
+            f"{directory} drafts token id {largest}, but the ids of {target.name} end at "
+            f"{target.vocab_size - 1}; use this target's head."
+        )
+
+
+def check_vocabulary(runtime: Runtime, directory: Path, size: int) -> None:
+    """Refuse networks over another vocabulary.
+
+    Raises:
+        CheckpointError: their LM head has other tokens than the target's.
+    """
+    target = runtime.target
+    if size != target.vocab_size:
+        raise CheckpointError(
+            f"{directory} has a vocabulary of {size} tokens, but {target.name} has {target.vocab_size}; a "
+            "draft wants the target's own tokenizer."
+        )
+
+
+class AnswerHead:
+    """The target's LM head for one answer: a draft vocabulary, and the tokens of the prompt and the answer.
+
+    Answers repeat both: of the greedy tokens outside the default head's draft vocabulary half stand in the
+    prompt, and of the others half stood in the answer before (docs/log.md, 2026-11-28).
+
+    Args:
+        runtime: of the target.
+        draft_ids: (M,) ascending ids of the draft vocabulary; None for the whole one.
+    """
+
+    def __init__(self, runtime: Runtime, draft_ids: Ints | None) -> None:
+        self._head = runtime.lm_head(draft_ids)
+        self._unknown = np.ones(runtime.target.vocab_size, dtype=np.bool_)
+        self._unknown[slice(None) if draft_ids is None else draft_ids] = False
+        self._num_heard = 0
+
+    def after(self, token_ids: Sequence[int]) -> LMHead:
+        """For drafts behind `token_ids`: everything committed, prompt included, and more than before."""
+        new = [token for token in token_ids[self._num_heard :] if self._unknown[token]]
+        self._num_heard = len(token_ids)
+        if new:
+            self._unknown[new] = False
+            self._head = self._head.plus(np.array(new, dtype=np.int64))
+        return self._head

@@ -1,0 +1,1 @@
+"""The cycle of drafting, verification and commit, and the pure functions it is made of."""

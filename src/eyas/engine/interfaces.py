@@ -1,0 +1,345 @@
+"""Where the engine, the drafters and the runtimes meet.
+
+A *runtime* owns everything heavy: weights, caches, devices, threads. The engine and the drafters hold
+opaque handles (a feature is a row of the runtime's own array) and small NumPy arrays. A *drafter* is
+written once, from the blocks that every runtime offers; it never asks which runtime it is on, and nothing
+asks a drafter what it is.
+
+One cycle (arXiv 2406.16858, Fig. 3), for each sequence:
+
+    tree = session.propose(tokens)                   # 1. draft
+    rows = runtime.forward([TargetCall(cache, tree)])# 2. one target pass over all nodes
+    verdict = verify(tree, rows.choose)              # 3. the walk: a path, plus one bonus token
+    cache.commit(path); session.extend(...)          # 4. keep the path's rows, drop the rest
+
+Shape letters: T rows of a call, N tree nodes (root included), H hidden size, V vocabulary, K top-k.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from numpy.typing import NDArray
+
+from eyas.config import StackConfig, TreeConfig
+from eyas.engine.costs import CostTable
+from eyas.engine.load import Load
+from eyas.engine.metrics import Laps
+from eyas.engine.sampling import Sampler, best_of_row, log_softmax
+from eyas.engine.tree import DraftTree, Floats, Ints
+from eyas.engine.verification import WALK, Rule
+
+Weights = Mapping[str, NDArray[Any]]
+Shortcut = tuple[NDArray[Any], NDArray[Any] | None] | None  # weight (outputs, inputs) and bias (outputs,)
+
+
+class Features(Protocol):
+    """(T, H) rows of the runtime's own array; `rows[[2, 5]]` and `rows[1:]` select some."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> "Features": ...
+
+
+class PathCache(Protocol):
+    """Keys and values of one sequence in one network: committed rows, then pending ones.
+
+    A forward appends pending rows, each under a parent: a pending row, or -1 for the end of the committed
+    prefix. A row sees the committed prefix, its pending ancestors and itself, at position
+    `length` + its depth among the pending rows (docs/laws.md, L6). Several forwards may append before one
+    commit: that is how a drafter grows its tree level by level.
+    """
+
+    @property
+    def length(self) -> int:
+        """Committed rows."""
+        ...
+
+    @property
+    def num_pending(self) -> int:
+        """Rows appended since the last commit."""
+        ...
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep the pending rows of `path` (indices ascend, each the parent of the next), drop the others."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Drop all pending rows and the committed ones from `length` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class TargetCall:
+    """Rows of one sequence in a target forward."""
+
+    cache: PathCache
+    token_ids: Ints  # (T,)
+    parents: Ints | None = None  # (T,) among the cache's pending rows; None is a chain, as in prefill
+    last_only: bool = False  # choose() will be called for the last row only (prefill)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The token that sampling gives at a row, with log-probabilities of the *unprocessed* logits."""
+
+    token_id: int
+    log_prob: float | None = None  # None unless asked for
+    top: tuple[tuple[int, float], ...] = ()  # the best (token id, log-probability), as many as asked for
+
+    @classmethod
+    def reported(cls, token_id: int, logits: Floats, count: int) -> "Choice":
+        """The choice with its log-probability and the `count` best ones, from (V,) unprocessed logits."""
+        log_probs = log_softmax(logits)
+        best = best_of_row(log_probs, count) if count else ()
+        top = tuple((int(token), float(log_probs[token])) for token in best)
+        return cls(token_id, float(log_probs[token_id]), top)
+
+
+class TargetRows(Protocol):
+    """Results of one call, valid until the next forward of the same runtime; features stay valid."""
+
+    @property
+    def features(self) -> Features:
+        """(T, H) outputs after the target's final norm: what the LM head reads."""
+        ...
+
+    def choose(
+        self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
+    ) -> Choice:
+        """The token after `row`, where `generated` is the answer up to and including that row's token.
+
+        `num_log_probs` None reports no log-probability, 0 that of the choice only.
+        """
+        ...
+
+    def logits(self, row: int) -> Floats:
+        """(V,) unprocessed logits of a row, in float64."""
+        ...
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The best continuations of T rows, best first, ties to the lower id."""
+
+    token_ids: Ints  # (T, K) target ids
+    log_probs: Floats  # (T, K) natural logs of the confidences, <= 0
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Draft with the sampler's own noise: children are the best of (processed draft logit + g(t, .)).
+
+    The draws belong to the sampler, so the ids do not change; a child's confidence is then its
+    probability of winning *given* that noise, softmax((processed logit + g) / scale) (docs/algorithm.md).
+    """
+
+    sampler: Sampler
+    generated: Sequence[Sequence[int]]  # per row: the answer up to and including that row's token
+    scale: float
+
+
+class LMHead(Protocol):
+    """Rows of the target's LM head: all, or those of a draft vocabulary."""
+
+    def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
+        """The best k continuations of each row of `hidden` (T, H), with log-softmax confidences."""
+        ...
+
+    def logits(self, hidden: Features) -> Floats:
+        """(T, V) unprocessed logits in float64; -inf for tokens that this head cannot give."""
+        ...
+
+    def plus(self, token_ids: Ints) -> "LMHead":
+        """This head, and the target's rows for further ids in any order: few, and cheap to add."""
+        ...
+
+
+class DraftStack(Protocol):
+    """A stack of decoder layers with its own caches."""
+
+    def new_cache(self) -> PathCache:
+        """An empty cache, grown as needed."""
+        ...
+
+    def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> Features:
+        """Append T rows (T, H) under `parents` (None: a chain) and return their outputs (T, H)."""
+        ...
+
+
+class Linear(Protocol):
+    """y = W [x1; x2; ...] + b over the concatenated inputs."""
+
+    def __call__(self, *inputs: Features) -> Features:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        ...
+
+
+class ResBlock(Protocol):
+    """y = R [x1; x2; ...] + SiLU(W [x1; x2; ...] + b); without R the inputs themselves are added."""
+
+    def __call__(self, *inputs: Features) -> Features:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetInfo:
+    """What the layers above may know of the target."""
+
+    name: str
+    family: str  # model_type of its config
+    runtime: str
+    dtype: str
+    device: str = "cpu"
+    hidden_size: int
+    vocab_size: int
+    context_limit: int  # positions
+    context_reason: str = "its max_position_embeddings"  # what sets the limit, for messages
+    threads: int | None = None
+    fingerprint: str | None = None
+
+
+class Runtime(Protocol):
+    """Computes: one target with its caches, and the blocks that draft networks are made of."""
+
+    @property
+    def target(self) -> TargetInfo:
+        """Names and sizes."""
+        ...
+
+    def new_cache(self) -> PathCache:
+        """An empty cache of the target, grown as needed up to its context."""
+        ...
+
+    def forward(self, calls: Sequence[TargetCall]) -> Sequence[TargetRows]:
+        """One pass over the rows of all calls; appends them to their caches as pending rows."""
+        ...
+
+    def embed(self, token_ids: Ints) -> Features:
+        """(T, H) rows of the target's input embedding, as a draft network reads them."""
+        ...
+
+    def lm_head(self, token_ids: Ints | None = None) -> LMHead:
+        """The target's LM head, or its rows for `token_ids` (ascending): a draft vocabulary."""
+        ...
+
+    def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> LMHead:
+        """An LM head of a draft network's own: weight (V, H), bias (V,)."""
+        ...
+
+    def join(self, parts: Sequence[Features]) -> Features:
+        """Features (T_i, H) below each other, in their order."""
+        ...
+
+    def select(self, features: Features, rows: Sequence[int]) -> Features:
+        """Rows of features (T, H), in memory of their own: (R, H)."""
+        ...
+
+    def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> Linear:
+        """A linear layer of weight (outputs, inputs) and bias (outputs,)."""
+        ...
+
+    def res_block(self, weight: NDArray[Any], bias: NDArray[Any] | None, shortcut: Shortcut) -> ResBlock:
+        """A residual block of weight (outputs, inputs), bias (outputs,), and its shortcut's weight and bias.
+
+        `shortcut` None adds the inputs themselves; then there are as many outputs.
+        """
+        ...
+
+    def decoder_stack(self, config: StackConfig, weights: Weights) -> DraftStack:
+        """Decoder layers from weights named `layers.0.self_attn.q_proj.weight` and so on."""
+        ...
+
+    def round_score(self, values: Floats) -> Floats:
+        """`values` rounded to the target's own precision, for score_precision="model"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftOptions:
+    """Options of a method beside the tree's. A method with some derives from this.
+
+    A field has its help text in its metadata (`option` makes one), and its name begins with the method's, so
+    that all methods' options live in one flat set. Where an option changes the rule, `rule` says so.
+    """
+
+    @property
+    def rule(self) -> Rule:
+        """How drafts are judged; the walk keeps plain decoding's ids."""
+        return WALK
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of `DraftOptions` with its default and help text."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftFiles:
+    """What a drafter may load, found before it is made. Each finder raises with the remedy."""
+
+    head: Callable[[], Path] = field(repr=False)  # directory of this method's draft networks
+    model: Callable[[Path], "Runtime"] | None = field(default=None, repr=False)  # a whole model to draft with
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftContext:
+    """One answer, as its drafter sees it."""
+
+    prompt_ids: Sequence[int]
+    sampler: Sampler
+    tree: TreeConfig
+    options: DraftOptions = field(default_factory=DraftOptions)  # of the method's own kind
+    stop_token_ids: frozenset[int] = frozenset()  # nothing follows these: they are never expanded
+    laps: Laps | None = None  # where to book the time of draft passes, if anybody asks
+    costs: CostTable | None = None  # of this machine; there when tree.is_auto and the method uses costs
+    load: Load = field(default_factory=Load)  # what other answers bring to the same passes
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether drafts are chosen with the sampler's own noise (docs/algorithm.md)."""
+        return self.tree.draft_sampling == "coupled" and not self.sampler.config.is_greedy
+
+
+class DraftSession(Protocol):
+    """The drafter's state for one sequence: begin, extend, then propose and extend in turn."""
+
+    @property
+    def num_forwards(self) -> int:
+        """Forward passes of the draft network since `begin`."""
+        ...
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Start an answer. The first `keep` target rows are those of the answer before (a later turn)."""
+        ...
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Tokens were committed.
+
+        `features` (T, H) are those of the newly cached target rows, `token_ids` (T,) the token after each:
+        in the prompt f_0..f_{n-1} with x_1..x_n; after a cycle root and accepted nodes with accepted tokens
+        and bonus. Cheap: the network runs at the next `propose`.
+        """
+        ...
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """A tree under the root `token_ids[-1]`, at most `max_depth` (>= 0) deep.
+
+        `token_ids` is everything committed, prompt included, root last.
+        """
+        ...
+
+
+class Drafter(Protocol):
+    """A method of proposing tokens; shared by all sequences. See docs/add-a-method.md."""
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
+        """Build the networks on the runtime. Raises CheckpointError or ConfigError with the remedy."""
+        ...
+
+    def open(self) -> DraftSession:
+        """A session for one sequence."""
+        ...

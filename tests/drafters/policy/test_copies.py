@@ -1,0 +1,170 @@
+"""Copies: found where the text had them, as likely as they turn out to be, and within the laws of trees."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyas.drafters.policy.candidates import BELOW_ROOT, Candidates, joint_rate
+from eyas.drafters.policy.copies import MOST, NOTHING, SIZES, Copies
+
+texts = st.lists(st.integers(0, 3), min_size=1, max_size=60)
+
+
+def found_by_search(text):
+    """By the rule, longest n-gram first, where it ended last: matching tokens, and where it goes on."""
+    length = len(text)
+    for n in SIZES:
+        for end in range(length - 1, n - 1, -1):
+            if n <= length and text[end - n : end] == text[-n:]:
+                matching = n
+                while matching < min(end, MOST) and text[end - matching - 1] == text[length - matching - 1]:
+                    matching += 1
+                return matching, end
+    return 0, 0
+
+
+@given(text=texts, cuts=st.lists(st.integers(1, 60), max_size=8))
+def test_a_growing_text_is_searched_as_a_whole_one(text, cuts):
+    copies = Copies()
+    for cut in sorted({*(cut for cut in cuts if cut < len(text)), len(text)}):
+        copied = copies.after(text[:cut], 20)
+        found, start = found_by_search(text[:cut])
+        if not found:
+            assert copied is NOTHING
+            continue
+        followed = list(text[start:cut])
+        while len(followed) < MOST:
+            followed += followed[: MOST - len(followed)]
+        assert 0 < len(copied.token_ids) == len(copied.rates) <= 20
+        assert [*copied.token_ids] == followed[: len(copied.token_ids)]
+        assert all(0 < rate < 1 for rate in copied.rates)
+
+
+def test_what_followed_comes_again():
+    text = [5, 6, 7, 8, 9, 10, 5, 6, 7]
+    copied = Copies().after(text, 3)
+    assert [*copied.token_ids] == [8, 9, 10]
+    assert copied.rates[0] < copied.rates[1] <= copied.rates[2], (
+        "each token that comes makes the next likelier"
+    )
+
+
+def test_a_loop_goes_on():
+    assert [*Copies().after([1, 2, 3, 1, 2], 7).token_ids] == [3, 1, 2, 3, 1, 2, 3]
+
+
+def test_chains_end_before_stops_and_at_the_limit():
+    text = [5, 6, 7, 8, 9, 5, 6]
+    assert [*Copies(stops=[8]).after(text, 9).token_ids] == [7]
+    assert [*Copies().after(text, 2).token_ids] == [7, 8]
+    assert not Copies(stops=[7]).after(text, 9)
+    assert not Copies().after(text, 0)
+    assert Copies().after([5, 6, 7], 9) is NOTHING
+
+
+def test_rates_follow_what_becomes_of_copies():
+    def rate_after(outcome):
+        copies, text = Copies(), [1, 2, 9]
+        for number in range(40):
+            text += [1, 2]
+            copied = copies.after(text, 1)
+            text += [copied.token_ids[0] if outcome else 100 + number]
+        return copies.after([*text, 1, 2], 1).rates[0]
+
+    assert rate_after(False) < 0.2 < 0.8 < rate_after(True) < 1
+
+
+def test_drawn_tokens_repeat_less():
+    cold, warm, hot = (Copies(temperature).after([5, 6, 7, 5, 6], 1).rates[0] for temperature in (0, 0.5, 1))
+    assert cold > warm > hot == Copies(1.8).after([5, 6, 7, 5, 6], 1).rates[0]
+
+
+@given(rate=st.floats(0.01, 0.99), seen=st.floats(0, 1), more=st.floats(0, 1))
+def test_copy_and_draft_agree_in_between(rate, seen, more):
+    joint = joint_rate(rate, seen)
+    assert 0 <= joint <= 1
+    assert joint_rate(rate, max(seen, more)) >= joint_rate(rate, min(seen, more))
+    assert joint_rate(min(0.99, rate * 1.1), seen) >= joint
+    assert joint_rate(rate, 0.0) < rate, "unseen by the draft it is less likely"
+
+
+def grown(expected, rates, children=((7, 0.5), (8, 0.25), (9, 0.125)), top_k=2):
+    candidates = Candidates(top_k)
+    candidates.expect(expected, rates)
+    tokens, own = zip(*children, strict=True)
+    candidates.grow(BELOW_ROOT, np.array([tokens]), np.log([own]))
+    return candidates
+
+
+def nodes(candidates, count=99):
+    candidates.add_rest()
+    token_ids, parents, log_values = candidates.best(0, count)
+    return [*zip(token_ids.tolist(), parents.tolist(), np.exp(log_values).round(6).tolist(), strict=True)][1:]
+
+
+def test_a_chain_that_the_draft_sees_is_one_node_with_it():
+    joint = joint_rate(0.8, 0.25)
+    rest = (1 - joint) / (1 - 0.25)
+    assert nodes(grown([8, 4], [0.8, 0.9])) == [
+        (7, 0, round(0.5 * rest, 6)),
+        (8, 0, round(joint, 6)),
+        (9, 0, round(0.125 * rest, 6)),
+        (4, 2, round(joint * 0.9, 6)),
+    ]
+
+
+def test_a_chain_that_the_draft_does_not_see_takes_the_last_place():
+    joint = joint_rate(0.8, 0.0)
+    assert [token for token, _, _ in nodes(grown([3], [0.8]))] == [7, 8, 3]
+    assert nodes(grown([3], [0.8]))[-1][2] == round(joint, 6)
+
+
+def test_a_chain_without_a_draft_is_a_path():
+    candidates = Candidates(2)
+    candidates.expect([3, 4, 3], [0.9, 0.5, 0.5])
+    assert candidates.expected_values() == pytest.approx([0.9, 0.45, 0.225])
+    assert nodes(candidates) == [(3, 0, 0.9), (4, 1, 0.45), (3, 2, 0.225)]
+
+
+def test_below_a_copy_the_draft_is_worth_what_the_copy_leaves():
+    """Its best child is there already, so it is expanded later."""
+    flat, tokens, logs, rows = grown([7, 4], [0.6, 0.9], top_k=3).frontier()
+    joint = joint_rate(0.6, 0.5)
+    assert tokens == [8, 7, 9]
+    assert math.exp(logs[tokens.index(7)]) == pytest.approx(joint * (1 - 0.9))
+    assert flat == [1, 0, 2]
+    assert rows == [0, 0, 0]
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    chain=st.lists(st.tuples(st.integers(0, 5), st.floats(0.01, 0.99)), max_size=9),
+    depth=st.integers(0, 4),
+    count=st.integers(1, 40),
+)
+def test_trees_with_chains_are_connected_and_values_never_rise_downwards(seed, chain, depth, count):
+    """L5, whatever is expected and drafted."""
+    rng = np.random.default_rng(seed)
+    candidates, parents = Candidates(3), BELOW_ROOT
+    candidates.expect([token for token, _ in chain], [rate for _, rate in chain])
+    for _ in range(depth):
+        own = -np.sort(-rng.dirichlet(np.ones(5), size=len(parents)))[:, :4]
+        tokens = np.stack([rng.permutation(6)[:4] for _ in parents])
+        candidates.grow(parents, tokens, np.log(own))
+        parents = candidates.frontier()[0]
+        if not parents:
+            break
+    values = candidates.expected_values()
+    assert len(values) == len(chain)
+    assert values == sorted(values, reverse=True)
+    candidates.add_rest()
+    token_ids, parents, log_values = candidates.best(9, count)
+    assert len(token_ids) <= 1 + count
+    siblings = [*zip(parents.tolist(), token_ids.tolist(), strict=True)]
+    assert len(set(siblings)) == len(siblings), "no token twice below one parent"
+    for node in range(1, len(parents)):
+        assert 0 <= parents[node] < node
+        assert log_values[node] <= log_values[parents[node]]

@@ -1,0 +1,255 @@
+"""The engine on a runtime without a network: L1, L4 and L7 for any tree, prompt, sampling and stop."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyas.config import SamplingConfig, StoppingConfig
+from eyas.drafters.autoregressive import Autoregressive
+from eyas.engine.cycle import Engine, common_prefix
+from eyas.errors import CapacityError
+from fake import FakeRuntime, RandomTrees, answer, make_request
+
+VOCAB = 8
+
+
+def request(prompt, sampling=None, stopping=None, **more):
+    return make_request(prompt, sampling, stopping, vocab_size=VOCAB, stops=[2], **more)
+
+
+prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=10)
+samplings = st.builds(
+    SamplingConfig,
+    temperature=st.sampled_from([0.0, 0.5, 1.0]),
+    top_k=st.sampled_from([0, 3]),
+    top_p=st.sampled_from([1.0, 0.9]),
+    repetition_penalty=st.sampled_from([1.0, 1.4]),
+    presence_penalty=st.sampled_from([0.0, 0.7]),
+    frequency_penalty=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 3),
+)
+stoppings = st.builds(
+    StoppingConfig,
+    max_new_tokens=st.integers(4, 20),
+    min_new_tokens=st.integers(0, 4),
+    ignore_eos=st.booleans(),
+    stop=st.sampled_from([(), ("5 1",), ("3 ", "4 4")]),
+    stop_token_ids=st.sampled_from([(), (6,)]),
+)
+
+
+@given(
+    prompt=prompts,
+    sampling=samplings,
+    stopping=stoppings,
+    seed=st.integers(0, 10**6),
+    context=st.integers(11, 40),
+)
+def test_any_tree_gives_plain_decodings_answer(prompt, sampling, stopping, seed, context):
+    """L1 and L4: ids, text, finish reason and log-probabilities, stops inside paths, full contexts."""
+    runtime = FakeRuntime(VOCAB, context, seed=seed)
+    drafter = RandomTrees(VOCAB, seed)
+    plain, plain_text = answer(
+        Engine(runtime, Autoregressive()), request(prompt, sampling, stopping, num_log_probs=2)
+    )
+    drafted, text = answer(Engine(runtime, drafter), request(prompt, sampling, stopping, num_log_probs=2))
+    assert drafted.generated == plain.generated
+    assert text == plain_text
+    assert drafted.request.text.finish_reason == plain.request.text.finish_reason
+    assert [t.choice for t in drafted.tokens] == [t.choice for t in plain.tokens]
+    if stopping.max_new_tokens >= context:
+        assert len(drafted.token_ids) <= context
+    # L7: after the stop the caches hold exactly the tokens before the last one.
+    assert drafted.cache.tokens == drafted.token_ids[:-1]
+    assert not drafted.cache.pending
+    drafter.sessions[0].check(drafted.token_ids)
+
+
+@given(prompt=prompts, seed=st.integers(0, 10**6))
+def test_counts_agree_with_each_other(prompt, seed):
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    before = runtime.num_forwards
+    run, _ = answer(Engine(runtime, RandomTrees(VOCAB, seed)), request(prompt))
+    stats = run.stats()
+    assert stats.new_tokens == len(run.generated)
+    assert stats.target_forwards == runtime.num_forwards - before == stats.cycles + 1
+    assert stats.cycle_tokens == stats.cycles + sum(stats.accepted_by_depth)
+    dropped = 1 + stats.cycle_tokens - stats.new_tokens  # cut behind the last token of the answer
+    assert 0 <= dropped <= 5
+    assert all(a <= d for a, d in zip(stats.accepted_by_depth, stats.drafted_by_depth, strict=True))
+    if stats.cycles:
+        assert stats.acceptance_length == stats.cycle_tokens / stats.cycles
+    else:
+        assert stats.acceptance_length is None
+
+
+def test_plain_decoding_has_acceptance_length_one():
+    run, _ = answer(Engine(FakeRuntime(), Autoregressive()), request([1, 3]))
+    assert run.stats().acceptance_length == 1.0
+    assert run.stats().draft_forwards == 0
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 2, 3])
+def test_short_answers_end_exactly(max_new_tokens):
+    stopping = StoppingConfig(max_new_tokens=max_new_tokens, ignore_eos=True)
+    run, _ = answer(Engine(FakeRuntime(), RandomTrees(VOCAB)), request([1], stopping=stopping))
+    assert len(run.generated) == max_new_tokens
+    assert run.request.text.finish_reason == "length"
+
+
+@given(first=prompts, second=prompts, seed=st.integers(0, 10**6))
+def test_a_later_turn_reuses_the_common_prefix(first, second, seed):
+    """L7: same answer as from scratch, fewer rows forwarded."""
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    run, _ = answer(engine, request(first, stopping=StoppingConfig(max_new_tokens=6)))
+    turn = [*run.token_ids, *second]
+    later, _ = answer(engine, request(turn), earlier=run)
+    fresh, _ = answer(Engine(runtime, Autoregressive()), request(turn))
+    assert later.generated == fresh.generated
+    changed = [(token + 1) % VOCAB for token in turn]
+    other, _ = answer(engine, request(changed), earlier=later)
+    assert other.generated == answer(Engine(runtime, Autoregressive()), request(changed))[0].generated
+
+
+@given(prompt_list=st.lists(prompts, min_size=2, max_size=3), seed=st.integers(0, 10**6))
+def test_a_set_of_sequences_steps_together(prompt_list, seed):
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    runs = [engine.start(request(prompt))[0] for prompt in prompt_list]
+    while active := [run for run in runs if not run.is_finished]:
+        engine.step(active)
+    for run, prompt in zip(runs, prompt_list, strict=True):
+        alone, _ = answer(Engine(runtime, Autoregressive()), request(prompt))
+        assert run.generated == alone.generated
+
+
+class Faulty(RandomTrees):
+    """A drafter whose sessions fail where they are told to."""
+
+    def open(self):
+        session = super().open()
+        self.make_fail(session)
+        return session
+
+    def make_fail(self, session):
+        if len(self.sessions) == 2:  # the second sequence
+
+            def propose(token_ids, max_depth):
+                raise FloatingPointError("no number")
+
+            session.propose = propose
+
+
+class FaultySettling(Faulty):
+    def make_fail(self, session):
+        if len(self.sessions) == 2:
+            extend, calls = session.extend, []
+
+            def failing(features, token_ids):
+                calls.append(1)
+                if len(calls) > 1:  # the first is prefill's
+                    raise FloatingPointError("no number")
+                extend(features, token_ids)
+
+            session.extend = failing
+
+
+@pytest.mark.parametrize("drafter", [Faulty, FaultySettling])
+def test_an_error_ends_its_own_run_only(drafter):
+    runtime = FakeRuntime(VOCAB, 64)
+    engine = Engine(runtime, drafter(VOCAB))
+    stopping = StoppingConfig(max_new_tokens=20, ignore_eos=True)
+    runs = [engine.start(request([1, 3, at], stopping=stopping))[0] for at in range(3)]
+    first, broken, last = engine.try_step(runs)
+    assert isinstance(broken, FloatingPointError)
+    assert first.tokens
+    assert last.tokens
+    left = [runs[0], runs[2]]
+    while active := [run for run in left if not run.is_finished]:
+        engine.step(active)
+    for run in left:
+        alone, _ = answer(
+            Engine(runtime, Autoregressive()), request(run.request.prompt_ids, stopping=stopping)
+        )
+        assert run.generated == alone.generated
+
+
+def test_an_error_of_the_pass_ends_all_that_share_it(monkeypatch):
+    runtime = FakeRuntime(VOCAB, 64)
+    engine = Engine(runtime, RandomTrees(VOCAB))
+    runs = [engine.start(request([1, 3, at]))[0] for at in range(2)]
+    monkeypatch.setattr(runtime, "forward", lambda calls: len(calls) / 0)
+    assert [type(outcome) for outcome in engine.try_step(runs)] == [ZeroDivisionError] * 2
+    with pytest.raises(ZeroDivisionError):
+        engine.step(runs)
+
+
+@given(prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20), seed=st.integers(0, 10**6))
+def test_other_runs_may_be_stepped_during_a_prefill(prompt, seed):
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    stopping = StoppingConfig(max_new_tokens=12, ignore_eos=True)
+    other, _ = engine.start(request([1, 3], stopping=stopping))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eyas.engine.cycle.PREFILL_ROWS", 4)
+        prefill = engine.prefill(request(prompt, stopping=stopping))
+        passes = 1
+        while True:
+            try:
+                next(prefill)
+            except StopIteration as done:
+                run, _ = done.value
+                break
+            passes += 1
+            if not other.is_finished:
+                engine.step([other])
+    assert passes == -(-len(prompt) // 4)
+    while active := [run for run in (run, other) if not run.is_finished]:
+        engine.step(active)
+    for ended in (run, other):
+        alone, _ = answer(
+            Engine(runtime, Autoregressive()), request(ended.request.prompt_ids, stopping=stopping)
+        )
+        assert ended.generated == alone.generated
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([], "empty"), ([1] * 64, "64 tokens"), ([VOCAB], "vocabulary"), ([-1], "vocabulary")],
+    ids=["empty", "long", "unknown-id", "negative-id"],
+)
+def test_impossible_prompts_are_refused(prompt, message):
+    with pytest.raises(CapacityError, match=message):
+        Engine(FakeRuntime(), Autoregressive()).start(request(prompt))
+
+
+def test_the_last_position_of_the_context_is_reached():
+    stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
+    runtime = FakeRuntime(VOCAB, context_limit=12)
+    run, _ = answer(Engine(runtime, RandomTrees(VOCAB)), request([1, 2, 3], stopping=stopping))
+    assert len(run.token_ids) == 12
+    assert run.request.text.finish_reason == "length"
+
+
+def test_common_prefix():
+    assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
+    assert common_prefix([1, 2], [1, 2, 4]) == 2
+    assert common_prefix([], [1]) == 0
+
+
+@given(prompt_list=st.lists(prompts, min_size=1, max_size=3), seed=st.integers(0, 10**6))
+def test_requests_may_take_over_the_caches_of_ended_ones(prompt_list, seed):
+    """Each prompt three times: the later ones reuse its rows, and answer the same."""
+    runtime = FakeRuntime(VOCAB, 64, seed=seed)
+    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    seen, reused = [], 0
+    for run in engine.together([request(p) for p in prompt_list * 3], size=2):
+        seen.append((tuple(run.request.prompt_ids), tuple(run.generated)))
+        reused += run.num_reused
+    assert len(seen) == 3 * len(prompt_list)
+    for prompt, generated in seen:
+        alone, _ = answer(Engine(runtime, Autoregressive()), request(list(prompt)))
+        assert generated == tuple(alone.generated)
+    longest = max(len(prompt) for prompt in prompt_list)
+    assert reused or longest < 2 or len(prompt_list) > 1

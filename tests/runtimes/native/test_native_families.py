@@ -1,0 +1,194 @@
+"""Every family, rotary scaling and way of storing weights against stock transformers in float32."""
+
+import json
+
+import numpy as np
+import pytest
+
+from eyas.engine.interfaces import TargetCall
+from eyas.runtimes.native import load_native_runtime, unsupported
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 70,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def llama(**changes):
+    return transformers.LlamaConfig(**{**SIZES, **changes})
+
+
+def scaled(rope_type, **values):
+    return llama(rope_parameters={"rope_type": rope_type, "rope_theta": 10000.0, **values})
+
+
+YARN = {"factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+CONFIGS = {
+    "llama": llama,
+    "llama-tied": lambda: llama(tie_word_embeddings=True),
+    "llama-biases": lambda: llama(attention_bias=True, mlp_bias=True),
+    "llama-head-dim": lambda: llama(head_dim=20),
+    "llama-one-kv-head": lambda: llama(num_key_value_heads=1, num_attention_heads=8, head_dim=10),
+    "llama-own-theta": lambda: llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
+    "mistral": lambda: transformers.MistralConfig(**SIZES, sliding_window=None),
+    "mistral-window": lambda: transformers.MistralConfig(**SIZES, sliding_window=9),
+    "qwen2": lambda: transformers.Qwen2Config(**SIZES),
+    "qwen2-tied": lambda: transformers.Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen2-windows": lambda: transformers.Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1
+    ),
+    "qwen2-layer-types": lambda: transformers.Qwen2Config(
+        **SIZES,
+        use_sliding_window=True,
+        sliding_window=6,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "qwen3": lambda: transformers.Qwen3Config(**SIZES, head_dim=16),
+    "qwen3-biases": lambda: transformers.Qwen3Config(**SIZES, head_dim=16, attention_bias=True),
+    "qwen3-tied": lambda: transformers.Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True),
+    "linear": lambda: scaled("linear", factor=3.0),
+    "llama3": lambda: scaled("llama3", **LLAMA3),
+    "llama3-gentle": lambda: scaled("llama3", **{**LLAMA3, "factor": 2.0, "high_freq_factor": 32.0}),
+    "yarn": lambda: scaled("yarn", **YARN),
+    "yarn-betas": lambda: scaled("yarn", **YARN, beta_fast=8.0, beta_slow=2.0),
+    "yarn-attention-factor": lambda: scaled("yarn", **YARN, attention_factor=0.7),
+    "yarn-mscale": lambda: scaled("yarn", **YARN, mscale=1.2, mscale_all_dim=0.8),
+    "yarn-mscale-alone": lambda: scaled("yarn", **YARN, mscale=1.2),
+    "yarn-whole": lambda: scaled("yarn", **YARN, truncate=False),
+}
+# Logits are about 10 apart; a float32 forward of either side is off by about 1e-5.
+ATOL = 2e-4
+
+
+def save(config, directory, dtype=torch.float32, **options):
+    torch.manual_seed(11)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.25)
+            elif name.endswith("bias"):
+                weight.normal_(std=0.3)
+            else:
+                weight.normal_(mean=1.0, std=0.2)
+    model.to(dtype).save_pretrained(directory, **options)
+    return directory
+
+
+def stock_logits(directory, token_ids):
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return model(torch.tensor(token_ids)[None], use_cache=False).logits[0].numpy()
+
+
+def own_logits(directory, token_ids, dtype="float32"):
+    runtime = load_native_runtime(directory, dtype=dtype, threads=1)
+    [rows] = runtime.forward([TargetCall(runtime.new_cache(), token_ids)])
+    return np.stack([rows.logits(row) for row in range(len(token_ids))])
+
+
+def tokens(count, vocab=97):
+    return np.random.default_rng(9).integers(0, vocab, count)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_logits_are_stock_transformers(name, tmp_path):
+    directory, token_ids = save(CONFIGS[name](), tmp_path / name), tokens(100)
+    assert unsupported(directory) is None
+    wanted = stock_logits(directory, token_ids)
+    assert np.ptp(wanted) > 5, "weights too small to notice anything"
+    np.testing.assert_allclose(own_logits(directory, token_ids), wanted, rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize("name", ["linear", "yarn", "llama3", "llama-own-theta"])
+def test_old_spellings_of_rotary_configs(name, tmp_path):
+    """`rope_theta` beside `rope_scaling` with `type`, as configs were before transformers 5."""
+    directory, token_ids = save(CONFIGS[name](), tmp_path / name), tokens(60)
+    wanted = own_logits(directory, token_ids)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    rope["type"] = rope.pop("rope_type")
+    config["rope_scaling"] = None if rope["type"] == "default" else rope
+    path.write_text(json.dumps(config))
+    np.testing.assert_array_equal(own_logits(directory, token_ids), wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "llama-biases"])
+def test_stored_precisions(name, dtype, tmp_path):
+    directory, token_ids = save(CONFIGS[name](), tmp_path / name, getattr(torch, dtype)), tokens(40)
+    wanted = stock_logits(directory, token_ids)
+    np.testing.assert_allclose(own_logits(directory, token_ids), wanted, rtol=0, atol=ATOL)
+
+
+def test_coarse_precisions_stay_near(tmp_path):
+    """Mean error relative to the spread of logits: bfloat16 as stock bfloat16, int8 a few times that."""
+    directory, token_ids = save(llama(), tmp_path / "llama"), tokens(60)
+    wanted = stock_logits(directory, token_ids)
+    for dtype, allowed in (("bfloat16", 0.03), ("int8", 0.1)):
+        error = np.abs(own_logits(directory, token_ids, dtype) - wanted).mean() / wanted.std()
+        assert 0 < error < allowed, dtype
+
+
+def test_sharded_weights(tmp_path):
+    whole, parts = save(llama(), tmp_path / "whole"), save(llama(), tmp_path / "parts", max_shard_size="40KB")
+    assert len(list(parts.glob("*.safetensors"))) > 2
+    np.testing.assert_array_equal(own_logits(parts, tokens(20)), own_logits(whole, tokens(20)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_at_odd_places_of_the_file(dtype, tmp_path):
+    """The format does not promise that data are aligned."""
+    directory = save(llama(), tmp_path / "llama", getattr(torch, dtype))
+    wanted = own_logits(directory, tokens(20))
+    path = directory / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip()
+    header += b" " * (1 - (len(header) + 8) % 2)  # data from an odd byte on
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    np.testing.assert_array_equal(own_logits(directory, tokens(20)), wanted)
+
+
+@pytest.fixture(scope="module")
+def default_model():
+    """The default model, where this machine has it or can fetch it."""
+    from eyas.errors import EyasError
+    from eyas.models import ensure_default_model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("EYAS_CACHE", raising=False)
+        try:
+            return ensure_default_model()
+        except EyasError as error:
+            pytest.skip(f"no default model here: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_default_model(default_model):
+    token_ids = np.arange(100, 400)
+    wanted = stock_logits(default_model, token_ids)
+    got = own_logits(default_model, token_ids)
+    # Thirty layers of float32 on both sides; its logits span about 40.
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-3)
+    assert (got.argmax(axis=1) == wanted.argmax(axis=1)).all()

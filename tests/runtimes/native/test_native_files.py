@@ -1,0 +1,205 @@
+"""The packed file: made once, shared, never half there, and made anew where it is broken."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eyas.engine.interfaces import TargetCall
+from eyas.errors import FetchError
+from eyas.models import cache_dir
+from eyas.runtimes.native import load_native_runtime, packing
+from tiny import write_llama
+
+KINDS = ["float32", "bfloat16", "int8"]
+TOKENS = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+
+
+@pytest.fixture(autouse=True)
+def _small_models_are_packed_too(monkeypatch):
+    monkeypatch.setattr(packing, "SMALL", 0)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("packed") / "model")
+
+
+def logits(directory, dtype="float32"):
+    runtime = load_native_runtime(directory, dtype=dtype, threads=1)
+    [rows] = runtime.forward([TargetCall(runtime.new_cache(), TOKENS)])
+    return rows.logits(len(TOKENS) - 1)
+
+
+def packed_files():
+    return sorted((cache_dir() / "packed").glob("[!.]*"))
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_file_is_written_once_and_gives_the_same_bits(original, dtype, monkeypatch):
+    wanted = logits(original, dtype)
+    [file] = packed_files()
+    assert dtype in file.name
+    status = file.stat()
+    monkeypatch.setattr(packing.PackedWeights, "_write", None)  # would be an error
+    np.testing.assert_array_equal(logits(original, dtype), wanted)
+    assert packed_files() == [file]
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == (status.st_mtime_ns, status.st_ino)
+    monkeypatch.setattr(packing, "SMALL", 1 << 30)  # packed in memory instead
+    np.testing.assert_array_equal(logits(original, dtype), wanted)
+
+
+def test_each_precision_has_a_file(original):
+    for dtype in KINDS:
+        logits(original, dtype)
+    assert len(packed_files()) == 3
+
+
+def test_small_models_write_nothing(original, monkeypatch):
+    monkeypatch.setattr(packing, "SMALL", 1 << 30)
+    logits(original)
+    assert not (cache_dir() / "packed").exists()
+
+
+def test_the_file_is_mapped_and_so_shared(original):
+    runtime = load_native_runtime(original, dtype="float32", threads=1)
+    [file] = packed_files()
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no /proc/self/maps here")
+    lines = [line for line in maps.read_text().splitlines() if line.endswith(str(file))]
+    assert lines
+    assert all(line.split()[1].startswith("r--") for line in lines), "read-only"
+    assert runtime.packed.num_bytes <= file.stat().st_size
+
+
+def test_another_weight_file_is_another_name(original, tmp_path):
+    model = shutil.copytree(original, tmp_path / "model")
+    logits(model)
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 0x20  # the fingerprint's sample may miss it, the time of the change does not
+    weights.write_bytes(content)
+    os.utime(weights, ns=(1, 1))
+    logits(model)
+    assert len(packed_files()) == 2
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("left", [0, 7, 100, -1])
+def test_a_truncated_file_is_made_anew(original, dtype, left):
+    wanted = logits(original, dtype)
+    [file] = packed_files()
+    content = file.read_bytes()
+    file.write_bytes(content[:left])
+    np.testing.assert_array_equal(logits(original, dtype), wanted)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"\0" * 5000, b"\x40" + b"\0" * 7 + b"{" * 64, b"x"])
+def test_a_file_of_something_else_is_made_anew(original, content):
+    wanted = logits(original)
+    [file] = packed_files()
+    file.write_bytes(content)
+    np.testing.assert_array_equal(logits(original), wanted)
+    assert file.stat().st_size > len(content)
+
+
+def test_a_file_of_another_model_is_made_anew(original, tmp_path):
+    wanted = logits(original)
+    [file] = packed_files()
+    logits(write_llama(tmp_path / "other", vocab_size=80))
+    [other] = [path for path in packed_files() if path != file]
+    file.write_bytes(other.read_bytes())
+    np.testing.assert_array_equal(logits(original), wanted)
+
+
+def test_what_a_killed_writer_left_is_written_over(original):
+    wanted = logits(original)
+    [file] = packed_files()
+    temporary = file.with_suffix(".tmp")
+    file.unlink()
+    temporary.write_bytes(b"half")
+    np.testing.assert_array_equal(logits(original), wanted)
+    assert packed_files() == [file]
+
+
+SLOW_WRITER = """
+import sys, time
+from pathlib import Path
+from eyas.runtimes.native import load_native_runtime, packing
+packing.SMALL = 0
+pack = packing.PackedWeights._pack
+def slowly(self, name):
+    print(name, flush=True)
+    time.sleep(30 if sys.argv[2] == "hang" else 0.05)
+    return pack(self, name)
+packing.PackedWeights._pack = slowly
+load_native_runtime(Path(sys.argv[1]), dtype="float32", threads=1)
+print("ready", flush=True)
+"""
+
+
+def start_writer(model, how):
+    command = [sys.executable, "-c", SLOW_WRITER, str(model), how]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_writer_that_is_killed_leaves_the_place_to_the_next(original):
+    with start_writer(original, "hang") as process:
+        process.stdout.readline()  # it has the lock, and its temporary file is open
+        process.send_signal(signal.SIGKILL)
+    assert not [path for path in packed_files() if path.suffix == ".safetensors"]
+    logits(original)
+    [file] = packed_files()
+    assert file.suffix == ".safetensors"
+
+
+def test_two_writers_take_turns(original):
+    with start_writer(original, "slow") as first:
+        first.stdout.readline()
+        with start_writer(original, "slow") as second:
+            assert second.communicate()[0] == "ready\n", "the second one waited and packed nothing"
+        assert first.communicate()[0].endswith("ready\n")
+    assert len(packed_files()) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(original, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(FetchError) as caught:
+        logits(original)
+    assert "\n" not in str(caught.value)
+    assert "EYAS_CACHE" in str(caught.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(original, monkeypatch):
+    def full(path, *_):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packing, "stream_safetensors", full)
+    with pytest.raises(FetchError) as caught:
+        logits(original)
+    assert "No space left" in str(caught.value)
+    assert "EYAS_CACHE" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert packed_files() == []
+
+
+def test_a_stopped_writer_leaves_nothing(original, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing.PackedWeights, "_pack", stop)
+    with pytest.raises(KeyboardInterrupt):
+        logits(original)
+    assert packed_files() == []
+    monkeypatch.undo()
+    monkeypatch.setattr(packing, "SMALL", 0)
+    logits(original)
