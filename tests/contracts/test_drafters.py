@@ -16,7 +16,7 @@ from method_cases import Case, default_cases, each, option_cases
 
 import fake
 from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
-from eyas.drafters import _eagle_head
+from eyas.drafters import eagle_head
 from eyas.drafters.registry import methods
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import TargetCall
@@ -326,7 +326,7 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle2, engines, sam
 @on_each_head
 def test_measured_trees_read_only_the_end_of_what_waits(eagle2, engines, monkeypatch, limit, others):
     """The head begins anew with the last pairs, and a later turn that goes back before them does too."""
-    monkeypatch.setattr(_eagle_head, limit, 4)
+    monkeypatch.setattr(eagle_head, limit, 4)
     engine, prompt = engines(eagle2), list(range(3, 23))
     [rows] = engine.runtime.forward([TargetCall(engine.runtime.new_cache(), np.array(prompt))])
     stopping = StoppingConfig(max_new_tokens=12, ignore_eos=True)

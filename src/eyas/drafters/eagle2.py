@@ -1,6 +1,6 @@
 """EAGLE-2: a dynamic draft tree, shaped by the head's confidence.
 
-Source: EAGLE-2 (arXiv 2406.16858), Sec. 4. The head's networks and caches are in `_eagle_head.py`, the
+Source: EAGLE-2 (arXiv 2406.16858), Sec. 4. The head's networks and caches are in `eagle_head.py`, the
 tree's mathematics in `eyas.drafters.policy.expansion`. Trees of measured size
 (`eyas.drafters.policy.budget`) also hold copies
 (`eyas.drafters.policy.copies`), which the paper's do not. The paper's ablations (Table 3) are options of the

@@ -10,7 +10,7 @@ The token at t + 1 is the target's business. In eyas that one is committed alrea
     feature         f_{n-1}      -            head 0 of f_{n-1}, head 1 of f_{n-1}, ..
 
 So the feature that counts is the newest one there is, that of the token *before* the root. A head does not
-see which token was drafted above it: all nodes of a level have the same children (`_static_tree.py` says
+see which token was drafted above it: all nodes of a level have the same children (`static_tree.py` says
 which of them are kept).
 
 At temperature > 0 the paper judges by what is typical of the target, which changes its distribution; that is

@@ -14,15 +14,14 @@ from eyas.drafters.policy.budget import (
     FIRST_WORTH,
     LEAST_GAIN,
     Budget,
-    Load,
     Prices,
     Purse,
-    share_cycle,
 )
 from eyas.drafters.policy.candidates import new_candidates
 from eyas.drafters.policy.copies import NOTHING, Copied
 from eyas.drafters.policy.expansion import Expansion
 from eyas.engine.costs import MAX_ROWS, CostTable
+from eyas.engine.load import Load, share_cycle
 from eyas.engine.tree import root_only
 from eyas.errors import DataError
 from fake import AUTO, FAST, FREE, SLOW
