@@ -30,6 +30,9 @@ native-sanitize: ## the native engine's kernel tests under the address and undef
 
 check: lint types test ## what CI runs
 
+docs: ## build the documentation site into build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
 wheel: ## build a wheel into dist/
 	rm -rf dist && $(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
@@ -70,4 +73,4 @@ serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
 	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/serve/ray
 
-.PHONY: serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed
+.PHONY: docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed

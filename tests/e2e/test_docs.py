@@ -37,8 +37,32 @@ def test_the_documented_method_keeps_the_contract(tmp_path, monkeypatch):
     assert drafted.stats().draft_tokens > 0
 
 
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
+
+
+def test_the_site_builds_without_a_broken_link(tmp_path):
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/index.html").exists()
+
+
+def lines_by_hand(page):
+    """Lines of a page, without the part that `eyas bench report` writes."""
+    text = re.sub(r"<!-- eyas bench: -->.*<!-- /eyas bench -->", "", page.read_text(), flags=re.S)
+    return text.splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_are_short_enough_to_read(page):
+    long = [line for line in lines_by_hand(page) if len(line) >= 120 and not line.startswith("|")]
+    long = [line for line in long if max(map(len, line.split())) < 60]  # an address cannot be cut
+    assert not long, long[0]
+
+
 def test_internal_links_lead_somewhere():
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+    for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             if not link.startswith(("http", "mailto:")):
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
