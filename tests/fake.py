@@ -11,7 +11,7 @@ import numpy as np
 from eyas.config import AUTO_LIMITS, SamplingConfig, StoppingConfig, TreeConfig
 from eyas.engine.costs import CostTable
 from eyas.engine.cycle import Request
-from eyas.engine.interfaces import Choice, DraftOptions, TargetInfo, TopK
+from eyas.engine.interfaces import FINAL, Choice, DraftOptions, TargetInfo, TopK
 from eyas.engine.sampling import Sampler, log_softmax
 from eyas.engine.stopping import AnswerText, stop_tokens
 from eyas.engine.tree import DraftTree
@@ -125,16 +125,22 @@ class FakeCache:
         self.pending = []
 
 
+def tapped(prefix, taps):
+    """The fake feature of a prefix."""
+    return tuple(prefix) if taps == (FINAL,) else (tuple(prefix), *taps)
+
+
 @dataclass
 class FakeRows:
     runtime: "FakeRuntime"
     prefixes: list
+    taps: tuple
 
     @property
     def features(self):
-        """A feature is the prefix that it stands for, so tests can see which rows were kept."""
+        """A feature is the prefix that it stands for, so tests can see which rows were kept; taps join it."""
         rows = np.empty(len(self.prefixes), dtype=object)
-        rows[:] = self.prefixes
+        rows[:] = [tapped(prefix, self.taps) for prefix in self.prefixes]
         return rows
 
     def logits(self, row):
@@ -180,7 +186,7 @@ class FakeRuntime:
             cache.pending += [(int(t), int(p)) for t, p in zip(call.token_ids, parents, strict=True)]
             prefixes = [cache.prefix(first + row) for row in range(size)]
             assert all(len(prefix) <= self.target.context_limit for prefix in prefixes), "beyond the context"
-            results.append(FakeRows(self, prefixes))
+            results.append(FakeRows(self, prefixes, call.taps))
         return results
 
     def select(self, features, rows):
@@ -190,8 +196,8 @@ class FakeRuntime:
 class RandomTrees:
     """A drafter that proposes any tree at all, and checks what the engine tells it."""
 
-    def __init__(self, vocab_size, seed=0, size=12, depth=5):
-        self.vocab_size, self.size, self.depth = vocab_size, size, depth
+    def __init__(self, vocab_size, seed=0, size=12, depth=5, taps=(FINAL,)):
+        self.vocab_size, self.size, self.depth, self.taps = vocab_size, size, depth, taps
         self.rng = np.random.default_rng(seed)
         self.sessions = []
 
@@ -235,7 +241,7 @@ class RandomTreesSession:
         """L7 from the drafter's side: a pair for each token but the last, each with its true feature."""
         assert len(self.pairs) == len(token_ids) - 1
         for index, (feature, token) in enumerate(self.pairs):
-            assert feature == tuple(token_ids[: index + 1])
+            assert feature == tapped(token_ids[: index + 1], self.drafter.taps)
             assert token == token_ids[index + 1]
 
 

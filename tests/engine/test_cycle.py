@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive
 from eyas.engine.cycle import Engine, common_prefix
+from eyas.engine.interfaces import FINAL
 from eyas.errors import CapacityError
 from fake import FakeRuntime, RandomTrees, answer, make_request
 
@@ -97,11 +98,14 @@ def test_short_answers_end_exactly(max_new_tokens):
     assert run.request.text.finish_reason == "length"
 
 
-@given(first=prompts, second=prompts, seed=st.integers(0, 10**6))
-def test_a_later_turn_reuses_the_common_prefix(first, second, seed):
-    """L7: same answer as from scratch, fewer rows forwarded."""
+taps = st.sampled_from([(FINAL,), (2,), (1, 3, FINAL)])
+
+
+@given(first=prompts, second=prompts, seed=st.integers(0, 10**6), taps=taps)
+def test_a_later_turn_reuses_the_common_prefix(first, second, seed, taps):
+    """L7: same answer as from scratch, fewer rows forwarded; the drafter gets the features of its taps."""
     runtime = FakeRuntime(VOCAB, 64, seed=seed)
-    engine = Engine(runtime, RandomTrees(VOCAB, seed))
+    engine = Engine(runtime, RandomTrees(VOCAB, seed, taps=taps))
     run, _ = answer(engine, request(first, stopping=StoppingConfig(max_new_tokens=6)))
     turn = [*run.token_ids, *second]
     later, _ = answer(engine, request(turn), earlier=run)
@@ -112,11 +116,13 @@ def test_a_later_turn_reuses_the_common_prefix(first, second, seed):
     assert other.generated == answer(Engine(runtime, Autoregressive()), request(changed))[0].generated
 
 
-@given(prompt_list=st.lists(prompts, min_size=2, max_size=3), seed=st.integers(0, 10**6))
-def test_a_set_of_sequences_steps_together(prompt_list, seed):
+@given(prompt_list=st.lists(prompts, min_size=2, max_size=3), seed=st.integers(0, 10**6), taps=taps)
+def test_a_set_of_sequences_steps_together(prompt_list, seed, taps):
+    """Drafters with other taps may share a pass."""
     runtime = FakeRuntime(VOCAB, 64, seed=seed)
     engine = Engine(runtime, RandomTrees(VOCAB, seed))
-    runs = [engine.start(request(prompt))[0] for prompt in prompt_list]
+    other = Engine(runtime, RandomTrees(VOCAB, seed + 1, taps=taps))
+    runs = [(engine, other)[at % 2].start(request(prompt))[0] for at, prompt in enumerate(prompt_list)]
     while active := [run for run in runs if not run.is_finished]:
         engine.step(active)
     for run, prompt in zip(runs, prompt_list, strict=True):

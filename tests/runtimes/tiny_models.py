@@ -71,3 +71,10 @@ class Stock:
         ids = torch.tensor(np.asarray(token_ids))[None]
         output = self.model(ids, use_cache=False, output_hidden_states=True)
         return output.logits[0].numpy(), output.hidden_states[-1][0].numpy()
+
+    @torch.inference_mode()
+    def hidden_states(self, token_ids) -> np.ndarray:
+        """(layers + 1, T, H): the embedding, then what each layer gives; the last one normed."""
+        ids = torch.tensor(np.asarray(token_ids))[None]
+        states = self.model(ids, use_cache=False, output_hidden_states=True).hidden_states
+        return torch.stack(states)[:, 0].numpy()

@@ -15,6 +15,7 @@ from eyas.config import TreeConfig
 from eyas.engine.capacity import check_room
 from eyas.engine.costs import CostTable
 from eyas.engine.interfaces import (
+    FINAL,
     Choice,
     DraftContext,
     Drafter,
@@ -23,8 +24,10 @@ from eyas.engine.interfaces import (
     Features,
     PathCache,
     Runtime,
+    Taps,
     TargetCall,
     TargetRows,
+    taps_of,
 )
 from eyas.engine.judge import RowsJudge
 from eyas.engine.load import Load, share_cycle
@@ -90,6 +93,7 @@ class Run:
     cache: PathCache
     session: DraftSession
     token_ids: list[int]  # prompt and answer; the last one is the root, not yet in the cache
+    taps: Taps = (FINAL,)  # hidden states that its session reads
     num_reused: int = 0  # prompt tokens that an earlier run's caches held already
     load: Load = field(default_factory=Load)  # its company in the cycles that serve it
     counter: StatsCounter = field(default_factory=StatsCounter)
@@ -163,7 +167,7 @@ class Engine:
             if features:
                 yield
             chunk = np_ids(prompt[start : start + PREFILL_ROWS])
-            [rows] = self.runtime.forward([TargetCall(run.cache, chunk, last_only=True)])
+            [rows] = self.runtime.forward([TargetCall(run.cache, chunk, last_only=True, taps=run.taps)])
             run.cache.commit(range(len(chunk)))
             run.counter.target_forwards += 1
             features.append((start, rows.features))
@@ -215,7 +219,7 @@ class Engine:
                 outcomes[at] = error
         if laps is not None:
             laps.mark("tree")
-        calls = [TargetCall(runs[at].cache, *tree.rows) for at, tree in trees.items()]
+        calls = [TargetCall(runs[at].cache, *tree.rows, taps=runs[at].taps) for at, tree in trees.items()]
         results: Sequence[TargetRows] = []
         try:
             results = self.runtime.forward(calls) if calls else []
@@ -269,13 +273,13 @@ class Engine:
         check_room(request.prompt_ids, self.runtime)
         prompt = list(request.prompt_ids)
         if earlier is None:
-            return Run(request, self.runtime.new_cache(), self.drafter.open(), prompt)
+            return Run(request, self.runtime.new_cache(), self.drafter.open(), prompt, taps_of(self.drafter))
         # The last prompt token is forwarded again for its logits, and the last common one for its
         # feature, which the drafter pairs with the token that now follows.
         common = common_prefix(prompt, earlier.token_ids)
         keep = max(0, min(common, len(prompt)) - 1)
         earlier.cache.truncate(keep)
-        return Run(request, earlier.cache, earlier.session, prompt, num_reused=keep)
+        return Run(request, earlier.cache, earlier.session, prompt, earlier.taps, num_reused=keep)
 
     def _propose(self, run: Run) -> DraftTree:
         """A run's tree; the runs after it see its rows."""

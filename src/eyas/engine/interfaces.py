@@ -31,11 +31,15 @@ from eyas.engine.tree import DraftTree, Floats, Ints
 from eyas.engine.verification import WALK, Rule
 
 Weights = Mapping[str, NDArray[Any]]
+# Which of the target's hidden states a drafter reads, side by side, as `hidden_states` of transformers counts
+# them: k is the residual stream after k layers (0: the embedding), FINAL the output after the final norm.
+Taps = tuple[int, ...]
+FINAL = -1
 Shortcut = tuple[NDArray[Any], NDArray[Any] | None] | None  # weight (outputs, inputs) and bias (outputs,)
 
 
 class Features(Protocol):
-    """(T, H) rows of the runtime's own array; `rows[[2, 5]]` and `rows[1:]` select some."""
+    """(T, len(taps) * H) rows of the runtime's own array; `rows[[2, 5]]` and `rows[1:]` select some."""
 
     def __len__(self) -> int: ...
 
@@ -78,6 +82,7 @@ class TargetCall:
     token_ids: Ints  # (T,)
     parents: Ints | None = None  # (T,) among the cache's pending rows; None is a chain, as in prefill
     last_only: bool = False  # choose() will be called for the last row only (prefill)
+    taps: Taps = (FINAL,)  # what `features` of the result hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,10 @@ class TargetRows(Protocol):
 
     @property
     def features(self) -> Features:
-        """(T, H) outputs after the target's final norm: what the LM head reads."""
+        """(T, len(taps) * H) the hidden states that the call asked for, side by side in its order.
+
+        Without taps of the call's own these are (T, H) outputs after the final norm: what the LM head reads.
+        """
         ...
 
     def choose(
@@ -214,7 +222,13 @@ class Runtime(Protocol):
         ...
 
     def forward(self, calls: Sequence[TargetCall]) -> Sequence[TargetRows]:
-        """One pass over the rows of all calls; appends them to their caches as pending rows."""
+        """One pass over the rows of all calls; appends them to their caches as pending rows.
+
+        The pass keeps the hidden states of the union of the calls' taps, and no others.
+
+        Raises:
+            ModelError: a tap beyond the target's layers.
+        """
         ...
 
     def embed(self, token_ids: Ints) -> Features:
@@ -333,7 +347,11 @@ class DraftSession(Protocol):
 
 
 class Drafter(Protocol):
-    """A method of proposing tokens; shared by all sequences. See docs/add-a-method.md."""
+    """A method of proposing tokens; shared by all sequences. See docs/add-a-method.md.
+
+    One that reads other hidden states than the final one says which in an attribute or property `taps`, known
+    once it is loaded: `extend` then gets features (T, len(taps) * H).
+    """
 
     @classmethod
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
@@ -343,3 +361,9 @@ class Drafter(Protocol):
     def open(self) -> DraftSession:
         """A session for one sequence."""
         ...
+
+
+def taps_of(drafter: Drafter) -> Taps:
+    """Which hidden states of the target a drafter reads: its `taps`, else the final one."""
+    taps: Taps = getattr(drafter, "taps", (FINAL,))
+    return taps

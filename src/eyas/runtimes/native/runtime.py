@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.config import StackConfig
-from eyas.engine.interfaces import Features, PathCache, Shortcut, TargetCall, TargetInfo, Weights
+from eyas.engine.interfaces import FINAL, Features, PathCache, Shortcut, TargetCall, TargetInfo, Weights
 from eyas.engine.tree import Floats, Ints
+from eyas.errors import ModelError
 from eyas.models.gguf_convert import to_bfloat16
 from eyas.runtimes.native.blocks import (
     HeadSource,
@@ -73,6 +74,8 @@ class NativeRuntime:
 
     def forward(self, calls: Sequence[TargetCall]) -> list[NativeRows]:
         """One pass over the rows of all calls; they become pending rows of their caches."""
+        if any(call.taps != (FINAL,) for call in calls):
+            raise ModelError("the native runtime gives final features only; use --runtime torch.")
         features = self._network.forward(
             [(call.cache, call.token_ids, call.parents, call.last_only) for call in calls]
         )

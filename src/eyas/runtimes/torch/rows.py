@@ -16,7 +16,7 @@ class TorchRows:
     """Results of one call; a logits row leaves torch only when it is asked for.
 
     Args:
-        features: (T, H) outputs after the final norm.
+        features: (T, len(taps) * H) hidden states that the call asked for.
         logits: (R, V) of the last R <= T rows, in the model's own precision.
         origin: model and precision, for messages.
     """
@@ -28,7 +28,7 @@ class TorchRows:
 
     @property
     def features(self) -> Tensor:
-        """(T, H) outputs after the target's final norm."""
+        """(T, len(taps) * H) hidden states that the call asked for."""
         return self._features
 
     @torch.inference_mode()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eyas.config import StackConfig
-from eyas.engine.interfaces import Features, Shortcut, TargetCall, TargetInfo, Weights
+from eyas.engine.interfaces import FINAL, Features, Shortcut, TargetCall, TargetInfo, Weights
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
 from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, TorchResBlock, as_tensor, to_torch
@@ -18,6 +18,7 @@ from eyas.runtimes.torch.cache import TargetCache
 from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
 from eyas.runtimes.torch.rows import TorchRows
 from eyas.runtimes.torch.stack import TorchDraftStack
+from eyas.runtimes.torch.taps import LayerTaps, side_by_side
 
 
 class TorchRuntime:
@@ -50,6 +51,7 @@ class TorchRuntime:
         self.head_is_plain = True  # logits are the LM head of the features; the probe knows
         self._states: Tensor | None = None
         decoder.register_forward_hook(self._remember)
+        self._layer_taps = LayerTaps(decoder, int(text.num_hidden_layers), name)
         self.mask_plan = mask_plan(text)
         self._target = TargetInfo(
             name=name,
@@ -84,18 +86,21 @@ class TorchRuntime:
         assert isinstance(cache, TargetCache), "a cache of this runtime"
         placement = cache.place(len(call.token_ids), call.parents)
         keep = {"logits_to_keep": 1} if call.last_only and self._takes_keep else {}
-        logits = self.model(
-            input_ids=self._ids(call.token_ids)[None],
-            attention_mask=self.mask_plan.masks(placement, self.dtype, self.device),
-            position_ids=self._ids(placement.positions)[None],
-            past_key_values=cache,
-            use_cache=True,
-            **keep,
-        ).logits[0]
+        with self._layer_taps.watching(call.taps) as states:
+            logits = self.model(
+                input_ids=self._ids(call.token_ids)[None],
+                attention_mask=self.mask_plan.masks(placement, self.dtype, self.device),
+                position_ids=self._ids(placement.positions)[None],
+                past_key_values=cache,
+                use_cache=True,
+                **keep,
+            ).logits[0]
         cache.append(placement)
         assert self._states is not None, "the decoder has run"
+        states[FINAL] = self._states
+        features = side_by_side(states, call.taps)
         origin = f"{self._target.name} in {self._target.dtype}"
-        return TorchRows(self._states[0], logits[-1:] if call.last_only else logits, origin)
+        return TorchRows(features, logits[-1:] if call.last_only else logits, origin)
 
     def _remember(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._states = output[0]  # last_hidden_state, after the final norm
