@@ -1,5 +1,6 @@
 """What the documentation shows is run, not believed."""
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -76,3 +77,39 @@ def test_every_command_has_help(command):
     result = subprocess.run([sys.executable, "-m", "eyas", command, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
     assert result.stdout.startswith("usage: eyas")
+
+
+GUIDES = [
+    page for page in PAGES if page.name not in {"log.md", "CHANGELOG.md"}
+]  # those tell of older versions
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_files_and_modules_that_a_guide_names_exist(page):
+    named = re.findall(r"`([^`\s]+)`", page.read_text())
+    paths = [
+        ROOT / name
+        for name in named
+        if re.match(r"(src|tests|native|docs|benchmarks|examples)/[\w./-]+$", name)
+    ]
+    modules = [name for name in named if re.fullmatch(r"eyas(\.[a-z_]\w*)+", name)]
+    missing = [path for path in paths if not path.exists()]
+    missing += [name for name in modules if not importable(name)]
+    assert not missing
+
+
+def importable(name):
+    """Whether a dotted name is a module, or a name in one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_sections_that_the_code_cites_exist():
+    headings = re.findall(r"^## (\d+)\. ", (ROOT / "docs/algorithm.md").read_text(), re.M)
+    assert headings == [str(number + 1) for number in range(len(headings))]
+    for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("native/*")]:
+        for number in re.findall(r"algorithm\.md, section (\d+)", path.read_text()):
+            assert number in headings, f"{path} cites section {number}"
