@@ -12,11 +12,11 @@ import pstats
 import statistics
 from time import perf_counter
 
-from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import TreeConfig
 from eyas.drafters.eagle2 import Eagle2
 from eyas.engine.cycle import Engine, Request
-from eyas.engine.sampling import Sampler
-from eyas.engine.stopping import AnswerText
+from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.stopping import AnswerText, StoppingConfig
 from fake import AUTO, FAST, FreeRuntime, free_head
 
 CYCLES = 2000

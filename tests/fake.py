@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eyas.config import AUTO_LIMITS, SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import AUTO_LIMITS, TreeConfig
 from eyas.engine.costs import CostTable
 from eyas.engine.cycle import Request
 from eyas.engine.interfaces import FINAL, Choice, DraftOptions, TargetInfo, TopK
-from eyas.engine.sampling import Sampler, log_softmax
-from eyas.engine.stopping import AnswerText, stop_tokens
+from eyas.engine.sampling import Sampler, SamplingConfig, log_softmax
+from eyas.engine.stopping import AnswerText, StoppingConfig, stop_tokens
 from eyas.engine.tree import DraftTree
 
 AUTO = TreeConfig(tree="auto", **AUTO_LIMITS)

@@ -1,114 +1,225 @@
-"""Every option as a frozen, keyword-only dataclass, checked at birth.
+"""One description of an option: type, limits and help text stand on the field that holds it.
 
-An option is written once, here, with its default, its unit and its limits. The command line and the
-Python interface are generated from these fields; nothing else repeats a default.
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class StoppingConfig(Options):
+        max_new_tokens: Annotated[int, Option("tokens of the answer at most", at_least=1)] = 512
+
+Everything else is derived from such fields: the check when an object is made, the command line
+(`eyas.cli.parser`), the contenders of a benchmark (`eyas.bench.contenders`), the HTTP model
+(`eyas.serve.schemas`) and Ray's arguments (`eyas.serve.ray`). Each set of options stands in the file of the
+idea that it configures.
 """
 
 import math
-import secrets
+import types
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from inspect import Parameter, signature
 from numbers import Integral, Real
-from types import UnionType
-from typing import Any, Literal, TypeGuard, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from eyas.errors import ConfigError
 
 MAX_SEED = 2**32 - 1  # one word of the Philox key, docs/laws.md L2
 
-# Logits that were edited and divided by a temperature stay finite within these.
-LEAST_TEMPERATURE = 1e-300
-LEAST_PENALTY, MOST_PENALTY = 1e-3, 1e3
-MOST_BIAS = 1e6
-
-TreeMode = Literal["auto", "fixed"]
 DraftSampling = Literal["coupled", "top-k"]
 ScorePrecision = Literal["float32", "model"]
+TreeMode = Literal["auto", "fixed"]
 
 
-def at_least(name: str, value: float, limit: float) -> None:
-    """Raise ConfigError unless `value` is a number of at least `limit`."""
-    if not (math.isfinite(value) and value >= limit):
-        raise ConfigError(f"{name} is {value}, but it must be a number of at least {limit}.")
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What a field says of itself besides its type and its default.
 
+    Limits of a field of several values (a tuple, a mapping) hold for each value.
 
-def check_seed(seed: int) -> None:
-    """Raise ConfigError for a seed that generators do not take."""
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed is {seed}, but it must lie in 0..{MAX_SEED}.")
-
-
-def check_types(options: Any) -> None:
-    """Raise ConfigError where a field of numbers, or of yes or no, holds something else."""
-    for item in fields(options):
-        value = getattr(options, item.name)
-        kinds = get_args(item.type) if isinstance(item.type, UnionType) else (item.type,)
-        if value is None and type(None) in kinds:
-            continue
-        if bool in kinds:
-            fits, wanted = isinstance(value, bool), "True or False"
-        elif int in kinds:
-            fits, wanted = _is_whole(value), "a whole number"
-        elif float in kinds:
-            fits, wanted = isinstance(value, Real) and not isinstance(value, bool), "a number"
-        else:
-            continue
-        if not fits:
-            raise ConfigError(f"{item.name} is {value!r}, but it must be {wanted}.")
-
-
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError unless `value` is one of `choices`: types do not hold a caller to a Literal."""
-    if value not in choices:
-        listing = " or ".join(repr(choice) for choice in choices)
-        raise ConfigError(f"{name} is {value!r}; it is {listing}.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeConfig:
-    """Size of an EAGLE-2 draft tree (arXiv 2406.16858, Sec. 4 and App. A). The root is not counted.
-
-    `tree="auto"` chooses the size in each cycle, from measured costs; then the sizes are its limits.
+    Attributes:
+        help: a few plain words: what it does, in which unit. The default is added where the text is shown.
+        letter: stands for the value in help texts; None takes one that fits the type.
+        off: the value that switches the option off, where there is one.
+        common: shown by `--help`; the others by `--help-all`.
     """
 
-    tree: TreeMode = "fixed"
-    draft_tokens: int = 59  # nodes kept by rerank and verified beside the root
-    depth: int = 6  # levels below the root
-    tree_top_k: int = 10  # nodes expanded on each level
-    draft_sampling: DraftSampling = "coupled"  # how children are chosen when temperature > 0
-    score_precision: ScorePrecision = "float32"  # precision in which values are summed
-    expand_by_value: bool = True  # False expands by own confidence (Table 3 of the paper, "w/o value")
-    copies: bool = True  # trees of measured size also hold what followed the newest tokens before
-    rerank: bool = True  # False keeps the nodes that were expanded (Table 3, "w/o reranking")
+    help: str
+    letter: str | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    off: float | None = None
+    common: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NamedOption:
+    """An option with its name (with underscores), its type without None, and its default."""
+
+    name: str
+    type: Any
+    default: Any  # MISSING where one has to be given
+    option: Option
+    takes_none: bool = False
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it takes; empty where it takes others than some few."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def wanted(self) -> str:
+        """What a value must be, in words: "a number from 0 to 1; 0 is off"."""
+        off = "" if self.option.off is None else f"; {self.option.off:g} is off"
+        return _wanted(self.type, self.option) + off
+
+    def check(self, value: Any) -> None:
+        """Raise ConfigError unless `value` has the type and keeps the limits."""
+        if value is None and self.takes_none:
+            return
+        if not _fits(self.type, self.option, value):
+            raise ConfigError(f"{self.name} {self._wrong(value)}, but it must be {self.wanted}.")
+
+    def _wrong(self, value: Any) -> str:
+        """The value that was given; of several, the first that is wrong."""
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                if not _fits(self.type, self.option, {key: item}):
+                    return f"has {key!r}={item!r}"
+        return f"is {value!r}"
+
+
+class Options:
+    """Base of a set of options: a frozen, keyword-only dataclass whose fields are checked when it is made."""
+
+    __slots__ = ()
+    title: ClassVar[str] = ""  # of its group in help texts
 
     def __post_init__(self) -> None:
-        check_types(self)
-        one_of("tree", self.tree, get_args(TreeMode))
-        for name in TREE_SIZES:
-            at_least(name, getattr(self, name), 1)
-        for name, most in (("depth", MOST_DEPTH), ("tree_top_k", MOST_TOP_K)):
-            if getattr(self, name) > most:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at most {most}.")
-        if self.draft_tokens > self.num_candidates:
-            raise ConfigError(
-                f"draft_tokens is {self.draft_tokens}, but depth {self.depth} and tree_top_k "
-                f"{self.tree_top_k} give only {self.num_candidates} candidates; "
-                "lower draft_tokens or raise one of the two."
-            )
-        if self.is_auto and not (self.expand_by_value and self.rerank):
-            raise ConfigError("tree is 'auto', which needs values and rerank; set tree='fixed'.")
-        one_of("draft_sampling", self.draft_sampling, get_args(DraftSampling))
-        one_of("score_precision", self.score_precision, get_args(ScorePrecision))
+        for named in options_of(type(self)):
+            named.check(getattr(self, named.name))
+        self.check()
 
-    @property
-    def num_candidates(self) -> int:
-        """Nodes that expansion makes before rerank: K + (D - 1) K^2."""
-        return self.tree_top_k + (self.depth - 1) * self.tree_top_k**2
+    def check(self) -> None:
+        """Raise ConfigError where fields do not go together."""
 
-    @property
-    def is_auto(self) -> bool:
-        """Whether each cycle chooses the size of its tree."""
-        return self.tree == "auto"
+
+def options_of(kind: Any) -> tuple[NamedOption, ...]:
+    """The fields of a dataclass, or the parameters of a function, that are annotated with an `Option`.
+
+    A field that a derived class repeats, for another default, keeps the `Option` of its base.
+    """
+    return _options_of(kind)
+
+
+@cache
+def _options_of(kind: Any) -> tuple[NamedOption, ...]:
+    if isinstance(kind, type):
+        defaults = {
+            item.name: item.default if item.default_factory is MISSING else item.default_factory()
+            for item in fields(kind)
+        }
+        bases: tuple[Any, ...] = kind.__mro__[:-1]
+    else:
+        empty = Parameter.empty
+        parameters = signature(kind).parameters.values()
+        defaults = {p.name: MISSING if p.default is empty else p.default for p in parameters}
+        bases = (kind,)
+    hints = [get_type_hints(base, include_extras=True) for base in bases]
+    found = []
+    for name, default in defaults.items():
+        options = [
+            item
+            for hint in hints
+            if name in hint
+            for item in getattr(hint[name], "__metadata__", ())
+            if isinstance(item, Option)
+        ]
+        if options:
+            hint = hints[0][name]
+            bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+            found.append(NamedOption(name, _without_none(bare), default, options[0], _takes_none(bare)))
+    return tuple(found)
+
+
+def is_token_id(value: object) -> bool:
+    """Whether a value can be a token id: a whole number, not below 0."""
+    return _is_whole(value) and value >= 0
+
+
+def _takes_none(hint: Any) -> bool:
+    return type(None) in get_args(hint)
+
+
+def _without_none(hint: Any) -> Any:
+    """`int | None` as int; other unions stay."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return Union[tuple(parts)]  # noqa: UP007 - there is no other way to make one of a list
+
+
+def _wanted(kind: Any, option: Option) -> str:
+    """A type and its limits in words."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in inner)
+    if origin is tuple:
+        noun = {str: "strings", int: "whole numbers"}.get(inner[0], "numbers")
+        return f"a list of {noun}{_limits(option)}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a mapping of token ids to numbers{_limits(option)}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_wanted(part, option) for part in inner))
+    words = {bool: "True or False", int: "a whole number", float: "a number", Path: "a path"}
+    return words.get(kind, "a string") + _limits(option)
+
+
+def _limits(option: Option) -> str:
+    """Limits in words, with a space before them; empty where there is none."""
+    most = "" if option.at_most is None else f"{option.at_most:.10g}"
+    if option.above is not None:
+        return f" above {option.above:.10g}" + (most and f" and at most {most}")
+    if option.at_least is not None:
+        least = f"{option.at_least:.10g}"
+        return f" from {least} to {most}" if most else f" of at least {least}"
+    return most and f" of at most {most}"
+
+
+def _fits(kind: Any, option: Option, value: Any) -> bool:
+    """Whether a value has a type and keeps the limits of its option."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        is_several = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+        return is_several and all(_fits(inner[0], option, item) for item in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            is_token_id(key) and _fits(inner[1], option, item) for key, item in value.items()
+        )
+    if origin in (Union, types.UnionType):
+        return any(_fits(part, option, value) for part in inner)
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is int:
+        return _is_whole(value) and _is_within(option, value)
+    if kind is float:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and _is_within(option, value)
+    return isinstance(value, kind)
+
+
+def _is_within(option: Option, value: Any) -> bool:
+    """Whether a number keeps the limits."""
+    return (
+        (option.at_least is None or value >= option.at_least)
+        and (option.above is None or value > option.above)
+        and (option.at_most is None or value <= option.at_most)
+    )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 TREE_SIZES = ("draft_tokens", "depth", "tree_top_k")
@@ -121,100 +232,84 @@ AUTO_TREE_RUNTIMES: frozenset[str] = frozenset({"native"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingConfig:
-    """The distribution of the next token (docs/laws.md, L2 and L3) and its draws."""
+class TreeConfig(Options):
+    """Size of an EAGLE-2 draft tree (arXiv 2406.16858, Sec. 4 and App. A). The root is not counted.
 
-    temperature: float = 0.0  # 0 is greedy
-    top_k: int = 0  # 0 is off
-    top_p: float = 1.0  # 1 is off
-    min_p: float = 0.0  # 0 is off
-    repetition_penalty: float = 1.0  # over prompt and answer; 1 is off
-    presence_penalty: float = 0.0  # over the answer, as OpenAI counts
-    frequency_penalty: float = 0.0  # over the answer, as OpenAI counts
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    seed: int | None = None  # None draws one when temperature > 0; see `with_seed`
+    `tree="auto"` chooses the size in each cycle, from measured costs; then the sizes are its limits.
+    """
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        at_least("temperature", self.temperature, 0)
-        if 0 < self.temperature < LEAST_TEMPERATURE:
+    title: ClassVar[str] = "draft tree"
+
+    tree: Annotated[
+        TreeMode,
+        Option(
+            "auto: each cycle chooses the size of its tree by costs measured on this machine; "
+            "fixed: the sizes below, which is also what giving one of them means",
+            common=True,
+        ),
+    ] = "fixed"
+    draft_tokens: Annotated[
+        int,
+        Option(
+            "nodes of the draft tree that the target verifies, not counting the root", at_least=1, common=True
+        ),
+    ] = 59
+    depth: Annotated[
+        int,
+        Option("levels of the draft tree below the root", "D", at_least=1, at_most=MOST_DEPTH, common=True),
+    ] = 6
+    tree_top_k: Annotated[
+        int, Option("nodes expanded on each level of the tree", "K", at_least=1, at_most=MOST_TOP_K)
+    ] = 10
+    draft_sampling: Annotated[
+        DraftSampling,
+        Option(
+            "how draft tokens are chosen at temperature > 0: coupled uses the sampler's own Gumbel noise, "
+            "top-k takes the most probable; the answer is the same"
+        ),
+    ] = "coupled"
+    score_precision: Annotated[
+        ScorePrecision,
+        Option("precision in which confidences are summed along a path: float32, or the model's own"),
+    ] = "float32"
+    expand_by_value: Annotated[
+        bool,
+        Option(
+            "expand the nodes with the best product of confidences along their path; off, by their own "
+            'confidence alone (Table 3 of the paper, "w/o value")'
+        ),
+    ] = True
+    copies: Annotated[
+        bool, Option("with --tree auto, add the continuation of the latest n-gram's previous occurrence")
+    ] = True
+    rerank: Annotated[
+        bool,
+        Option(
+            "keep the best nodes of all levels; off, keep the nodes that were expanded (Table 3 of the "
+            'paper, "w/o reranking")'
+        ),
+    ] = True
+
+    def check(self) -> None:
+        """Raise ConfigError where the sizes do not go together."""
+        if self.draft_tokens > self.num_candidates:
             raise ConfigError(
-                f"temperature is {self.temperature}, but it must be 0, which is greedy, or at least "
-                f"{LEAST_TEMPERATURE}."
+                f"draft_tokens is {self.draft_tokens}, but depth {self.depth} and tree_top_k "
+                f"{self.tree_top_k} give only {self.num_candidates} candidates; "
+                "lower draft_tokens or raise one of the two."
             )
-        at_least("top_k", self.top_k, 0)
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is {self.top_p}, but it must lie in (0, 1]; 1 is off.")
-        if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p is {self.min_p}, but it must lie in [0, 1]; 0 is off.")
-        if not LEAST_PENALTY <= self.repetition_penalty <= MOST_PENALTY:
-            raise ConfigError(
-                f"repetition_penalty is {self.repetition_penalty}, but it must lie in "
-                f"[{LEAST_PENALTY}, {MOST_PENALTY}]; 1 is off."
-            )
-        for name in ("presence_penalty", "frequency_penalty"):
-            value = getattr(self, name)
-            if not -2 <= value <= 2:
-                raise ConfigError(f"{name} is {value}, but it must lie in [-2, 2]; 0 is off.")
-        if not isinstance(self.logit_bias, Mapping):
-            raise ConfigError(f"logit_bias is {self.logit_bias!r}; it wants a number for each token id.")
-        for token_id, bias in self.logit_bias.items():
-            if not (is_token_id(token_id) and isinstance(bias, Real) and abs(bias) <= MOST_BIAS):
-                raise ConfigError(
-                    f"logit_bias has {token_id!r}={bias!r}; it wants a token id and a number in "
-                    f"[-{MOST_BIAS:.0f}, {MOST_BIAS:.0f}]."
-                )
-        if self.seed is not None:
-            check_seed(self.seed)
+        if self.is_auto and not (self.expand_by_value and self.rerank):
+            raise ConfigError("tree is 'auto', which needs expand_by_value and rerank; set tree='fixed'.")
 
     @property
-    def is_greedy(self) -> bool:
-        """Whether the token is an argmax, without draws."""
-        return self.temperature == 0
+    def num_candidates(self) -> int:
+        """Nodes that expansion makes before rerank: K + (D - 1) K^2."""
+        return self.tree_top_k + (self.depth - 1) * self.tree_top_k**2
 
-    def drawn_seed(self) -> int:
-        """The seed to use: the one given, 0 when greedy, otherwise a fresh one."""
-        if self.seed is not None:
-            return self.seed
-        return 0 if self.is_greedy else secrets.randbelow(MAX_SEED + 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoppingConfig:
-    """When an answer ends (docs/laws.md, L4)."""
-
-    max_new_tokens: int = 512
-    min_new_tokens: int = 0  # no stop token before so many
-    stop: tuple[str, ...] = ()  # strings, or one; the text ends before the first that appears
-    stop_token_ids: tuple[int, ...] = ()  # beside the model's own
-    ignore_eos: bool = False  # go on past the model's own stop tokens
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        at_least("max_new_tokens", self.max_new_tokens, 1)
-        at_least("min_new_tokens", self.min_new_tokens, 0)
-        if self.min_new_tokens > self.max_new_tokens:
-            raise ConfigError(
-                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "
-                f"{self.max_new_tokens}; lower it."
-            )
-        if isinstance(self.stop, str):  # one, as OpenAI's interface also takes it; not its letters
-            object.__setattr__(self, "stop", (self.stop,))
-        if not isinstance(self.stop, Collection) or not all(
-            isinstance(text, str) and text for text in self.stop
-        ):
-            raise ConfigError(f"stop is {self.stop!r}; it wants strings of at least one character each.")
-        if not isinstance(self.stop_token_ids, Collection) or not all(map(is_token_id, self.stop_token_ids)):
-            raise ConfigError(f"stop_token_ids is {self.stop_token_ids!r}; it wants token ids, none below 0.")
-
-
-def is_token_id(value: object) -> bool:
-    """Whether a value can be a token id: a whole number, not below 0."""
-    return _is_whole(value) and value >= 0
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    @property
+    def is_auto(self) -> bool:
+        """Whether each cycle chooses the size of its tree."""
+        return self.tree == "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

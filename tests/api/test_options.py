@@ -21,7 +21,7 @@ def test_a_methods_options_are_checked_and_belong_to_it_alone():
     options = GenerationOptions.from_names({"pld_tokens": 4})
     assert options.of_method("pld").pld_tokens == 4
     assert options.to_dict()["pld_tokens"] == 4
-    with pytest.raises(ConfigError, match="pld_tokens is no option of eagle2; leave it out"):
+    with pytest.raises(ConfigError, match="pld_tokens is not an option of eagle2; leave it out"):
         options.of_method("eagle2")
     with pytest.raises(ConfigError, match="pld_tokens is 0"):
         GenerationOptions.from_names({"pld_tokens": 0})
@@ -46,20 +46,26 @@ def test_small_trees_keep_all_their_candidates_by_default(given, draft_tokens):
         ({"raw": True, "system": "x"}, "exclude each other"),
         ({"depth": 1, "draft_tokens": 11}, "only 10 candidates"),
         ({"tree": "auto", "depth": 3}, "tree is 'auto', .* but depth is 3; leave one of them out"),
-        ({"tree": "wide"}, "tree is 'wide'; it is 'auto' or 'fixed'"),
+        ({"tree": "wide"}, "tree is 'wide', but it must be 'auto' or 'fixed'"),
         ({"temperature": "0.5"}, "temperature is '0.5', but it must be a number"),
         ({"max_new_tokens": 3.5}, "max_new_tokens is 3.5, but it must be a whole number"),
         ({"seed": "x"}, "seed is 'x', but it must be a whole number"),
         ({"n": True}, "n is True, but it must be a whole number"),
         ({"raw": "no"}, "raw is 'no', but it must be True or False"),
-        ({"stop": 5}, "stop is 5; it wants strings"),
-        ({"stop": (5,)}, r"stop is \(5,\); it wants strings"),
-        ({"stop_token_ids": 5}, "stop_token_ids is 5; it wants token ids"),
-        ({"stop_token_ids": (-1,)}, r"stop_token_ids is \(-1,\); it wants token ids"),
-        ({"logit_bias": {"5": 1}}, "logit_bias has '5'=1; it wants a token id"),
-        ({"logit_bias": [5]}, r"logit_bias is \[5\]; it wants a number for each token id"),
-        ({"depth": 129}, "depth is 129, but it must be at most 128"),
-        ({"tree_top_k": 129}, "tree_top_k is 129, but it must be at most 128"),
+        ({"stop": 5}, "stop is 5, but it must be a list of strings"),
+        ({"stop": (5,)}, r"stop is \(5,\), but it must be a list of strings"),
+        ({"stop_token_ids": 5}, "stop_token_ids is 5, but it must be a list of whole numbers of at least 0"),
+        (
+            {"stop_token_ids": (-1,)},
+            r"stop_token_ids is \(-1,\), but it must be a list of whole numbers of at least 0",
+        ),
+        (
+            {"logit_bias": {"5": 1}},
+            "logit_bias has '5'=1, but it must be a mapping of token ids to numbers",
+        ),
+        ({"logit_bias": [5]}, r"logit_bias is \[5\], but it must be a mapping of token ids to numbers"),
+        ({"depth": 129}, "depth is 129, but it must be a whole number from 1 to 128"),
+        ({"tree_top_k": 129}, "tree_top_k is 129, but it must be a whole number from 1 to 128"),
     ],
     ids=str,
 )

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.bench.equality import compare, first_difference, plain_scores
-from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive
 from eyas.engine.cycle import Engine
-from eyas.engine.sampling import Sampler
+from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from fake import FakeRuntime, answer, make_request
 
 PROMPT = [1, 2, 3]

@@ -14,7 +14,11 @@ from tiny_chat import SHORT, VOCAB
 OPTIONS = [
     pytest.param(["--temperature", "-0.1"], "temperature is -0.1", id="temperature-below-0"),
     pytest.param(["--temperature", "nan"], "temperature is nan", id="temperature-nan"),
-    pytest.param(["--top-p", "0"], "top_p is 0.0, but it must lie in (0, 1]", id="top-p-0"),
+    pytest.param(
+        ["--top-p", "0"],
+        "top_p is 0.0, but it must be a number above 0 and at most 1; 1 is off",
+        id="top-p-0",
+    ),
     pytest.param(["--top-p", "1.01"], "top_p is 1.01", id="top-p-above-1"),
     pytest.param(["--top-p", "nan"], "top_p is nan", id="top-p-nan"),
     pytest.param(["--min-p", "2"], "min_p is 2.0", id="min-p"),
@@ -25,14 +29,24 @@ OPTIONS = [
     pytest.param(["--seed", "-1"], "seed is -1", id="seed"),
     pytest.param(["--max-new-tokens", "0"], "max_new_tokens is 0", id="no-tokens"),
     pytest.param(["--min-new-tokens", "9999"], "min_new_tokens is 9999", id="min-above-max"),
-    pytest.param(["--stop", ""], "stop is ('',); it wants strings", id="empty-stop"),
+    pytest.param(
+        ["--stop", ""], "stop is ('',), but a stop string must have at least one character", id="empty-stop"
+    ),
     pytest.param(["--draft-tokens", "0"], "draft_tokens is 0", id="no-draft-tokens"),
     pytest.param(["--depth", "0"], "depth is 0", id="no-depth"),
     pytest.param(["--tree-top-k", "0"], "tree_top_k is 0", id="no-top-k"),
-    pytest.param(["--depth", "1000000"], "depth is 1000000, but it must be at most 128", id="deep"),
+    pytest.param(
+        ["--depth", "1000000"], "depth is 1000000, but it must be a whole number from 1 to 128", id="deep"
+    ),
     pytest.param(["--tree-top-k", "1000000"], "tree_top_k is 1000000", id="wide"),
-    pytest.param(["--method", "sps", "--sps-length", "100000"], "lies in 1..128", id="sps-length"),
-    pytest.param(["--tree", "auto", "--no-rerank"], "needs values and rerank", id="auto-and-ablation"),
+    pytest.param(
+        ["--method", "sps", "--sps-length", "100000"],
+        "sps_length is '100000', but it must be",
+        id="sps-length",
+    ),
+    pytest.param(
+        ["--tree", "auto", "--no-rerank"], "needs expand_by_value and rerank", id="auto-and-ablation"
+    ),
     pytest.param(["--draft-tokens", "100", "--depth", "1"], "give only 10 candidates", id="too-many"),
     pytest.param(["--n", "0"], "n is 0", id="no-answers"),
     pytest.param(["--logprobs", "-1"], "logprobs is -1", id="logprobs"),

@@ -9,13 +9,15 @@ from inspect import signature
 import pytest
 
 from eyas.api.llm import load
-from eyas.api.options import GenerationOptions, option_names
+from eyas.api.options import GROUPS, GenerationOptions, option_names
 from eyas.cli.aliases import ALIASES, add_aliases, resolve_aliases
 from eyas.cli.app import COMMANDS, build_parser
-from eyas.cli.helps import DISTIL_HELPS, DRAFT_HELPS, GENERATION_HELPS, HEAD_HELPS, MODEL_HELPS
 from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
+from eyas.config import options_of
 from eyas.drafters.registry import methods
 from eyas.errors import ConfigError
+from eyas.serve.settings import ServeSettings
+from eyas.training.acceptance_map import WatchConfig
 from eyas.training.config import DRAFT_CONFIGS, DistilConfig, HeadConfig
 
 
@@ -34,18 +36,26 @@ def parse(*argv):
     return given(args, option_names()), said
 
 
-def test_every_option_has_a_help_text_and_every_text_an_option():
-    of_methods = [item for method in methods().values() for item in fields(method.options)]
-    assert set(GENERATION_HELPS) == set(option_names()) - {item.name for item in of_methods}
-    assert all(item.metadata["help"] for item in of_methods)
+SETS = [
+    *GROUPS.values(),
+    *(method.options for method in methods().values()),
+    *(DistilConfig, HeadConfig, WatchConfig, ServeSettings, *DRAFT_CONFIGS.values()),
+]
+
+
+@pytest.mark.parametrize("kind", SETS, ids=lambda kind: kind.__name__)
+def test_every_field_of_a_set_of_options_is_an_option_with_a_help_text(kind):
+    assert [named.name for named in options_of(kind)] == [field.name for field in fields(kind)]
+    assert all(named.option.help for named in options_of(kind))
+
+
+def test_every_argument_of_load_is_an_option():
+    assert [named.name for named in options_of(load)] == list(signature(load).parameters)
+
+
+def test_options_of_a_method_begin_with_its_name():
     for name, method in methods().items():
         assert all(option.startswith(f"{name}_") for option in method.option_names)
-    assert set(MODEL_HELPS) == set(signature(load).parameters)
-    assert set(DISTIL_HELPS) == {field.name for field in fields(DistilConfig)}
-    assert set(HEAD_HELPS) == {field.name for field in fields(HeadConfig)}
-    assert set(DRAFT_HELPS) == set(DRAFT_CONFIGS)
-    for kind, config in DRAFT_CONFIGS.items():
-        assert set(DRAFT_HELPS[kind]) == {field.name for field in fields(config)}
 
 
 def leaf_parsers(parser, words=()):

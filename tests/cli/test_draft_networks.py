@@ -23,7 +23,7 @@ def test_rules_that_change_the_ids_say_so(eyas, bare_model):
     ratio = eyas(*words, "--method", "sps", "--head", bare_model, "--sps-ratio")
     assert ratio.document["config"]["lossless"] == "distribution"
     assert (
-        "lossy_typical is no option of sps"
+        "lossy_typical is not an option of sps"
         in eyas(*words, "--method", "sps", "--head", bare_model, "--lossy-typical").error
     )
 

@@ -258,7 +258,7 @@ def test_options_of_a_tree_that_a_method_does_not_grow(llm, option):
     settings = {"max_new_tokens": 2, option: option not in ("rerank", "copies") and 3}
     assert llm.generate("hello", method="eagle2", **settings).token_ids
     for method in ("pld", "eagle", "autoregressive"):
-        with pytest.raises(ConfigError, match=f"{option} is no option of {method}"):
+        with pytest.raises(ConfigError, match=f"{option} is not an option of {method}"):
             llm.generate("hello", method=method, **settings)
 
 

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from method_cases import Case, default_cases, each, option_cases
 
 import fake
-from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import TreeConfig
 from eyas.drafters import eagle_head
 from eyas.drafters.registry import methods
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import TargetCall
 from eyas.engine.load import Load, share_cycle
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from eyas.errors import ConfigError
 from eyas.runtimes import load_runtime
 from eyas.runtimes.native import is_built

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
-from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.registry import methods
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import DraftFiles
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from fake import make_request
 from tiny import VOCAB
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 import reference
 from eyas.api.options import GenerationOptions
-from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.lookahead import Lookahead, LookaheadOptions, Window
 from eyas.engine.cycle import Engine
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from eyas.engine.tree import DraftTree, ancestor_mask, before_stop, node_depths, trie
 from eyas.errors import ConfigError
 from fake import FakeRuntime, answer, make_request

@@ -96,7 +96,7 @@ def test_an_answer_starts_with_an_empty_index():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"pld_rule": "latest"}, "pld_rule is 'latest'; it is 'transformers' or 'reference'"),
+        ({"pld_rule": "latest"}, "pld_rule is 'latest', but it must be 'transformers' or 'reference'"),
         ({"pld_tokens": 0}, "pld_tokens is 0"),
         ({"pld_max_ngram": 0}, "pld_max_ngram is 0"),
     ],

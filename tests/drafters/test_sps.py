@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from drafting import cycles, edit_network, engine_of, request
 
-from eyas.config import StoppingConfig
 from eyas.drafters.draft_lm_checkpoint import read_draft_lm_checkpoint
 from eyas.drafters.sps import SpsOptions
+from eyas.engine.stopping import StoppingConfig
 from eyas.errors import CheckpointError, ConfigError
 from eyas.runtimes import load_runtime
 from fake import make_request

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eyas.config import StoppingConfig
 from eyas.drafters.registry import _METHODS
 from eyas.engine.cycle import Engine
+from eyas.engine.stopping import StoppingConfig
 from eyas.runtimes import load_runtime
 from fake import answer, make_request
 from tiny import write_llama

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive
 from eyas.engine.cycle import Engine, common_prefix
 from eyas.engine.interfaces import FINAL
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from eyas.errors import CapacityError
 from fake import FakeRuntime, RandomTrees, answer, make_request
 

@@ -6,8 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from eyas.config import SamplingConfig
-from eyas.engine.sampling import REACH, Sampler, gumbel, keep_min_p, keep_top_k, keep_top_p, philox
+from eyas.engine.sampling import (
+    REACH,
+    Sampler,
+    SamplingConfig,
+    gumbel,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    philox,
+)
 from eyas.errors import ConfigError
 
 words = st.integers(0, 2**32 - 1)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.config import StoppingConfig
-from eyas.engine.stopping import AnswerText, stop_tokens
+from eyas.engine.stopping import AnswerText, StoppingConfig, stop_tokens
 from eyas.errors import ConfigError
 
 

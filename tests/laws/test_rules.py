@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from test_verification import distributions, target, trees
 
 import reference
-from eyas.config import SamplingConfig, StoppingConfig
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import DraftOptions
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from eyas.engine.tree import DraftTree, Prefix, chain
 from eyas.engine.verification import RatioTest, TypicalAcceptance, verify
 from eyas.runtimes import load_runtime

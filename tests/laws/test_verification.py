@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from test_draft_trees import parent_lists
 
 import reference
-from eyas.config import SamplingConfig
-from eyas.engine.sampling import Sampler, gumbel, log_softmax
+from eyas.engine.sampling import Sampler, SamplingConfig, gumbel, log_softmax
 from eyas.engine.tree import DraftTree, chain
 from eyas.engine.verification import verify
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.config import SamplingConfig
 from eyas.engine.interfaces import Coupling, TargetCall
-from eyas.engine.sampling import Sampler, best_of_row, log_softmax
+from eyas.engine.sampling import Sampler, SamplingConfig, best_of_row, log_softmax
 from eyas.errors import ModelError
 from eyas.runtimes.torch.blocks import TorchLMHead
 from eyas.runtimes.torch.rows import TorchRows

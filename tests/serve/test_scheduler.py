@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
-from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive
 from eyas.engine.cycle import Engine
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from eyas.errors import CapacityError
 from eyas.serve.jobs import DeadlineError, DrainingError, Job, QueueFullError
 from eyas.serve.kept import KeptRuns

@@ -251,7 +251,7 @@ def test_a_signal_lets_answers_end(llm, tmp_path, number):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--port", "70000"], "ports end at 65535"),
+        (["--port", "70000"], "port is 70000, but it must be a whole number from 0 to 65535"),
         (["--max-concurrent", "0"], "at least 1"),
         (["--deadline", "nan"], "at least 1"),
         (["--api-key", " "], "api_key is empty"),

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import TreeConfig
 from eyas.drafters.network_files import check_names, read_arrays, write_network
 from eyas.drafters.policy.expansion import Frontier
 from eyas.drafters.registry import find_method
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import DraftContext, DraftFiles
-from eyas.engine.sampling import Sampler
-from eyas.engine.stopping import AnswerText, NoText
+from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.errors import CheckpointError, ConfigError
 from eyas.training import trainer as trainer_module
 from eyas.training.config import DRAFT_CONFIGS, HeadConfig

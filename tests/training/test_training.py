@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import TreeConfig
 from eyas.drafters.eagle2 import Eagle2
 from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import DraftFiles
-from eyas.engine.sampling import Sampler, log_softmax
-from eyas.engine.stopping import AnswerText, NoText
+from eyas.engine.sampling import Sampler, SamplingConfig, log_softmax
+from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.training.config import HeadConfig
 from eyas.training.coupling import fit_coupled_scale

@@ -18,9 +18,20 @@ from threading import Lock
 from typing import Any
 
 from eyas.api.answer import Answer, AnswerStream
-from eyas.api.options import GenerationOptions, check_shaping
+from eyas.api.options import (
+    Device,
+    DraftDtype,
+    Dtype,
+    GenerationOptions,
+    HeadName,
+    MethodName,
+    ModelName,
+    RuntimeName,
+    Threads,
+    check_shaping,
+)
 from eyas.api.prompts import Message, Prompt, to_token_ids
-from eyas.config import AUTO_TREE_RUNTIMES, StoppingConfig, TreeMode
+from eyas.config import AUTO_TREE_RUNTIMES, TreeMode
 from eyas.drafters.find import HeadChoice, Heads
 from eyas.drafters.policy.calibration import calibrate, store_table, stored_table, table_path
 from eyas.drafters.registry import find_method
@@ -29,7 +40,7 @@ from eyas.engine.costs import CostTable
 from eyas.engine.cycle import Engine, Piece, Request, Run
 from eyas.engine.interfaces import DraftFiles, Runtime
 from eyas.engine.sampling import Sampler
-from eyas.engine.stopping import AnswerText, stop_tokens
+from eyas.engine.stopping import AnswerText, StoppingConfig, stop_tokens
 from eyas.errors import ConfigError, FetchError
 from eyas.models import Tokenizer, resolve_model
 from eyas.runtimes import load_runtime
@@ -289,29 +300,17 @@ class Conversation:
 
 
 def load(
-    model: str | Path | None = None,
+    model: ModelName = None,
     *,
-    head: str | Path | None = None,
-    method: str = "auto",
-    runtime: str = "auto",
-    dtype: str = "auto",
-    draft_dtype: str = "auto",
-    threads: int | None = None,
-    device: str = "cpu",
+    head: HeadName = None,
+    method: MethodName = "auto",
+    runtime: RuntimeName = "auto",
+    dtype: Dtype = "auto",
+    draft_dtype: DraftDtype = "auto",
+    threads: Threads = None,
+    device: Device = "cpu",
 ) -> LLM:
-    """Load a target, its tokenizer and the drafter of `method`.
-
-    Args:
-        model: a directory, a hub id, or a name that `eyas models` lists; None is the default model, which
-            is fetched at its first use.
-        head: directory of the method's draft networks; None looks beside the model, in the cache, then among
-            those shipped.
-        method: a drafter's name; "auto" is eagle2 where a head is found, otherwise pld, which needs none.
-        runtime: "native", "torch", or "auto".
-        dtype: "float32", "bfloat16", ...; "auto" is the fastest that the machine has.
-        draft_dtype: precision of draft networks, which never changes the ids; "auto" is the fastest.
-        threads: of the runtime; None is one per physical core.
-        device: where the runtime computes; another than "cpu", such as "cuda", needs torch.
+    """Load a target, its tokenizer and the drafter of `method`. `eyas.api.options` describes the arguments.
 
     Raises:
         ModelError, CheckpointError, FetchError, ConfigError: each in one line, with the remedy.

@@ -1,50 +1,104 @@
 """Generation options by name: one flat set for Python, the command line and the server.
 
-The fields, defaults and limits live in `eyas.config`; here they are gathered under their public names.
+The options themselves stand in the files of what they configure; here they are gathered under their names.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
-from eyas.config import (
-    AUTO_LIMITS,
-    TREE_SIZES,
-    SamplingConfig,
-    StoppingConfig,
-    TreeConfig,
-    TreeMode,
-    check_types,
-)
+from eyas.config import AUTO_LIMITS, TREE_SIZES, Option, Options, TreeConfig, TreeMode, options_of
 from eyas.drafters.registry import find_method, methods
 from eyas.engine.interfaces import DraftOptions
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from eyas.errors import ConfigError
+
+# The arguments of `eyas.load`.
+ModelName = Annotated[
+    str | Path | None,
+    Option(
+        "directory of a Hugging Face model, a hub id, or a name that `eyas models` lists; without it the "
+        "default model, which is downloaded at its first use",
+        "DIR|ID",
+        common=True,
+    ),
+]
+HeadName = Annotated[
+    str | Path | None,
+    Option(
+        "directory of the method's draft networks (for sps also of a whole model); without it eyas looks in "
+        "the model's head/, in the cache and among its own heads",
+        "DIR|ID",
+        common=True,
+    ),
+]
+MethodName = Annotated[
+    str,
+    Option(
+        "how tokens are drafted; auto is eagle2 where a head is found, otherwise pld, which needs none",
+        "NAME",
+        common=True,
+    ),
+]
+RuntimeName = Annotated[
+    str,
+    Option("what computes: native (C++), torch, or auto, which is native where it can", "NAME", common=True),
+]
+Dtype = Annotated[
+    str,
+    Option(
+        "precision of the model: float32, bfloat16, int8 (native only), float16, float64 (torch only), or "
+        "auto, the fastest on this machine",
+        "NAME",
+        common=True,
+    ),
+]
+DraftDtype = Annotated[
+    str,
+    Option("precision of the draft networks, which never changes the answer; auto is the fastest", "NAME"),
+]
+Threads = Annotated[
+    int | None,
+    Option("threads of the runtime; without it one for each physical core", at_least=1, common=True),
+]
+Device = Annotated[
+    str, Option("where torch computes: cpu, cuda, cuda:1 and so on; native computes on the CPU", "NAME")
+]
 
 # What shapes the tree that EAGLE-2 grows in each cycle; other methods' trees have a shape of their own.
 SHAPING = (*TREE_SIZES, "score_precision", "expand_by_value", "copies", "rerank")
-_GROUPS = {"sampling": SamplingConfig, "stopping": StoppingConfig, "tree": TreeConfig}
+GROUPS: dict[str, type[Options]] = {
+    "sampling": SamplingConfig,
+    "stopping": StoppingConfig,
+    "tree": TreeConfig,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationOptions:
+class GenerationOptions(Options):
     """Everything that one call may set."""
+
+    title: ClassVar[str] = "prompt and answer"
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     tree: TreeConfig = field(default_factory=TreeConfig)
-    n: int = 1  # answers to one prompt, drawn under keys (seed, 0), (seed, 1), ...
-    logprobs: int | None = None  # alternatives reported beside each token's log-probability; None is off
-    system: str | None = None  # system message before a string prompt; None leaves it to the template
-    raw: bool = False  # take a string prompt as it is, without the chat template
+    n: Annotated[
+        int, Option("answers to one prompt, each with random draws of its own", at_least=1, common=True)
+    ] = 1
+    logprobs: Annotated[
+        int | None,
+        Option("report the log-probability of each token and of its K best alternatives", "K", at_least=0),
+    ] = None
+    system: Annotated[str | None, Option("system message before the prompt", "TEXT", common=True)] = None
+    raw: Annotated[bool, Option("take the prompt as it is, without the chat template", common=True)] = False
     drafting: Mapping[str, Any] = field(default_factory=dict)  # options of single methods that were given
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        if self.n < 1:
-            raise ConfigError(f"n is {self.n}, but at least 1 answer must be asked for.")
-        if self.logprobs is not None and self.logprobs < 0:
-            raise ConfigError(f"logprobs is {self.logprobs}, but it must be at least 0.")
+    def check(self) -> None:
+        """Raise ConfigError where a system message has no place."""
         if self.raw and self.system is not None:
             raise ConfigError("system and raw exclude each other: a raw prompt has no chat template.")
 
@@ -62,11 +116,11 @@ class GenerationOptions:
                 hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}."
                 raise ConfigError(f"unknown option {name!r}; {hint}")
         options = _with_tree(options, default_tree)
-        groups = {
-            group: kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})
-            for group, kind in _GROUPS.items()
+        groups: dict[str, Any] = {
+            group: kind(**{name: options[name] for name in _names(kind) if name in options})
+            for group, kind in GROUPS.items()
         }
-        own = {name: options[name] for name in _own_names() if name in options}
+        own = {name: options[name] for name in _names(GenerationOptions) if name in options}
         drafting = {name: options[name] for name in _method_names() if name in options}
         for method in methods().values():  # checked here, whichever method will ask for them
             method.options(**{name: drafting[name] for name in method.option_names if name in drafting})
@@ -81,7 +135,7 @@ class GenerationOptions:
         method = find_method(name)
         for option in self.drafting:
             if option not in method.option_names:
-                raise ConfigError(f"{option} is no option of {name}; leave it out, or change the method.")
+                raise ConfigError(f"{option} is not an option of {name}; leave it out, or change the method.")
         return method.options(**self.drafting)
 
     def with_seed(self) -> Self:
@@ -91,7 +145,7 @@ class GenerationOptions:
     def to_dict(self) -> dict[str, Any]:
         """Flat, under the public names, ready for JSON."""
         flat = asdict(self)
-        for group in _GROUPS:
+        for group in GROUPS:
             flat |= flat.pop(group)
         flat |= flat.pop("drafting")
         flat["logit_bias"] = {str(token): bias for token, bias in flat["logit_bias"].items()}
@@ -129,16 +183,17 @@ def check_shaping(options: Collection[str], method: str) -> None:
     """
     shaping = [name for name in SHAPING if name in options]
     if shaping and not find_method(method).uses_costs:
-        raise ConfigError(f"{shaping[0]} is no option of {method}; leave it out, or change the method.")
+        raise ConfigError(f"{shaping[0]} is not an option of {method}; leave it out, or change the method.")
 
 
 def option_names() -> list[str]:
     """Every option's public name."""
-    return [*(f.name for kind in _GROUPS.values() for f in fields(kind)), *_own_names(), *_method_names()]
+    kinds = [*GROUPS.values(), GenerationOptions]
+    return [*(name for kind in kinds for name in _names(kind)), *_method_names()]
 
 
-def _own_names() -> list[str]:
-    return [f.name for f in fields(GenerationOptions) if f.name not in {*_GROUPS, "drafting"}]
+def _names(kind: type[Options]) -> list[str]:
+    return [named.name for named in options_of(kind)]
 
 
 def _method_names() -> list[str]:

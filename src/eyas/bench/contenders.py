@@ -2,12 +2,12 @@
 
 import types
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin
 
 from eyas.api.options import GenerationOptions
 from eyas.bench.equality import PLAIN
-from eyas.config import TREE_SIZES, TreeConfig
+from eyas.config import TREE_SIZES, NamedOption, TreeConfig, options_of
 from eyas.drafters.registry import Method, find_method, methods
 from eyas.errors import ConfigError
 
@@ -59,7 +59,7 @@ class Contender:
             own.setdefault("tree", "fixed")
         dropped: Collection[str] = TREE_SIZES if own.get("tree") == "auto" else ()
         if self.method in (None, PLAIN):  # no tree: its answers serve every one
-            dropped = [item.name for item in fields(TreeConfig)]
+            dropped = [named.name for named in options_of(TreeConfig)]
         kept = {name: value for name, value in base.items() if name not in dropped}
         return GenerationOptions.from_names({**kept, **own, "temperature": temperature, "seed": seed})
 
@@ -110,45 +110,43 @@ def _parsed(spec: str, *, wanted: bool) -> Contender:
     for part in filter(None, rest.split(",")):
         key, equals, text = part.partition("=")
         if not equals:
-            raise ConfigError(f"{part!r} in {spec!r} is no option=value.")
+            raise ConfigError(f"{part!r} in {spec!r} is not of the form option=value.")
         key = key.replace("-", "_")
         if key == "name":
             label = text
             continue
         if key in options:
             raise ConfigError(f"{spec!r} gives {key} twice.")
-        options[key] = _typed(key, _hint(key, method), text)
+        options[key] = _typed(_known(key, method), text)
     if not label:
         raise ConfigError(f"{spec!r} has an empty name.")
     Contender(label, name, options).settings({}, 0.0, 0).of_method(name)  # checked before anything is loaded
     return Contender(label, name, options, wanted)
 
 
-def _hint(key: str, method: Method) -> Any:
-    """The type of an option that a contender may have."""
-    hints = get_type_hints(TreeConfig)
-    hints |= {name: hint for name, hint in get_type_hints(method.options).items() if name != "rule"}
-    names = [item.name for kind in (TreeConfig, method.options) for item in fields(kind)]
-    if key not in names:
-        raise ConfigError(f"{key!r} is no option of {method.name}; it has {', '.join(names)}.")
-    return hints[key]
+def _known(key: str, method: Method) -> NamedOption:
+    """An option that a contender may have: of the tree, or of its method."""
+    known = {named.name: named for kind in (TreeConfig, method.options) for named in options_of(kind)}
+    if key not in known:
+        raise ConfigError(f"{key!r} is not an option of {method.name}; it has {', '.join(known)}.")
+    return known[key]
 
 
-def _typed(key: str, hint: Any, text: str) -> Any:
-    """`text` as the first of a hint's types that takes it."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+def _typed(named: NamedOption, text: str) -> Any:
+    """`text` as the first of an option's types that takes it."""
+    if named.takes_none and text == "none":
+        return None
+    kinds = get_args(named.type) if get_origin(named.type) in (Union, types.UnionType) else (named.type,)
     for kind in sorted(kinds, key=lambda kind: kind is str):
         try:
             return _read(kind, text)
         except (ValueError, KeyError):
             continue
-    shown = " or ".join(_shown(kind) for kind in kinds)
-    raise ConfigError(f"{key} is {text!r}; it wants {shown}.")
+    none = " or none" if named.takes_none else ""
+    raise ConfigError(f"{named.name} is {text!r}, but it must be {named.wanted}{none}.")
 
 
 def _read(kind: Any, text: str) -> Any:
-    if kind is type(None):
-        return {"none": None}[text]
     if get_origin(kind) is Literal:
         return {str(choice): choice for choice in get_args(kind)}[text]
     if kind is bool:
@@ -156,10 +154,3 @@ def _read(kind: Any, text: str) -> Any:
     if get_origin(kind) is tuple:
         return tuple(_read(get_args(kind)[0], part) for part in text.split("+"))
     return kind(text)
-
-
-def _shown(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(repr(choice) for choice in get_args(kind))
-    names = {bool: "true or false", int: "a whole number", float: "a number", type(None): "none"}
-    return names.get(kind, "a value")

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from eyas.api.options import GROUPS, GenerationOptions
 from eyas.bench.answers import AnswerFile
 from eyas.bench.contenders import PRESETS, contenders
 from eyas.bench.equality import EXCUSED_SHARE, LIMITED, PLAIN
@@ -17,9 +18,8 @@ from eyas.bench.run import Bench
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.bench_report import add_check, add_mixed, add_plot, add_report, add_spec_bench, export, show
 from eyas.cli.evaluate import CHECK_FAILED, FOLDER, add_question_options
-from eyas.cli.helps import GENERATION_HELPS
 from eyas.cli.output import note
-from eyas.cli.parser import GROUPS, Commands, add_model_options, add_option, options_of
+from eyas.cli.parser import Commands, add_model_options, add_options
 from eyas.cli.session import generation_settings, load_llm
 from eyas.models import progress_bar
 
@@ -86,13 +86,8 @@ def _add_run(steps: Commands) -> None:
     group.add_argument("--json", action="store_true", help="print the report as one document")
     _add_peers(parser)
     add_model_options(parser, leave_out=("method",))
-    for title, kind in GROUPS.items():
-        options = parser.add_argument_group(title)
-        for option in options_of(kind, NOT_HERE):
-            default = {"tree": "fixed", **OWN_DEFAULTS}.get(option.name, option.default)
-            add_option(
-                options, type(option)(option.name, option.hint, default), GENERATION_HELPS[option.name]
-            )
+    for kind in (*GROUPS.values(), GenerationOptions):
+        add_options(parser, kind, NOT_HERE, {"tree": "fixed", **OWN_DEFAULTS})
     add_aliases(parser)
     parser.set_defaults(run=run)
 

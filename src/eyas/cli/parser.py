@@ -1,27 +1,18 @@
-"""Command-line options generated from dataclass fields: names with dashes, types and defaults from there.
+"""Command-line options derived from `eyas.config`: names with dashes; types, defaults and help from there.
 
 An option that was not given leaves no trace in the namespace, so defaults stay where they are written.
 """
 
 import argparse
-import types
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from inspect import Parameter, signature
-from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, replace
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin
 
-from eyas.api.options import GenerationOptions
-from eyas.cli.helps import GENERATION_HELPS, MODEL_HELPS
-from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.api.options import GROUPS, GenerationOptions
+from eyas.config import NamedOption, Options, options_of
 from eyas.drafters.registry import methods
 from eyas.errors import ConfigError
-
-GROUPS: Mapping[str, type] = {
-    "sampling": SamplingConfig,
-    "stopping": StoppingConfig,
-    "draft tree": TreeConfig,
-    "prompt and answer": GenerationOptions,
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,44 +31,16 @@ Value = TypeVar("Value")
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option: its name with underscores, its type and its default."""
-
-    name: str
-    hint: Any
-    default: Any
-    help: str = ""
-
-    @property
-    def flag(self) -> str:
-        """The name as it is typed."""
-        return "--" + self.name.replace("_", "-")
-
-
 def flag(name: str) -> str:
     """`tree_top_k` as `--tree-top-k`."""
     return "--" + name.replace("_", "-")
 
 
-def options_of(kind: type, leave_out: Collection[str] = ()) -> list[Option]:
-    """The options that a dataclass gives. Fields that are dataclasses or `drafting` are no options."""
-    hints = get_type_hints(kind)
-    found = []
-    for item in fields(kind):
-        if item.name in (*leave_out, "drafting") or is_dataclass(hints[item.name]):
-            continue
-        default = item.default_factory() if item.default_factory is not MISSING else item.default
-        found.append(Option(item.name, hints[item.name], default, item.metadata.get("help", "")))
-    return found
-
-
-def model_options() -> list[Option]:
+def model_options() -> tuple[NamedOption, ...]:
     """The options of `eyas.load`."""
     from eyas.api.llm import load
 
-    hints = get_type_hints(load)
-    return [Option(p.name, hints[p.name], p.default) for p in signature(load).parameters.values()]
+    return options_of(load)
 
 
 def add_prompt_options(parser: argparse.ArgumentParser, instead_of: str) -> None:
@@ -86,13 +49,30 @@ def add_prompt_options(parser: argparse.ArgumentParser, instead_of: str) -> None
     parser.add_argument("--json", action="store_true", help=f"print one document instead of {instead_of}")
 
 
-def add_model_options(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
-    """--model, --head, --method, --runtime, --dtype, --threads, --device."""
+def add_model_options(
+    parser: argparse.ArgumentParser, leave_out: Collection[str] = (), only: Collection[str] | None = None
+) -> None:
+    """--model, --head, --method, --runtime and the other options of `eyas.load`, or `only` some of them."""
     group = parser.add_argument_group("model")
-    helps = MODEL_HELPS | {"method": f"{MODEL_HELPS['method']}: {method_listing()}"}
-    for option in model_options():
-        if option.name not in leave_out:
-            add_option(group, option, helps[option.name])
+    for named in model_options():
+        if named.name not in leave_out and (only is None or named.name in only):
+            if named.name == "method":
+                text = f"{named.option.help}: {method_listing()}"
+                named = replace(named, option=replace(named.option, help=text))
+            add_option(group, named)
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    kind: type[Options],
+    leave_out: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """A group with the options of one set. `defaults` are shown where a command has its own."""
+    group = parser.add_argument_group(kind.title)
+    for named in options_of(kind):
+        if named.name not in leave_out:
+            add_option(group, replace(named, default=(defaults or {}).get(named.name, named.default)))
 
 
 def add_generation_options(
@@ -101,16 +81,14 @@ def add_generation_options(
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Every option of `eyas.api.options`, in its groups. `defaults` are shown where a command has its own."""
-    for title, kind in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for option in options_of(kind, leave_out):
-            default = {"tree": None, **(defaults or {})}.get(option.name, option.default)  # the runtime's own
-            add_option(group, Option(option.name, option.hint, default), GENERATION_HELPS[option.name])
+    defaults = {"tree": None, **(defaults or {})}  # without one: the runtime's own
+    for kind in (*GROUPS.values(), GenerationOptions):
+        add_options(parser, kind, leave_out, defaults)
     for name, method in methods().items():
         if method.option_names:
             group = parser.add_argument_group(f"method {name}")
-            for option in options_of(method.options):
-                add_option(group, option, option.help)
+            for named in options_of(method.options):
+                add_option(group, named)
 
 
 def method_listing() -> str:
@@ -119,15 +97,26 @@ def method_listing() -> str:
     return ", ".join(["auto", *known])
 
 
-def add_option(group: argparse._ActionsContainer, option: Option, text: str) -> None:
-    """Add one generated option with its help text."""
-    shown = _show(option.default)
-    settings = _settings(option) | {
-        "dest": option.name,
+def add_option(group: argparse._ActionsContainer, named: NamedOption) -> None:
+    """Add one derived option with its help text."""
+    settings = _settings(named) | {
+        "dest": named.name,
         "default": argparse.SUPPRESS,
-        "help": (text + (f" (default: {shown})" if shown else "")).replace("%", "%%"),
+        "help": help_text(named).replace("%", "%%"),
     }
-    group.add_argument(option.flag, **settings)
+    group.add_argument(flag(named.name), **settings)
+
+
+def help_text(named: NamedOption) -> str:
+    """The help text of an option, with its default and the value that switches it off."""
+    shown, off = _show(named.default), named.option.off
+    if off is None:
+        remark = shown and f"default: {shown}"
+    elif named.default == off:
+        remark = f"default: {shown}, off"
+    else:
+        remark = f"default: {shown}; {off:g} is off"
+    return named.option.help + (remark and f" ({remark})")
 
 
 def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -146,56 +135,29 @@ def _gathered(value: Any) -> Any:
     return tuple(value)
 
 
-def _settings(option: Option) -> dict[str, Any]:
+def _settings(named: NamedOption) -> dict[str, Any]:
     """Arguments of `add_argument` for an option's type."""
-    hint = _without_none(option.hint)
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return {"choices": inner}
-    if hint is bool:
-        if option.default is True:
+    kind, letter = named.type, named.option.letter
+    origin, inner = get_origin(kind), get_args(kind)
+    if named.choices:
+        return {"choices": named.choices}
+    if kind is bool:
+        if named.default is True:
             return {"action": argparse.BooleanOptionalAction}
         return {"action": "store_true"}
     if origin is tuple and inner[0] is int:
-        return {"action": "extend", "nargs": "+", "type": _ids, "metavar": "ID"}
+        return {"action": "extend", "nargs": "+", "type": _ids, "metavar": letter or "ID"}
     if origin is tuple and inner[0] is float:
-        return {"type": comma_list(float), "metavar": "X,.."}
+        return {"type": comma_list(float), "metavar": letter or "X,.."}
     if origin is tuple:
-        return {"action": "append", "type": inner[0], "metavar": "STRING"}
+        return {"action": "append", "type": inner[0], "metavar": letter or "TEXT"}
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {"action": "append", "type": _pair, "metavar": "ID=X"}
-    simple: Callable[[str], Any] = hint if hint in (int, float) else str
-    return {"type": simple, "metavar": _METAVARS.get(option.name, _LETTERS[simple])}
+        return {"action": "append", "type": _pair, "metavar": letter or "ID=X"}
+    simple = kind if kind in (int, float, Path) else str
+    return {"type": simple, "metavar": letter or _LETTERS[simple]}
 
 
-_LETTERS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
-_METAVARS = {
-    "model": "DIR|ID",
-    "head": "DIR|ID",
-    "method": "NAME",
-    "runtime": "NAME",
-    "dtype": "NAME",
-    "draft_dtype": "NAME",
-    "device": "NAME",
-    "temperature": "T",
-    "top_k": "K",
-    "top_p": "P",
-    "min_p": "P",
-    "repetition_penalty": "R",
-    "presence_penalty": "P",
-    "frequency_penalty": "P",
-    "seed": "S",
-    "logprobs": "K",
-    "depth": "D",
-    "tree_top_k": "K",
-}
-
-
-def _without_none(hint: Any) -> Any:
-    """`int | None` as int; `str | Path | None` as str."""
-    if get_origin(hint) not in (Union, types.UnionType):
-        return hint
-    return next(part for part in get_args(hint) if part is not type(None))
+_LETTERS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
 def _ids(text: str) -> list[int]:
@@ -230,8 +192,10 @@ def _pair(text: str) -> tuple[int, float]:
 
 def _show(default: Any) -> str:
     """A default as it would be typed; empty where the help text tells it."""
-    if default is MISSING or default is Parameter.empty or default is None or default is False:
+    if default is MISSING or default is None or default is False:
         return ""
     if isinstance(default, tuple | list | dict):
-        return ",".join(str(item) for item in default)
-    return "on" if default is True else str(default)
+        return ",".join(_show(item) for item in default)
+    if default is True:
+        return "on"
+    return f"{default:g}" if isinstance(default, float) else str(default)

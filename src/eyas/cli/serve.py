@@ -5,8 +5,9 @@ import os
 from importlib.util import find_spec
 
 from eyas.cli.output import note
-from eyas.cli.parser import Commands, add_model_options, add_option, given, options_of
+from eyas.cli.parser import Commands, add_model_options, add_options, given
 from eyas.cli.session import announce_method, load_llm
+from eyas.config import options_of
 from eyas.errors import ConfigError
 from eyas.serve.settings import ServeSettings
 
@@ -23,9 +24,7 @@ def add(commands: Commands) -> None:
         "SIGTERM or Ctrl-C lets running answers end.",
     )
     add_model_options(parser)
-    group = parser.add_argument_group("server")
-    for option in options_of(ServeSettings):
-        add_option(group, option, option.help)
+    add_options(parser, ServeSettings)
     parser.set_defaults(run=run)
 
 
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ConfigError(f'this installation lacks {", ".join(missing)}; run `pip install "eyas[serve]"`.')
-    chosen = given(args, [option.name for option in options_of(ServeSettings)])
+    chosen = given(args, [named.name for named in options_of(ServeSettings)])
     if KEY_VARIABLE in os.environ:
         chosen.setdefault("api_key", os.environ[KEY_VARIABLE])
     settings = ServeSettings(**chosen)

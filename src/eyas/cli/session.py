@@ -16,7 +16,7 @@ from eyas.models import ensure_default_model, progress_bar
 
 def load_llm(args: argparse.Namespace) -> LLM:
     """Load what --model and its companions ask for."""
-    settings = given(args, [option.name for option in model_options()])
+    settings = given(args, [named.name for named in model_options()])
     if not is_auto(args):
         find_method(args.method)  # before a long download
     if "model" not in settings:

@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eyas.cli.helps import DISTIL_HELPS, HEAD_HELPS
 from eyas.cli.output import note
 from eyas.cli.parser import Commands
 from eyas.cli.train_acceptance import add as add_acceptance
@@ -34,13 +33,13 @@ def add(commands: Commands) -> None:
     distil.add_argument(
         "--feature-cache", type=Path, metavar="DIR", help="keep the answers' features there for `train head`"
     )
-    add_recipe(distil, DistilConfig, DISTIL_HELPS)
+    add_recipe(distil, DistilConfig)
     distil.set_defaults(run=run_distil)
 
     head = steps.add_parser("head", help="train a head on answers", description=_about(run_head))
     add_run_arguments(head, "the head goes")
     head.add_argument("--start", type=Path, metavar="HEAD", help="go on from this head: weights, vocabulary")
-    add_recipe(head, HeadConfig, HEAD_HELPS)
+    add_recipe(head, HeadConfig)
     head.set_defaults(run=run_head)
     add_acceptance(steps)
     add_draft(steps)

@@ -3,21 +3,14 @@
 import argparse
 from pathlib import Path
 
-from eyas.cli.helps import MODEL_HELPS
 from eyas.cli.output import note, write
-from eyas.cli.parser import Commands, add_option, given, model_options, options_of
+from eyas.cli.parser import Commands, add_model_options, add_options, given
+from eyas.config import options_of
 from eyas.models import progress_bar
 from eyas.training.acceptance_map import WatchConfig, fit_acceptance, store_maps
 from eyas.training.data import read_prompts
 
 MODEL_OPTIONS = ("model", "runtime", "dtype", "draft_dtype", "threads", "device")
-HELPS = {
-    "limit": "prompts answered for each way of choosing children",
-    "max_new_tokens": "length of an answer at most",
-    "draft_tokens": "nodes of the trees that are watched",
-    "depth": "levels of the trees that are watched",
-    "seed": "of the draws",
-}
 
 
 def add(steps: Commands) -> None:
@@ -33,11 +26,8 @@ def add(steps: Commands) -> None:
     parser.add_argument(
         "--prompts", type=Path, required=True, metavar="FILE", help='JSON lines with "prompt", maybe "id"'
     )
-    for option in model_options():
-        if option.name in MODEL_OPTIONS:
-            add_option(parser, option, MODEL_HELPS[option.name])
-    for option in options_of(WatchConfig):
-        add_option(parser, option, HELPS[option.name])
+    add_model_options(parser, only=MODEL_OPTIONS)
+    add_options(parser, WatchConfig)
     parser.set_defaults(run=run)
 
 
@@ -45,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Watch, fit, write."""
     from eyas.api.llm import load
 
-    config = WatchConfig(**given(args, [option.name for option in options_of(WatchConfig)]))
+    config = WatchConfig(**given(args, [named.name for named in options_of(WatchConfig)]))
     prompts = read_prompts(args.prompts)
     llm = load(head=args.head, method="eagle2", **given(args, MODEL_OPTIONS))
     with progress_bar() as progress:

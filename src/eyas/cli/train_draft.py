@@ -2,7 +2,6 @@
 
 import argparse
 
-from eyas.cli.helps import DRAFT_HELPS
 from eyas.cli.parser import Commands
 from eyas.cli.train_options import add_recipe, add_run_arguments, load_run, recipe_of, report
 from eyas.models import progress_bar
@@ -25,7 +24,7 @@ def add(steps: Commands) -> None:
             description=f"Train {title} for the target, measure them by simulation and install them.",
         )
         add_run_arguments(parser, goes)
-        add_recipe(parser, config, DRAFT_HELPS[kind])
+        add_recipe(parser, config)
         parser.set_defaults(run=run, kind=kind)
 
 

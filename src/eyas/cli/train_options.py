@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eyas.cli.helps import MODEL_HELPS
 from eyas.cli.output import note, write, write_json
-from eyas.cli.parser import add_option, given, model_options, options_of
+from eyas.cli.parser import add_model_options, add_options, given
+from eyas.config import Options, options_of
 from eyas.errors import ConfigError, DataError
 from eyas.models import heads_dir, progress_bar
 
@@ -35,20 +35,15 @@ def add_run_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help="print the simulated acceptance as one document")
 
 
-def add_recipe(parser: argparse.ArgumentParser, kind: type, helps: Mapping[str, str]) -> None:
+def add_recipe(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
     """The target, and the fields of a recipe."""
-    model = parser.add_argument_group("model")
-    for option in model_options():
-        if option.name in MODEL_OPTIONS:
-            add_option(model, option, MODEL_HELPS[option.name])
-    group = parser.add_argument_group("recipe")
-    for option in options_of(kind):
-        add_option(group, option, helps[option.name])
+    add_model_options(parser, only=MODEL_OPTIONS)
+    add_options(parser, kind)
 
 
-def recipe_of(args: argparse.Namespace, kind: type) -> Any:
+def recipe_of(args: argparse.Namespace, kind: type[Options]) -> Any:
     """The recipe that was typed."""
-    return kind(**given(args, [option.name for option in options_of(kind)]))
+    return kind(**given(args, [named.name for named in options_of(kind)]))
 
 
 def load_target(args: argparse.Namespace, runtime: str) -> tuple[Any, Any, Path]:

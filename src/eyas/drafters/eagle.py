@@ -12,12 +12,13 @@ keeps the distribution of the answer, not its ids.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Annotated, Self
 
+from eyas.config import Option
 from eyas.drafters.eagle_head import EagleHead, HeadState
 from eyas.drafters.policy.expansion import Frontier, grow_static
 from eyas.drafters.registry import register_drafter
-from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime
 from eyas.engine.tree import DraftTree, Floats, Ints, root_only
 from eyas.engine.verification import WALK, RatioTest, Rule
 
@@ -38,9 +39,13 @@ WIDTH = 4  # most children of a node
 class EagleOptions(DraftOptions):
     """How drafts are drawn and judged at temperature > 0."""
 
-    eagle_ratio: bool = option(
-        False, "draw drafts and judge them by the ratio test: the answer's distribution stays, its ids do not"
-    )
+    eagle_ratio: Annotated[
+        bool,
+        Option(
+            "draw the draft tokens and accept them by speculative (rejection) sampling: the answer has the "
+            "same distribution, but other tokens"
+        ),
+    ] = False
 
     @property
     def rule(self) -> Rule:

@@ -15,11 +15,11 @@ committed (docs/laws.md, L7), a position per feature.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Annotated, Protocol, Self
 
 import numpy as np
 
-from eyas.config import at_least
+from eyas.config import Option
 from eyas.drafters.hydra_checkpoint import read_hydra_checkpoint
 from eyas.drafters.policy.expansion import Frontier
 from eyas.drafters.registry import register_drafter
@@ -32,7 +32,6 @@ from eyas.engine.interfaces import (
     DraftStack,
     Features,
     Runtime,
-    option,
 )
 from eyas.engine.tree import Prefix
 
@@ -41,10 +40,9 @@ from eyas.engine.tree import Prefix
 class HydraOptions(DraftOptions):
     """Size of the tree."""
 
-    hydra_draft_tokens: int = option(len(TREE), "nodes kept of the static tree, those worth most first")
-
-    def __post_init__(self) -> None:
-        at_least("hydra_draft_tokens", self.hydra_draft_tokens, 1)
+    hydra_draft_tokens: Annotated[
+        int, Option("nodes kept of the static tree, the most valuable first", at_least=1)
+    ] = len(TREE)
 
 
 @register_drafter("hydra", options=HydraOptions, head="hydra")

@@ -26,13 +26,13 @@ window only the pool is used.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 
-from eyas.config import at_least
+from eyas.config import Option
 from eyas.drafters.registry import register_drafter
-from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime
 from eyas.engine.tree import Auxiliary, DraftTree, before_stop, trie
 
 Ngram = tuple[int, ...]
@@ -42,14 +42,11 @@ Ngram = tuple[int, ...]
 class LookaheadOptions(DraftOptions):
     """Sizes of the window and of the pool."""
 
-    lookahead_window: int = option(7, "columns of the window (W)")
-    lookahead_level: int = option(5, "tokens of an n-gram, its first included (N)")
-    lookahead_guesses: int = option(7, "n-grams kept, and proposed, for each first token (G)")
-
-    def __post_init__(self) -> None:
-        at_least("lookahead_window", self.lookahead_window, 1)
-        at_least("lookahead_level", self.lookahead_level, 3)
-        at_least("lookahead_guesses", self.lookahead_guesses, 1)
+    lookahead_window: Annotated[int, Option("columns of the window (W in the paper)", at_least=1)] = 7
+    lookahead_level: Annotated[int, Option("tokens of an n-gram (N in the paper)", at_least=3)] = 5
+    lookahead_guesses: Annotated[
+        int, Option("n-grams kept and proposed for each first token (G in the paper)", at_least=1)
+    ] = 7
 
 
 @register_drafter("lookahead", options=LookaheadOptions)

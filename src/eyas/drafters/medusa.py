@@ -21,9 +21,9 @@ chosen with the sampler's own noise (docs/algorithm.md, section 4).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from eyas.config import at_least
+from eyas.config import Option
 from eyas.drafters.medusa_checkpoint import read_medusa_checkpoint
 from eyas.drafters.policy.expansion import Frontier
 from eyas.drafters.registry import register_drafter
@@ -37,7 +37,6 @@ from eyas.engine.interfaces import (
     Linear,
     ResBlock,
     Runtime,
-    option,
 )
 from eyas.engine.tree import Prefix
 from eyas.engine.verification import WALK, Rule, TypicalAcceptance
@@ -47,13 +46,16 @@ from eyas.engine.verification import WALK, Rule, TypicalAcceptance
 class MedusaOptions(DraftOptions):
     """Size of the tree, and how it is judged at temperature > 0."""
 
-    medusa_draft_tokens: int = option(len(TREE), "nodes kept of the static tree, those worth most first")
-    medusa_lossy_typical: bool = option(
-        False, "accept what is typical of the target, as the paper does: the answer's distribution changes"
-    )
-
-    def __post_init__(self) -> None:
-        at_least("medusa_draft_tokens", self.medusa_draft_tokens, 1)
+    medusa_draft_tokens: Annotated[
+        int, Option("nodes kept of the static tree, the most valuable first", at_least=1)
+    ] = len(TREE)
+    medusa_lossy_typical: Annotated[
+        bool,
+        Option(
+            "accept tokens that are typical of the target, as the paper does; this changes the answer's "
+            "distribution"
+        ),
+    ] = False
 
     @property
     def rule(self) -> Rule:

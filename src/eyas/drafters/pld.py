@@ -16,12 +16,12 @@ accepted, the target's own next token is that stop.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from eyas.config import at_least, one_of
+from eyas.config import Option
 from eyas.drafters.ngrams import NgramEnds
 from eyas.drafters.registry import register_drafter
-from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime, option
+from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime
 from eyas.engine.tree import DraftTree, before_stop, chain
 
 PldRule = Literal["transformers", "reference"]
@@ -32,17 +32,16 @@ _MAX_NGRAM = {"transformers": 2, "reference": 3}
 class PldOptions(DraftOptions):
     """What is looked for, and how much is taken."""
 
-    pld_rule: PldRule = option("transformers", "take as many tokens as follow, or (reference) all or none")
-    pld_max_ngram: int | None = option(
-        None, "newest tokens looked for at most; without it 2, by the reference's rule 3"
-    )
-    pld_tokens: int = option(10, "tokens proposed at once")
-
-    def __post_init__(self) -> None:
-        one_of("pld_rule", self.pld_rule, get_args(PldRule))
-        at_least("pld_tokens", self.pld_tokens, 1)
-        if self.pld_max_ngram is not None:
-            at_least("pld_max_ngram", self.pld_max_ngram, 1)
+    pld_rule: Annotated[
+        PldRule, Option("transformers: propose as many tokens as follow; reference: all --pld-tokens or none")
+    ] = "transformers"
+    pld_max_ngram: Annotated[
+        int | None,
+        Option(
+            "length of the longest n-gram looked for; without it 2, or 3 by the reference's rule", at_least=1
+        ),
+    ] = None
+    pld_tokens: Annotated[int, Option("tokens proposed at once", at_least=1)] = 10
 
     @property
     def max_ngram(self) -> int:

@@ -24,11 +24,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Annotated, Protocol, Self
 
 import numpy as np
 
-from eyas.config import MOST_DEPTH
+from eyas.config import MOST_DEPTH, Option
 from eyas.drafters.draft_lm_checkpoint import DraftLMCheckpoint, is_draft_lm, read_draft_lm_checkpoint
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.target import AnswerHead, check_target, check_vocabulary
@@ -41,7 +41,6 @@ from eyas.engine.interfaces import (
     PathCache,
     Runtime,
     TargetCall,
-    option,
 )
 from eyas.engine.tree import DraftTree, Floats, Ints, Prefix, root_only
 from eyas.engine.verification import WALK, RatioTest, Rule
@@ -56,19 +55,27 @@ ROWS = 256  # of one pass over a prompt: bounds the memory of its mask
 class SpsOptions(DraftOptions):
     """How much is drafted, and how it is judged at temperature > 0."""
 
-    sps_length: str | int = option(
-        "heuristic",
-        "tokens drafted at once: a number, heuristic (more after success, fewer after failure), or "
-        "confidence (until the draft is unsure)",
-    )
-    sps_ratio: bool = option(
-        False, "draw drafts and judge them by the ratio test: the answer's distribution stays, its ids do not"
-    )
+    sps_length: Annotated[
+        str | int,
+        Option(
+            "tokens drafted at once: a number, heuristic (more after success, fewer after failure), or "
+            "confidence (until the draft model is unsure)"
+        ),
+    ] = "heuristic"
+    sps_ratio: Annotated[
+        bool,
+        Option(
+            "draw the draft tokens and accept them by speculative (rejection) sampling: the answer has the "
+            "same distribution, but other tokens"
+        ),
+    ] = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ConfigError for a length that is neither a number nor a rule's name."""
         if self.sps_length not in ("heuristic", "confidence") and not 1 <= self.fixed_length <= MOST_DEPTH:
             raise ConfigError(
-                f"sps_length is {self.sps_length!r}; it is heuristic, confidence, or lies in 1..{MOST_DEPTH}."
+                f"sps_length is {self.sps_length!r}, but it must be 'heuristic', 'confidence' or a whole "
+                f"number from 1 to {MOST_DEPTH}."
             )
 
     @property

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from eyas.config import StoppingConfig
 from eyas.engine.interfaces import Runtime
+from eyas.engine.stopping import StoppingConfig
 from eyas.errors import CapacityError
 
 

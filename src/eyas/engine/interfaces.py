@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
-from eyas.config import StackConfig, TreeConfig
+from eyas.config import Options, StackConfig, TreeConfig
 from eyas.engine.costs import CostTable
 from eyas.engine.load import Load
 from eyas.engine.metrics import Laps
@@ -272,22 +272,17 @@ class Runtime(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DraftOptions:
-    """Options of a method beside the tree's. A method with some derives from this.
+class DraftOptions(Options):
+    """Options of a single method, besides those of the tree. A method that has some derives from this.
 
-    A field has its help text in its metadata (`option` makes one), and its name begins with the method's, so
-    that all methods' options live in one flat set. Where an option changes the rule, `rule` says so.
+    A field's name begins with the method's, so that all methods' options live in one flat set. Where an
+    option changes the acceptance rule, `rule` says so.
     """
 
     @property
     def rule(self) -> Rule:
         """How drafts are judged; the walk keeps plain decoding's ids."""
         return WALK
-
-
-def option(default: Any, text: str) -> Any:
-    """A field of `DraftOptions` with its default and help text."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, kw_only=True)

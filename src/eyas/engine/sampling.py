@@ -12,12 +12,15 @@ Processors run in the order of transformers, each on the prefix of its own path 
 This is the reference in NumPy float64; a runtime may be faster, but gives the same ids.
 """
 
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.config import SamplingConfig
+from eyas.config import MAX_SEED, Option, Options
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ConfigError
 
@@ -32,6 +35,111 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+
+
+# Logits that were edited and divided by a temperature stay finite within these.
+LEAST_TEMPERATURE = 1e-300
+LEAST_PENALTY, MOST_PENALTY = 1e-3, 1e3
+MOST_BIAS = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig(Options):
+    """The distribution of the next token (docs/laws.md, L2 and L3) and its draws."""
+
+    title: ClassVar[str] = "sampling"
+
+    temperature: Annotated[
+        float,
+        Option(
+            "how random the answer is: 0 always takes the most probable token", "T", at_least=0, common=True
+        ),
+    ] = 0.0
+    top_k: Annotated[
+        int, Option("sample among the K most probable tokens", "K", at_least=0, off=0, common=True)
+    ] = 0
+    top_p: Annotated[
+        float,
+        Option(
+            "sample among the most probable tokens that together have this probability",
+            "P",
+            above=0,
+            at_most=1,
+            off=1,
+            common=True,
+        ),
+    ] = 1.0
+    min_p: Annotated[
+        float,
+        Option(
+            "drop tokens less probable than this times the most probable one",
+            "P",
+            at_least=0,
+            at_most=1,
+            off=0,
+            common=True,
+        ),
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        Option(
+            "divide the logits of tokens in the prompt and the answer by this",
+            "R",
+            at_least=LEAST_PENALTY,
+            at_most=MOST_PENALTY,
+            off=1,
+            common=True,
+        ),
+    ] = 1.0
+    presence_penalty: Annotated[
+        float,
+        Option("subtract this from the logits of tokens in the answer", "P", at_least=-2, at_most=2, off=0),
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float,
+        Option(
+            "subtract this from a token's logit for each time the answer has it",
+            "P",
+            at_least=-2,
+            at_most=2,
+            off=0,
+        ),
+    ] = 0.0
+    logit_bias: Annotated[
+        Mapping[int, float],
+        Option(
+            "add X to the logit of token ID; may be repeated", "ID=X", at_least=-MOST_BIAS, at_most=MOST_BIAS
+        ),
+    ] = field(default_factory=dict)
+    seed: Annotated[
+        int | None,
+        Option(
+            "seed of the random draws; without it a fresh one, which --json reports",
+            "S",
+            at_least=0,
+            at_most=MAX_SEED,
+            common=True,
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Raise ConfigError for a temperature so low that logits divided by it overflow."""
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ConfigError(
+                f"temperature is {self.temperature}, but it must be 0 (greedy) or at least "
+                f"{LEAST_TEMPERATURE}."
+            )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the token is an argmax, without draws."""
+        return self.temperature == 0
+
+    def drawn_seed(self) -> int:
+        """The seed to use: the one given, 0 when greedy, otherwise a fresh one."""
+        if self.seed is not None:
+            return self.seed
+        return 0 if self.is_greedy else secrets.randbelow(MAX_SEED + 1)
 
 
 def philox(counter: Sequence[NDArray[np.uint64]], key: tuple[int, int]) -> list[NDArray[np.uint64]]:

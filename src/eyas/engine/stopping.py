@@ -7,11 +7,48 @@ that) and any suffix that may begin a stop string. Joined, the pieces are the te
 """
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Protocol
 
-from eyas.config import StoppingConfig
+from eyas.config import Option, Options
+from eyas.errors import ConfigError
 
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppingConfig(Options):
+    """When an answer ends (docs/laws.md, L4)."""
+
+    title: ClassVar[str] = "stopping"
+
+    max_new_tokens: Annotated[int, Option("tokens of the answer at most", at_least=1, common=True)] = 512
+    min_new_tokens: Annotated[
+        int, Option("tokens of the answer at least: no stop token before", at_least=0, off=0)
+    ] = 0
+    stop: Annotated[
+        tuple[str, ...], Option("end the answer before this text; may be repeated", "TEXT", common=True)
+    ] = ()
+    stop_token_ids: Annotated[
+        tuple[int, ...],
+        Option("token ids that also end the answer, separated by spaces or commas", "ID", at_least=0),
+    ] = ()
+    ignore_eos: Annotated[bool, Option("go on past the model's own stop tokens", common=True)] = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):  # one, as OpenAI's interface also takes it; not its letters
+            object.__setattr__(self, "stop", (self.stop,))
+        Options.__post_init__(self)
+
+    def check(self) -> None:
+        """Raise ConfigError for limits that exclude each other, or a stop string that is always there."""
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "
+                f"{self.max_new_tokens}; lower it."
+            )
+        if not all(self.stop):
+            raise ConfigError(f"stop is {self.stop!r}, but a stop string must have at least one character.")
 
 
 class TextDecoder(Protocol):

@@ -1,52 +1,62 @@
 """What a server allows, as one frozen dataclass; the command line is generated from it."""
 
-import math
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
+from eyas.config import Option, Options
 from eyas.errors import ConfigError
 
 MAX_DRAFT_TOKENS, MAX_DEPTH = 255, 16  # of one request's trees: others share its passes
 
 
-def _setting(default: Any, text: str) -> Any:
-    """A field with its default and help text."""
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServeSettings:
+class ServeSettings(Options):
     """Address, limits and manners of one server."""
 
-    host: str = _setting("127.0.0.1", "address to listen on; the default is this machine alone")
-    port: int = _setting(8000, "port to listen on; 0 takes a free one")
-    served_model_name: str | None = _setting(None, "the model's name in the API; without it the model's own")
-    api_key: str | None = _setting(
-        None, "ask for this key (better in the environment variable EYAS_API_KEY: arguments are visible)"
-    )
-    max_concurrent: int = _setting(8, "answers made at the same time")
-    max_queue: int = _setting(64, "answers that may wait; more are refused with status 429")
-    cache_tokens: int | None = _setting(
-        None, "tokens that all caches may hold; without it what max-concurrent full contexts need"
-    )
-    keep: int = _setting(8, "finished conversations whose caches are kept for their next turn")
-    deadline: float = _setting(600.0, "seconds that a request may take, waiting included")
-    drain: float = _setting(60.0, "seconds that running answers get to end after SIGTERM")
-    max_body_bytes: int = _setting(1 << 20, "size of a request's body")
-    max_n: int = _setting(16, "answers that one request may ask for")
-    max_stop: int = _setting(16, "stop strings of a request")
-    log_prompts: bool = _setting(False, "write prompts and answers into the log")
+    title: ClassVar[str] = "server"
 
-    def __post_init__(self) -> None:
-        least = {"port": 0, "max_queue": 0, "keep": 0, "drain": 0, "max_stop": 0}
-        for item in fields(self):
-            value, low = getattr(self, item.name), least.get(item.name, 1)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if not (math.isfinite(value) and value >= low):
-                raise ConfigError(f"{item.name} is {value}, but it must be a number of at least {low}.")
-        if self.port > 65535:
-            raise ConfigError(f"port is {self.port}, but ports end at 65535.")
+    host: Annotated[
+        str, Option("address to listen on; the default serves this machine alone", "ADDRESS", common=True)
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Option("port to listen on; 0 takes a free one", at_least=0, at_most=65535, common=True)
+    ] = 8000
+    served_model_name: Annotated[
+        str | None, Option("the model's name in the API; without it the model's own", "NAME", common=True)
+    ] = None
+    api_key: Annotated[
+        str | None,
+        Option(
+            "refuse requests without this key; better given in the environment variable EYAS_API_KEY, as "
+            "other users can see a program's arguments",
+            "KEY",
+            common=True,
+        ),
+    ] = None
+    max_concurrent: Annotated[int, Option("answers generated at the same time", at_least=1, common=True)] = 8
+    max_queue: Annotated[
+        int, Option("answers that may wait; more are refused with status 429", at_least=0, common=True)
+    ] = 64
+    cache_tokens: Annotated[
+        int | None,
+        Option("tokens in all caches together; without it --max-concurrent times the context", at_least=1),
+    ] = None
+    keep: Annotated[
+        int, Option("finished conversations whose caches are kept for their next turn", at_least=0)
+    ] = 8
+    deadline: Annotated[
+        float, Option("seconds that a request may take, waiting included", "SECONDS", at_least=1)
+    ] = 600.0
+    drain: Annotated[
+        float, Option("seconds that running answers get to finish after SIGTERM", "SECONDS", at_least=0)
+    ] = 60.0
+    max_body_bytes: Annotated[int, Option("size of a request at most, in bytes", at_least=1)] = 1 << 20
+    max_n: Annotated[int, Option("answers that one request may ask for", at_least=1)] = 16
+    max_stop: Annotated[int, Option("stop strings that one request may give", at_least=0)] = 16
+    log_prompts: Annotated[bool, Option("write prompts and answers into the log", common=True)] = False
+
+    def check(self) -> None:
+        """Raise ConfigError for an address or a key that would protect nothing."""
         if not self.host.strip():
             raise ConfigError(
                 "host is empty, which would listen on every address; give one, such as 127.0.0.1, or 0.0.0.0 "

@@ -8,13 +8,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from eyas.api.llm import LLM
 from eyas.api.options import GenerationOptions
-from eyas.config import DraftSampling, SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import MAX_SEED, DraftSampling, Option, Options, TreeConfig
 from eyas.drafters.policy.acceptance import AcceptanceMap, Observation, observed
-from eyas.errors import CheckpointError, ConfigError, DataError
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
+from eyas.errors import CheckpointError, DataError
 from eyas.models import Progress, silent
 from eyas.training.data import Prompt
 
@@ -26,19 +28,16 @@ MODES: dict[str, tuple[float, DraftSampling]] = {  # name in the head's config -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WatchConfig:
+class WatchConfig(Options):
     """What is watched. Trees have sizes of their own, and so no map yet."""
 
-    limit: int = 100  # prompts for each mode
-    max_new_tokens: int = 96
-    draft_tokens: int = 31  # of the trees that are watched
-    depth: int = 6
-    seed: int = 0
+    title: ClassVar[str] = "recipe"
 
-    def __post_init__(self) -> None:
-        for name in ("limit", "max_new_tokens", "draft_tokens", "depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+    limit: Annotated[int, Option("prompts answered for each way of choosing draft tokens", at_least=1)] = 100
+    max_new_tokens: Annotated[int, Option("tokens of an answer at most", at_least=1)] = 96
+    draft_tokens: Annotated[int, Option("nodes of the trees that are watched", at_least=1)] = 31
+    depth: Annotated[int, Option("levels of the trees that are watched", "D", at_least=1)] = 6
+    seed: Annotated[int, Option("seed of the random draws", "S", at_least=0, at_most=MAX_SEED)] = 0
 
 
 def fit_acceptance(

@@ -18,13 +18,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.autoregressive import Autoregressive, Session
 from eyas.engine.cycle import Engine, Request, Run
 from eyas.engine.interfaces import DraftContext, Features, Runtime
 from eyas.engine.metrics import Repeats
-from eyas.engine.sampling import Sampler
-from eyas.engine.stopping import AnswerText, NoText, TextDecoder
+from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.stopping import AnswerText, NoText, StoppingConfig, TextDecoder
 from eyas.errors import DataError
 from eyas.models import Progress, Tokenizer, silent
 from eyas.models.appending import hold, mended

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import TreeConfig
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import Choice, Drafter, DraftOptions, TargetCall
 from eyas.engine.metrics import GenerationStats
-from eyas.engine.sampling import Sampler
-from eyas.engine.stopping import AnswerText, NoText
+from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree import Floats, Ints, node_depths
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.data import Sample

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import fake
-from eyas.config import SamplingConfig, StoppingConfig
 from eyas.drafters.registry import methods
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import DraftFiles, TargetCall
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from eyas.runtimes.native import load_native_runtime
 from eyas.runtimes.native.blocks import NativeDraftStack
 from eyas.runtimes.native.runtime import NativeRuntime
@@ -219,7 +220,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import eyas
 import fake
-from eyas.config import SamplingConfig, StoppingConfig
+from eyas.engine.sampling import SamplingConfig
+from eyas.engine.stopping import StoppingConfig
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import DraftFiles
 from eyas.drafters.registry import methods

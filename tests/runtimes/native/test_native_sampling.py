@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from native_nets import ISAS, engine
 
 from eyas import _native
-from eyas.config import SamplingConfig
-from eyas.engine.sampling import Sampler, keep_top_k, keep_top_p, log_softmax
+from eyas.engine.sampling import Sampler, SamplingConfig, keep_top_k, keep_top_p, log_softmax
 from eyas.runtimes.native.layers import make_matrix
 from eyas.runtimes.native.samplers import NativeSamplers, answer
 

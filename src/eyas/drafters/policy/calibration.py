@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 import eyas
-from eyas.config import SamplingConfig, StoppingConfig, TreeConfig
+from eyas.config import TreeConfig
 from eyas.drafters.autoregressive import Autoregressive
 from eyas.engine.costs import MAX_ROWS, CostTable
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import DraftContext, Drafter, DraftSession, PathCache, Runtime, TargetCall
 from eyas.engine.metrics import Laps
-from eyas.engine.sampling import Sampler
-from eyas.engine.stopping import AnswerText, NoText
+from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree import Ints
 from eyas.errors import ConfigError, DataError
 from eyas.models import cache_dir, locked
