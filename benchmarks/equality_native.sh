@@ -6,7 +6,7 @@
 #   EYAS_EVAL_DATA=folder bash benchmarks/equality_native.sh
 #   EYAS_EVAL_DATA=folder OUT=build/59 bash benchmarks/equality_native.sh --tree fixed --batch 16   # the paper's trees: hours
 #
-# OUT        a folder for each precision goes there (build): answers.jsonl, summary.json
+# OUT        a folder for each precision goes there (build): rows.jsonl, run.json, summary.json
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${EYAS_EVAL_DATA:?set it to the folder with the question files}"

@@ -113,14 +113,14 @@ def test_a_kill_and_ctrl_c_lose_nothing_and_count_nothing_twice(eyas, argv, star
     stopped.send_signal(signal.SIGINT)
     out, err = stopped.communicate()
     assert (stopped.returncode, out) == (130, b"")
-    assert f"{made} of 27 rows are in" in err.decode()
+    assert f"{made} of 27 answers are in" in err.decode()
     assert err.decode().splitlines()[-1] == "eyas: interrupted"
 
     assert eyas(*argv).code == 0
     assert eyas(*argv, "--out", tmp_path / "whole").code == 0
     assert [timeless(row) for row in rows()] == [timeless(row) for row in rows("whole")]
     again = eyas(*argv)
-    assert "27 of 27 rows are in" in again.err
+    assert "27 of 27 answers are in" in again.err
     assert len(rows()) == 27
 
 
@@ -133,7 +133,7 @@ def test_rows_of_other_code_are_refused_unless_asked(eyas, argv, rows, tmp_path,
     assert len(rows()) == 2
     mixed = eyas(*argv, "--repeats", "0", "--mixed")
     assert mixed.code == 0
-    assert "2 of 6 rows are in" in mixed.err
+    assert "2 of 6 answers are in" in mixed.err
     assert len(rows()) == 6
     assert "several codes" in eyas("bench", "report", tmp_path / "out").error
     assert eyas("bench", "report", tmp_path / "out", "--mixed").code == 0
@@ -213,7 +213,7 @@ def test_other_ids_are_a_failed_row_and_never_a_speed(eyas, argv, rows, monkeypa
     monkeypatch.setattr("eyas.bench.run.answered", other)
     done = eyas(*argv, "--repeats", "2", "--json")
     assert done.code == 1
-    assert "3 of 6 answers differ" in done.err
+    assert "3 of 3 answers differ" in done.err
     found = [row for row in rows() if row["contender"] == "eagle2"]
     assert [row["repeat"] for row in found] == [0, 0, 0]
     check = found[0]["check"]
@@ -310,7 +310,7 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(eyas, argv, start, rows, tmp
     assert err.decode().splitlines()[-1].startswith("eyas: error: cannot write")
     made = len(rows())
     assert 0 < made < 12
-    assert f"{made} of 12 rows" in eyas(*argv).err
+    assert f"{made} of 12 answers" in eyas(*argv).err
     assert len(rows()) == 12
 
 

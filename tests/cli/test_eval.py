@@ -26,7 +26,7 @@ def argv(model, questions, tmp_path):
 
 
 def rows(tmp_path):
-    return [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
 
 
 def test_ids_are_equal_and_numbers_are_there(eyas, argv, tmp_path):
@@ -50,13 +50,63 @@ def test_answers_made_together_are_those_made_alone(eyas, argv, tmp_path):
     settings = ("--temperature", "0,1", "--limit", "5", "--json")
     assert eyas(*argv, *settings).code == 0
     alone = {row["key"]: row["token_ids"] for row in rows(tmp_path)}
-    (tmp_path / "out" / "answers.jsonl").unlink()
+    (tmp_path / "out" / "rows.jsonl").unlink()
     done = eyas(*argv, *settings, "--batch", "3")
     assert done.code == 0, done.err
     assert done.document["equality"] == {"equal": 10, "excused": 0, "failed": 0}
     assert {row["key"]: row["token_ids"] for row in rows(tmp_path)} == alone
     assert done.document["conditions"][0]["mean"]["tokens_per_second"] is None
     assert "batch is 0" in eyas(*argv, "--batch", "0").error
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("where", ["begin", "propose"])
+def test_an_answer_that_fails_costs_itself_only(eyas, argv, model, monkeypatch, batch, where):
+    from eyas.drafters.eagle2 import Eagle2
+    from eyas.models import Tokenizer
+
+    [three] = Tokenizer.load(model).encode("3")
+
+    class Picky:
+        """A session that fails on question 3, in its prefill or in its second cycle."""
+
+        def __init__(self, session):
+            self.session, self.is_hard, self.cycles = session, False, 0
+
+        def __getattr__(self, name):
+            return getattr(self.session, name)
+
+        def begin(self, context, keep=0):
+            self.is_hard = three in context.prompt_ids
+            self._stop("begin")
+            self.session.begin(context, keep)
+
+        def propose(self, *arguments):
+            self.cycles += 1
+            if self.cycles > 1:
+                self._stop("propose")
+            return self.session.propose(*arguments)
+
+        def _stop(self, here):
+            if self.is_hard and here == where:
+                raise ValueError("too hard")
+
+    open_session = Eagle2.open
+    monkeypatch.setattr(Eagle2, "open", lambda drafter: Picky(open_session(drafter)))
+    done = eyas(*argv, "--json", "--batch", batch)
+    assert done.code == 1
+    assert [(row["question_id"], row["error"]) for row in done.document["errors"]] == [
+        (3, "ValueError: too hard")
+    ]
+    assert done.document["equality"]["equal"] == 5
+    monkeypatch.setattr(Eagle2, "open", open_session)
+    assert eyas(*argv, "--json", "--batch", batch).document["equality"]["equal"] == 6
+
+
+def test_answers_of_an_older_eyas_are_named(eyas, argv, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "answers.jsonl").write_text("{}")
+    assert "answers.jsonl was written by an older eyas" in eyas(*argv, "--limit", "1").err
 
 
 def test_trees_of_measured_size_are_stored_with_their_costs(eyas, model, questions, tmp_path, monkeypatch):
@@ -101,10 +151,10 @@ def test_other_settings_are_told_apart(eyas, argv, tmp_path):
 
 
 def test_notes_in_the_place_of_answers_are_left_alone(eyas, argv, tmp_path):
-    file = tmp_path / "out" / "answers.jsonl"
+    file = tmp_path / "out" / "rows.jsonl"
     file.parent.mkdir()
     file.write_text("my notes")
-    assert "line 1: no row" in eyas(*argv, "--limit", "1").error
+    assert "line 1: not a result row" in eyas(*argv, "--limit", "1").error
     assert file.read_text() == "my notes"
 
 
@@ -148,7 +198,7 @@ def test_a_difference_is_found_and_fails(eyas, argv, monkeypatch):
 
 
 def wait_for_rows(tmp_path, count, process):
-    file = tmp_path / "out" / "answers.jsonl"
+    file = tmp_path / "out" / "rows.jsonl"
     deadline = time.monotonic() + 240
     while not file.exists() or file.read_bytes().count(b"\n") < count:
         assert process.poll() is None, process.communicate()

@@ -1,26 +1,32 @@
-"""What a benchmark does, in its order, and the identity of each of its rows.
+"""What a measurement does, in its order, and the identity of each of its rows.
 
-A *prompt* is one turn of a question at one temperature and seed. Every contender answers it once without a
-clock (repeat 0: its ids are checked, its cycles counted), then `repeats` times with one. Repeats are
-interleaved over contenders, so that a busy neighbour hurts all alike, and each repeat begins with another
-contender, so that none always follows the same one.
+A *prompt* is one turn of a question at one temperature and seed. Every contender first answers it untimed
+(repeat 0: its ids are checked, its cycles counted), then `repeats` times with a clock. Timed repeats are
+interleaved over contenders, so that a busy neighbour slows all of them alike, and each repeat starts with
+another contender, so that none always follows the same one.
+
+`eyas eval` is such a plan without timed repeats.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from eyas.api.options import GenerationOptions
 from eyas.bench.contenders import Contender
+from eyas.bench.equality import PLAIN
 from eyas.bench.provenance import sources_hash
 from eyas.bench.questions import Question, QuestionSet
 from eyas.engine.interfaces import TargetInfo
 from eyas.errors import ConfigError
 from eyas.models.machine import cpu_model, engine_hash
 
-CHECKED = 0  # the repeat without a clock
+CHECKED = 0  # the untimed repeat
+PLAIN_CONTENDER = Contender(PLAIN, PLAIN)
+WINDOW = 4  # prompts per slot of a batch: enough to keep it full, few enough to leave whole comparisons early
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +37,10 @@ class BenchConfig:
     seeds: tuple[int, ...] = (0,)  # used at temperatures above 0
     limit: int | None = None  # first questions of each file; None is all
     turns: int | None = None  # first turns of each question; None is all
-    repeats: int = 3  # timed ones; 0 measures acceptance alone
-    cycles: bool = True  # keep counts by confidence and position, and where a cycle's time goes
+    repeats: int = 3  # timed ones; 0 measures acceptance only
+    cycles: bool = True  # store counts by confidence and position, and the seconds of each phase of a cycle
+    compare: bool = True  # compare ids with plain decoding's
+    batch: int = 1  # answers generated at a time; above 1 their seconds cannot be told apart
 
     def __post_init__(self) -> None:
         for name in ("temperatures", "seeds"):
@@ -41,14 +49,19 @@ class BenchConfig:
                 raise ConfigError(f"{name} is empty; give at least one value.")
             if len(set(values)) != len(values):
                 raise ConfigError(f"{name} has a value twice: {', '.join(str(v) for v in values)}.")
-        for name, least in (("limit", 1), ("turns", 1), ("repeats", 0)):
+        for name, least in (("limit", 1), ("turns", 1), ("repeats", 0), ("batch", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}, but it must be at least {least}.")
+        if (self.batch > 1 or not self.compare) and (self.repeats or self.turns != 1):
+            raise ConfigError(
+                "answers in a batch, or without a comparison of ids, have no speed and no second turn; "
+                "set repeats=0 and turns=1."
+            )
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class BenchPrompt:
     """One turn of a question, at one temperature and seed."""
 
     questions: QuestionSet
@@ -56,11 +69,11 @@ class Prompt:
     turn: int  # from 1 on
     temperature: float
     seed: int
-    rank: int  # among all prompts: which contender begins
+    rank: int  # among all prompts; decides which contender starts
 
     @property
     def named(self) -> dict[str, Any]:
-        """What a row says about it."""
+        """Its columns in a row."""
         return {
             "set": self.questions.name,
             "question_id": self.question.question_id,
@@ -72,17 +85,17 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class BenchTask:
     """One answer to make: a row.
 
     Attributes:
         options: of the answer. An outside baseline is asked for as many greedy tokens as plain decoding gave.
-        asked: identity of what is asked: question, contender with all options, seed, repeat. Folders are
+        asked: identity of the request: question, contender with all options, seed, repeat. Folders are
             compared by it.
-        key: identity of the row: what is asked, and what answers.
+        key: identity of the row: the request, and the code, model and machine that answer it.
     """
 
-    prompt: Prompt
+    prompt: BenchPrompt
     contender: Contender
     options: GenerationOptions
     repeat: int
@@ -91,7 +104,7 @@ class Task:
 
     @property
     def named(self) -> dict[str, Any]:
-        """What its row says about what is asked."""
+        """The columns of its row that say what is asked."""
         return {
             **self.prompt.named,
             "contender": self.contender.name,
@@ -101,13 +114,15 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All rows of a benchmark.
+class BenchPlan:
+    """All rows of a measurement.
 
     Attributes:
+        contenders: methods with options; with plain decoding among them, it comes first.
+        peers: outside baselines, which answer at temperature 0.
+        base: generation options that all contenders share.
         made: digest of the code, model and machine that answer.
         heads: hash of each contender's draft networks, by its name; None for none.
-        peers: names of outside baselines, which answer at temperature 0.
     """
 
     sets: Sequence[QuestionSet]
@@ -119,7 +134,7 @@ class Plan:
     heads: Mapping[str, str | None]
     _known: dict[tuple[str, float, int], GenerationOptions] = field(default_factory=dict)
 
-    def prompts(self) -> Iterator[Prompt]:
+    def prompts(self) -> Iterator[BenchPrompt]:
         """Every prompt: question by question, so that an early stop leaves whole comparisons."""
         rank = 0
         for questions in self.sets:
@@ -127,10 +142,10 @@ class Plan:
                 for temperature in self.config.temperatures:
                     for seed in self.config.seeds if temperature > 0 else (0,):
                         for turn in range(1, 1 + len(question.turns[: self.config.turns])):
-                            yield Prompt(questions, question, turn, temperature, seed, rank)
+                            yield BenchPrompt(questions, question, turn, temperature, seed, rank)
                             rank += 1
 
-    def tasks(self, prompt: Prompt) -> list[Task]:
+    def tasks(self, prompt: BenchPrompt) -> list[BenchTask]:
         """A prompt's rows in order: plain decoding's checked answer, the others', then the timed repeats."""
         peers = self.peers if prompt.temperature == 0 else ()
         order = [*self.contenders, *peers]
@@ -140,7 +155,7 @@ class Plan:
             tasks += [self.task(prompt, contender, repeat) for contender in order[first:] + order[:first]]
         return tasks
 
-    def task(self, prompt: Prompt, contender: Contender, repeat: int) -> Task:
+    def task(self, prompt: BenchPrompt, contender: Contender, repeat: int) -> BenchTask:
         """One row of a prompt."""
         options = self._settings(contender, prompt.temperature, prompt.seed)
         asked = digest(
@@ -156,11 +171,24 @@ class Plan:
             }
         )
         key = digest({"asked": asked, "made": self.made, "head": self.heads.get(contender.name)})
-        return Task(prompt, contender, options, repeat, asked, key)
+        return BenchTask(prompt, contender, options, repeat, asked, key)
 
-    def plain(self, prompt: Prompt) -> Task:
+    def plain(self, prompt: BenchPrompt) -> BenchTask:
         """Plain decoding's checked answer to a prompt."""
-        return self.task(prompt, self.contenders[0], CHECKED)
+        return self.task(prompt, PLAIN_CONTENDER, CHECKED)
+
+    def steps(self) -> Iterator[list[BenchTask]]:
+        """All rows in the order in which they are made; those of one step are answered in one batch."""
+        if self.config.batch == 1:
+            for prompt in self.prompts():
+                yield from ([task] for task in self.tasks(prompt))
+            return
+        prompts = self.prompts()
+        while window := list(islice(prompts, WINDOW * self.config.batch)):
+            # Sorted by setting: a prompt asked again under the next one finds its prefix in a finished cache.
+            window.sort(key=lambda prompt: (prompt.temperature, prompt.seed))
+            for contender in self.contenders:
+                yield [self.task(prompt, contender, CHECKED) for prompt in window]
 
     def __len__(self) -> int:
         answers = len(self.contenders) * sum(1 for _ in self.prompts())
@@ -190,5 +218,5 @@ def maker(target: TargetInfo, draft_dtype: str) -> dict[str, Any]:
 
 
 def digest(document: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits that name a document."""
+    """32 hexadecimal digits that identify a document."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]

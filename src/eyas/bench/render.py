@@ -1,15 +1,23 @@
 """Tables as Markdown, on a terminal, and as one HTML page that needs nothing else."""
 
 import html
+import io
 import re
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from eyas.bench.files import write_whole
 from eyas.bench.tables import Table
 from eyas.errors import DataError
 
+UNLIMITED = 10_000  # columns: no table is that wide
 # Between such a pair of comments in a Markdown file the tables are put; ids choose some of them.
 _PLACE = re.compile(r"(<!-- eyas bench:([^>]*)-->\n).*?(<!-- /eyas bench -->)", re.S)
 
@@ -78,21 +86,23 @@ def write_markdown(path: Path, tables: Sequence[Table], heading: str) -> None:
     write_whole(path, text)
 
 
-def plain(tables: Iterable[Table]) -> str:
-    """The tables as aligned text."""
-    parts = []
-    for table in tables:
-        lines = [[name.strip() for name, _ in table.columns], *table.cells()]
-        widths = [max(len(line[at]) for line in lines) for at in range(len(table.columns))]
-        text = table.title + "\n"
-        for line in lines:
-            cells = [
-                cell.ljust(width) if form == "text" else cell.rjust(width)
-                for cell, width, (_, form) in zip(line, widths, table.columns, strict=True)
-            ]
-            text += "  " + "  ".join(cells).rstrip() + "\n"
-        parts.append(text + (f"  {table.notes}\n" if table.notes else ""))
-    return "\n".join(parts)
+def terminal(tables: Iterable[Table]) -> str:
+    """The tables as aligned text: as wide as the terminal, or as they need where stdout is not one."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    for at, table in enumerate(tables):
+        shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name, form in table.columns:
+            shown.add_column(name.strip(), justify="left" if form == "text" else "right")
+        for row in table.cells():
+            shown.add_row(*map(Text, row))
+        if at:
+            console.print()
+        for part in (table.title and Text(table.title), shown, table.notes and Text(table.notes)):
+            if part:
+                console.print(part)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "".join(line.rstrip() + "\n" for line in text.splitlines())
 
 
 def page(tables: Iterable[Table], run: Mapping[str, Any], figures: Mapping[str, str], heading: str) -> str:

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eyas.bench.answers import Row, parse_rows
 from eyas.bench.equality import PLAIN
 from eyas.bench.files import write_whole
 from eyas.bench.plan import CHECKED
+from eyas.bench.rows import Row, parse_rows
 from eyas.errors import DataError
 
 ROWS, RUN = "rows.jsonl", "run.json"
@@ -162,3 +162,21 @@ def read_run(path: Path) -> dict[str, Any]:
 def write_run(path: Path, document: Mapping[str, Any]) -> None:
     """Write run.json whole."""
     write_whole(path / RUN, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_session(
+    path: Path, earlier: Mapping[str, Any], described: Mapping[str, Any], session: Mapping[str, Any]
+) -> None:
+    """Write run.json with one more session.
+
+    Args:
+        path: the folder.
+        earlier: its document before this session.
+        described: what the rows refer to (`Bench.describe`), added to that of earlier sessions.
+        session: command line, versions, times.
+    """
+    document = dict(earlier)
+    for name, part in described.items():
+        document[name] = {**document.get(name, {}), **part} if name != "left_out" else part
+    document["sessions"] = [*earlier.get("sessions", []), session]
+    write_run(path, document)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from eyas.bench.answers import Row
 from eyas.bench.cycles import BINS
 from eyas.bench.results import PromptKey, Results, prompt_key, sound
+from eyas.bench.rows import Row
 from eyas.engine.tree import Floats, Ints
 
 DRAWS = 2000  # of a bootstrap

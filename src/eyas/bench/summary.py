@@ -1,38 +1,56 @@
-"""From rows to numbers: acceptance lengths, looping, equality. Pure functions.
+"""From rows to the summary of `eyas eval`: acceptance lengths, looping answers, equality. Pure functions.
 
-An acceptance length of a set is weighted by cycles: all tokens by all cycles of its answers. Over sets the
-mean is taken, so that a long set does not outweigh the others. Seeds of one temperature are taken together.
+An acceptance length of a set pools its cycles: all tokens over all cycles. Over sets the mean is taken, so
+that a long set does not outweigh the others. Seeds of one temperature are pooled.
 """
 
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from eyas.bench.answers import Row
-from eyas.bench.equality import EXCUSED_SHARE, LIMITED
-from eyas.engine.metrics import GenerationStats, mean_acceptance_length
+from eyas.bench import statistics as st
+from eyas.bench.equality import EXCUSED_SHARE, LIMITED, PLAIN
+from eyas.bench.rows import Row
+from eyas.bench.statistics import Sample
 
 STATES = ("equal", "excused", "failed")
 
 
 def summarise(rows: Sequence[Row], dtype: str) -> dict[str, Any]:
-    """The summary of a plan's rows: one entry for each method and temperature, and what did not pass."""
+    """The summary of a plan's rows: an entry for each contender and temperature, and what did not pass."""
     conditions = []
-    for method, temperature in dict.fromkeys((row["method"], row["temperature"]) for row in rows):
-        chosen = [row for row in rows if (row["method"], row["temperature"]) == (method, temperature)]
-        conditions.append({"method": method, "temperature": temperature, **_condition(chosen)})
-    problems = _problems(rows, dtype)
+    for name, temperature in dict.fromkeys((row["contender"], row["temperature"]) for row in rows):
+        chosen = [row for row in rows if (row["contender"], row["temperature"]) == (name, temperature)]
+        conditions.append({"method": name, "temperature": temperature, **_condition(chosen)})
+    found = problems(rows, dtype)
     return {
         "conditions": conditions,
         "equality": _equality(rows),
         "errors": [_named(row) | {"error": row["error"]} for row in rows if row["error"] is not None],
-        "differences": [_named(row) | row["check"] for row in rows if _state(row) in ("excused", "failed")],
-        "problems": problems,
-        "passed": not problems,
+        "differences": [
+            _named(row) | row["check"] for row in rows if _state(row) in ("excused", "failed", "other")
+        ],
+        "problems": found,
+        "passed": not found,
     }
+
+
+def problems(rows: Sequence[Row], dtype: str) -> list[str]:
+    """What keeps checked rows from passing, a sentence each."""
+    found = []
+    lost = sum(row["error"] is not None for row in rows)
+    if lost:
+        found.append(f"{lost} of {len(rows)} answers were lost to errors")
+    counts = _equality(rows)
+    compared = sum(counts.values())
+    if counts["failed"]:
+        found.append(f"{counts['failed']} of {compared} answers differ from plain decoding without excuse")
+    if dtype == LIMITED and counts["excused"] > EXCUSED_SHARE * compared:
+        found.append(
+            f"{counts['excused']} of {compared} answers differ at near ties; {dtype} allows 1 in 100"
+        )
+    return found
 
 
 def _condition(rows: Sequence[Row]) -> dict[str, Any]:
@@ -40,78 +58,55 @@ def _condition(rows: Sequence[Row]) -> dict[str, Any]:
     sets = {name: _numbers([row for row in rows if row["set"] == name]) for name in names}
     whole = _numbers(rows)
     for key in ("acceptance_length", "acceptance_length_without_loops"):
-        whole[key] = _mean(numbers[key] for numbers in sets.values())
+        whole[key] = st.mean(numbers[key] for numbers in sets.values())
     return {"sets": sets, "mean": whole}
 
 
 def _numbers(rows: Sequence[Row]) -> dict[str, Any]:
-    """Numbers of some answers, taken together."""
-    answered = [row for row in rows if row["error"] is None]
-    stats = [read_stats(row["stats"]) for row in answered]
-    loops = [row["loops"] for row in answered]
-    alone = all(row.get("batch", 1) == 1 for row in answered)  # in company, seconds belong to nobody
-    seconds = sum(row.decode_seconds for row in stats if row.cycles)
-    tokens = sum(row.new_tokens - 1 for row in stats if row.cycles)
+    """Numbers of some answers, pooled."""
+    samples = [Sample(row, (), ()) for row in rows if row["error"] is None]
+    loops = [sample.row["loops"] for sample in samples]
     return {
-        "answers": len(answered),
-        "errors": len(rows) - len(answered),
-        "new_tokens": sum(row.new_tokens for row in stats),
-        "acceptance_length": mean_acceptance_length(stats),
-        "acceptance_length_without_loops": mean_acceptance_length(
-            row for row, does_loop in zip(stats, loops, strict=True) if not does_loop
-        ),
+        "answers": len(samples),
+        "errors": len(rows) - len(samples),
+        "new_tokens": sum(sample.stats["new_tokens"] for sample in samples),
+        "acceptance_length": st.tau(samples),
+        "acceptance_length_without_loops": st.tau(sample for sample in samples if not sample.row["loops"]),
         "looping_share": sum(loops) / len(loops) if loops else None,
-        "acceptance_rate_by_depth": _rates(stats),
-        "tokens_per_second": tokens / seconds if seconds > 0 and alone else None,
+        "acceptance_rate_by_depth": _rates(samples),
+        "tokens_per_second": _speed(samples),
         **_equality(rows),
     }
 
 
-def read_stats(stats: Mapping[str, Any]) -> GenerationStats:
-    """The counts of a row as they were before they became JSON."""
-    values: dict[str, Any] = {item.name: stats[item.name] for item in fields(GenerationStats)}
-    for name, value in values.items():
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return GenerationStats(**values)
+def _speed(samples: Sequence[Sample]) -> float | None:
+    """Tokens per second after the first token; None for a batch, whose seconds belong to no single answer."""
+    if any(sample.row.get("batch", 1) > 1 for sample in samples):
+        return None
+    stats = [sample.stats for sample in samples if sample.stats["cycles"]]
+    seconds = sum(row["decode_seconds"] for row in stats)
+    return sum(row["new_tokens"] - 1 for row in stats) / seconds if seconds > 0 else None
 
 
-def _rates(stats: Sequence[GenerationStats]) -> list[float]:
-    """Per depth: cycles whose accepted path reached it, among those whose tree did."""
-    accepted = [sum(at) for at in zip_longest(*(row.accepted_by_depth for row in stats), fillvalue=0)]
-    drafted = [sum(at) for at in zip_longest(*(row.drafted_by_depth for row in stats), fillvalue=0)]
-    return [hits / cycles for hits, cycles in zip(accepted, drafted, strict=True)]
+def _rates(samples: Sequence[Sample]) -> list[float]:
+    """Per depth: cycles whose accepted path reached it, over those whose tree did."""
+    counts = [
+        [sum(at) for at in zip_longest(*(sample.stats[name] for sample in samples), fillvalue=0)]
+        for name in ("accepted_by_depth", "drafted_by_depth")
+    ]
+    return [hits / cycles for hits, cycles in zip(*counts, strict=True)]
 
 
 def _equality(rows: Sequence[Row]) -> dict[str, int]:
-    counts = Counter(_state(row) for row in rows)
+    """Answers by state, of methods that promise plain decoding's ids."""
+    counts = Counter(_state(row) for row in rows if row["lossless"] == "ids")
     return {state: counts[state] for state in STATES}
 
 
-def _problems(rows: Sequence[Row], dtype: str) -> list[str]:
-    """What keeps the evaluation from passing, a sentence each."""
-    problems = []
-    lost = sum(row["error"] is not None for row in rows)
-    if lost:
-        problems.append(f"{lost} of {len(rows)} answers were lost to errors")
-    counts = _equality(rows)
-    compared = sum(counts.values())
-    if counts["failed"]:
-        problems.append(f"{counts['failed']} of {compared} answers differ from plain decoding without excuse")
-    if dtype == LIMITED and counts["excused"] > EXCUSED_SHARE * compared:
-        problems.append(
-            f"{counts['excused']} of {compared} answers differ at near ties; {dtype} allows 1 in 100"
-        )
-    return problems
-
-
 def _state(row: Row) -> str | None:
-    return row["check"]["state"] if row["check"] and row["error"] is None else None
+    """How an answer compares with plain decoding's; None for that one itself and for lost answers."""
+    return None if row["error"] is not None or row["contender"] == PLAIN else row["check"]["state"]
 
 
 def _named(row: Row) -> dict[str, Any]:
     return {key: row[key] for key in ("set", "question_id", "method", "temperature", "seed")}
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None

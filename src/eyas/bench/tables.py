@@ -10,14 +10,15 @@ from itertools import product
 from typing import Any, Literal
 
 from eyas.bench import statistics as st
-from eyas.bench.answers import Row
 from eyas.bench.contenders import EQUAL, PRESETS
 from eyas.bench.equality import PLAIN
 from eyas.bench.results import Results
+from eyas.bench.rows import Row
 from eyas.bench.statistics import Samples
 from eyas.engine.metrics import PASSES
 
 Form = Literal["text", "int", "x", "f2", "f1", "ms", "pct", "pair", "interval", "x-interval"]
+Column = tuple[str, Form]
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 
 
@@ -27,7 +28,7 @@ class Table:
 
     id: str
     title: str
-    columns: Sequence[tuple[str, Form]]
+    columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
     notes: str = ""
 

@@ -3,25 +3,21 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from eyas.api.options import GROUPS, GenerationOptions
-from eyas.bench.answers import AnswerFile
 from eyas.bench.contenders import PRESETS, contenders
-from eyas.bench.equality import EXCUSED_SHARE, LIMITED, PLAIN
 from eyas.bench.peers import PEERS, PeerSettings, load_peers
 from eyas.bench.plan import BenchConfig
-from eyas.bench.provenance import now, provenance
-from eyas.bench.questions import find_question_files, read_questions
-from eyas.bench.results import ROWS, Results, read_run, write_run
+from eyas.bench.provenance import provenance
+from eyas.bench.results import ROWS, Results
 from eyas.bench.run import Bench
-from eyas.cli.aliases import add_aliases, resolve_aliases
+from eyas.bench.summary import problems
+from eyas.cli.aliases import add_aliases
 from eyas.cli.bench_report import add_check, add_mixed, add_plot, add_report, add_spec_bench, export, show
-from eyas.cli.evaluate import CHECK_FAILED, FOLDER, add_question_options
+from eyas.cli.measure import CHECK_FAILED, add_question_options, base_settings, measure, question_sets
 from eyas.cli.output import note
 from eyas.cli.parser import Commands, add_model_options, add_options
-from eyas.cli.session import generation_settings, load_llm
-from eyas.models import progress_bar
+from eyas.cli.session import load_llm
 
 OWN_DEFAULTS = {"max_new_tokens": 128}
 # Lists here, or of no use; options of single methods belong to contenders.
@@ -115,16 +111,9 @@ def _add_peers(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, then report; the exit code says whether every answer is there with its ids."""
-    resolve_aliases(args)
-    temperatures = args.temperature
-    del args.temperature  # a list here, so it is no generation option
-    for temperature in temperatures:
-        generation_settings(args, **OWN_DEFAULTS, temperature=temperature)
-    for seed in args.seeds:
-        generation_settings(args, **OWN_DEFAULTS, seed=seed)
-    base = generation_settings(args, **OWN_DEFAULTS)
+    base = base_settings(args, OWN_DEFAULTS)
     config = BenchConfig(
-        temperatures=temperatures,
+        temperatures=args.temperatures,
         seeds=args.seeds,
         limit=args.limit,
         turns=args.turns,
@@ -132,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         cycles=args.cycles,
     )
     wanted = contenders(args.methods)
-    sets = [read_questions(path) for path in find_question_files(args.questions, os.environ.get(FOLDER))]
+    sets = question_sets(args)
     names = list(PEERS) if args.peers == ["all"] else args.peers
     session = provenance(args.command_line)
     llm = load_llm(args)
@@ -147,51 +136,16 @@ def run(args: argparse.Namespace) -> int:
             gguf_dir=args.gguf_dir,
         ),
     )
-    bench = Bench(llm, sets, wanted, config, base, peers=peers, mixed=args.mixed)
+    bench = Bench(llm, sets, wanted, config, base, peers=peers, foreign="count" if args.mixed else "refuse")
     bench.left_out |= absent
     for name, reason in bench.left_out.items():
         note(f"left out: {name} ({reason})")
-    with AnswerFile(args.out / ROWS) as answers:
-        there = bench.read(answers)
-        if there:
-            note(f"{there} of {len(bench.plan)} rows are in {answers.path} already")
-        earlier = read_run(args.out)
-        _write_session(args.out, earlier, bench, session)
-        with progress_bar() as progress:
-            bench.run(answers, progress)
-    _write_session(args.out, earlier, bench, session | {"ended": now()})
+    measure(bench, args.out, session)
     results = Results.load(args.out, mixed=args.mixed)
     export(args, results)
     show(args, results)
-    problems = shortcomings(results, target.dtype)
-    for problem in problems:
-        note(problem)
-    return CHECK_FAILED if problems else 0
-
-
-def _write_session(out: Path, earlier: dict[str, Any], bench: Bench, session: dict[str, Any]) -> None:
-    """run.json with this session after the earlier ones, and everything that rows refer to."""
-    document = dict(earlier)
-    for name, part in bench.describe().items():
-        document[name] = {**document.get(name, {}), **part} if name != "left_out" else part
-    document["sessions"] = [*earlier.get("sessions", []), session]
-    write_run(out, document)
-
-
-def shortcomings(results: Results, dtype: str) -> list[str]:
-    """What keeps a run from passing, a sentence each."""
     rows = [row for name in results.contenders for row in results.checked(name)]
-    errors = sum(row["error"] is not None for row in rows)
-    failed = sum(row["error"] is None and row["check"]["state"] == "failed" for row in rows)
-    problems = [f"{errors} of {len(rows)} answers were lost to errors"] if errors else []
-    if failed:
-        problems.append(f"{failed} of {len(rows)} answers differ from plain decoding without excuse")
-    compared = [
-        row["check"]["state"]
-        for row in rows
-        if row["error"] is None and row["lossless"] == "ids" and row["contender"] != PLAIN
-    ]
-    excused = compared.count("excused")
-    if dtype == LIMITED and excused > EXCUSED_SHARE * len(compared):
-        problems.append(f"{excused} of {len(compared)} answers differ at near ties; {dtype} allows 1 in 100")
-    return problems
+    found = problems(rows, target.dtype)
+    for problem in found:
+        note(problem)
+    return CHECK_FAILED if found else 0

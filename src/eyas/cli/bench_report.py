@@ -7,10 +7,10 @@ from eyas.bench import check, plots
 from eyas.bench.expectations import expectations
 from eyas.bench.export import write_spec_bench
 from eyas.bench.files import write_whole
-from eyas.bench.render import page, plain, write_markdown
+from eyas.bench.render import page, terminal, write_markdown
 from eyas.bench.results import Results
 from eyas.bench.tables import Table, tables
-from eyas.cli.evaluate import CHECK_FAILED
+from eyas.cli.measure import CHECK_FAILED
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands
 from eyas.errors import ConfigError
@@ -62,7 +62,7 @@ def show(args: argparse.Namespace, results: Results) -> None:
     if args.json:
         write_json({"run": results.run, "tables": {table.id: table.to_dict() for table in found}})
     else:
-        write(plain(found))
+        write(terminal(found))
 
 
 def export(args: argparse.Namespace, results: Results) -> None:
@@ -150,7 +150,7 @@ def run_check(args: argparse.Namespace) -> int:
     if args.json:
         write_json({"passed": not worse, **found.to_dict()})
     else:
-        write(plain([found]))
+        write(terminal([found]))
     for change in worse:
         note(f"{change.contender} at T={change.temperature:g}: {change.verdict} ({change.change:+.1%})")
     return CHECK_FAILED if worse else 0

@@ -1,7 +1,6 @@
-"""The file of answers: one JSON object a line, appended and synced one by one, so that a kill loses one.
+"""The file of results: one JSON object per line, appended and synced one by one, so a kill loses at most one.
 
-A row's `key` is a hash of everything that determines the answer; of several rows with one key the last
-counts.
+A row's `key` is a hash of everything that determines it. Of several rows with one key the last one counts.
 """
 
 import json
@@ -17,14 +16,14 @@ Row = dict[str, Any]
 BEGINNING = b'{"key": "'  # of every row that `append` writes
 
 
-class AnswerFile:
-    """Rows on disk, `rows` by key. One process at a time; use it as a context."""
+class RowFile:
+    """Rows on disk; `rows` holds them by key. One process at a time; use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file.
 
         Raises:
-            DataError: another process writes to it, or a line of it is no row; it stays as it was.
+            DataError: another process writes to it, or a line is not a row. The file is left as it was.
         """
         self.path = path
         try:
@@ -51,10 +50,10 @@ class AnswerFile:
         """Write a row and wait until it is on the disk.
 
         Raises:
-            DataError: the disk is full or gone; what was written before stays.
+            DataError: the disk is full or gone. Rows written before stay.
         """
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-        # A file's name may be no UTF-8; what is left of it is an escape in JSON too.
+        # A file name need not be UTF-8; the undecodable part is written as an escape, which JSON allows.
         self._write(line.encode(errors="backslashreplace"))
         self.rows[row["key"]] = row
 
@@ -63,7 +62,7 @@ class AnswerFile:
         try:
             written = self._file.write(line)
             if written != len(line):
-                raise OSError(0, "the disk took a part of a row only")
+                raise OSError(0, "only part of a row fitted on the disk")
             os.fsync(self._file.fileno())
         except OSError as error:
             self._file.truncate(size)
@@ -84,10 +83,10 @@ class AnswerFile:
 
 
 def parse_rows(content: bytes, path: Path) -> dict[str, Row]:
-    """Rows by key, from the lines of a file; what follows the last line feed is left out.
+    """Rows by key, from the lines of a file; text after the last line feed is left out.
 
     Raises:
-        DataError: a line is broken; its number is named.
+        DataError: a line is broken; the message gives its number.
     """
     rows: dict[str, Row] = {}
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
@@ -96,11 +95,11 @@ def parse_rows(content: bytes, path: Path) -> dict[str, Row]:
             rows[row["key"]] = row
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(
-                f"{path}, line {number}: no row of an evaluation; remove the line or choose another --out."
+                f"{path}, line {number}: not a result row; remove the line or choose another --out."
             ) from None
     return rows
 
 
-def described(error: Exception) -> str:
-    """An error as a row keeps it."""
+def error_text(error: Exception) -> str:
+    """An error as a row stores it: type and message on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
