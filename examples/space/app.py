@@ -1,6 +1,6 @@
-"""A hosted demo: a chat over the Python interface, and how many passes of the model each answer took.
+"""A chat page in a few lines, for hosts of demos: it streams answers and counts the passes of the model.
 
-`pip install ".[demo]"`, then `python examples/space/app.py`. The variable EYAS_MODEL names another model.
+`pip install ".[demo]"`, then `python examples/space/app.py`. The environment variable EYAS_MODEL names another model.
 """
 
 import os
@@ -14,7 +14,7 @@ llm = eyas.load(os.environ.get("EYAS_MODEL"))
 
 
 def answer(message: str, history: list[dict[str, str]], temperature: float, seed: float) -> Iterator[str]:
-    """The answer as it grows, then what it took."""
+    """Yield the answer as it grows, then show how many passes of the model it took."""
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in history]
     messages = [*turns, {"role": "user", "content": message}]
     stream = llm.stream(messages, temperature=temperature, seed=int(seed), max_new_tokens=256)
@@ -29,7 +29,7 @@ def answer(message: str, history: list[dict[str, str]], temperature: float, seed
 demo = gr.ChatInterface(
     answer,
     title="eyas",
-    description="EAGLE-2 draft trees: the tokens of plain decoding, from fewer passes of the model.",
+    description="EAGLE-2 draft trees: the same tokens as plain decoding, from fewer passes of the model.",
     additional_inputs=[
         gr.Slider(0, 2, value=0, step=0.1, label="Temperature"),
         gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed"),
