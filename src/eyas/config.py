@@ -310,20 +310,3 @@ class TreeConfig(Options):
     def is_auto(self) -> bool:
         """Whether each cycle chooses the size of its tree."""
         return self.tree == "auto"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackConfig:
-    """A stack of Llama-family decoder layers, as a draft network uses it."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    qkv_bias: bool = False
-    first_input_norm: bool = True  # an EAGLE head's first layer has no input norm
-    final_norm: bool = True  # an EAGLE head has none: its output lives in the target's feature space

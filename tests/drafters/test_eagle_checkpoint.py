@@ -53,8 +53,9 @@ def test_the_weights_decide_about_the_bias(tmp_path, bias, layers, said):
     checkpoint = read_eagle_checkpoint(directory)
     assert ("fc.bias" in checkpoint.weights) is bias
     assert checkpoint.stack.num_layers == layers
-    assert checkpoint.stack.rope_theta == 10000.0  # unsaid means that, whatever the target has
-    assert not checkpoint.stack.first_input_norm
+    # Unsaid means that, whatever the target has.
+    assert checkpoint.stack.layers[0].attention.rope.theta == 10000.0
+    assert not checkpoint.stack.layers[0].norms.attention_input
 
 
 def test_an_embedding_may_be_there(head):

@@ -9,7 +9,7 @@ SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "num_kv_hea
 
 def test_equal_descriptions_are_equal_and_have_one_hash():
     one, other = (llama_stack(**SIZES, num_layers=2, rope_theta=500.0) for _ in range(2))
-    assert one == other and hash(one) == hash(other) and repr(one) == repr(other)
+    assert (one, hash(one), repr(one)) == (other, hash(other), repr(other))
     assert one != llama_stack(**SIZES, num_layers=2, rope_theta=501.0)
 
 

@@ -7,40 +7,23 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyas.config import StackConfig
+from eyas.models.families.common import DRAFT
+from eyas.models.spec import llama_stack
+from eyas.models.tensors import stack_shapes
 from eyas.runtimes.torch.stack import TorchDraftStack
 
 SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 STACKS = {
-    "head": StackConfig(**SIZES, num_layers=1, first_input_norm=False, final_norm=False),
-    "two-layer-head": StackConfig(**SIZES, num_layers=2, first_input_norm=False, final_norm=False),
-    "biased": StackConfig(**SIZES, num_layers=2, qkv_bias=True, rope_theta=500.0),
+    "head": llama_stack(**SIZES, num_layers=1, first_input_norm=False, final_norm=False),
+    "two-layer-head": llama_stack(**SIZES, num_layers=2, first_input_norm=False, final_norm=False),
+    "biased": llama_stack(**SIZES, num_layers=2, qkv_bias=True, rope_theta=500.0),
 }
 
 
 def random_weights(config, seed=0):
     """Arrays by checkpoint name, for exactly the tensors that the config has."""
     generator = np.random.default_rng(seed)
-    wide, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes = {"norm.weight": (wide,)} if config.final_norm else {}
-    for layer in range(config.num_layers):
-        at = f"layers.{layer}."
-        shapes |= {
-            f"{at}self_attn.q_proj.weight": (queries, wide),
-            f"{at}self_attn.k_proj.weight": (keys, wide),
-            f"{at}self_attn.v_proj.weight": (keys, wide),
-            f"{at}self_attn.o_proj.weight": (wide, queries),
-            f"{at}mlp.gate_proj.weight": (inner, wide),
-            f"{at}mlp.up_proj.weight": (inner, wide),
-            f"{at}mlp.down_proj.weight": (wide, inner),
-            f"{at}post_attention_layernorm.weight": (wide,),
-        }
-        if layer or config.first_input_norm:
-            shapes[f"{at}input_layernorm.weight"] = (wide,)
-        if config.qkv_bias:
-            outputs = {"q": queries, "k": keys, "v": keys}
-            shapes |= {f"{at}self_attn.{name}_proj.bias": (size,) for name, size in outputs.items()}
+    shapes = DRAFT.shapes(stack_shapes(config))
     return {name: generator.normal(scale=0.3, size=shape) for name, shape in shapes.items()}
 
 
@@ -107,7 +90,7 @@ def test_a_tree_is_its_paths_and_a_commit_is_a_causal_pass(stack, prefix, sizes,
 
 
 def test_the_layers_are_llamas(llama):
-    config = StackConfig(**SIZES, num_layers=2, rms_norm_eps=1e-5)
+    config = llama_stack(**SIZES, num_layers=2, rms_norm_eps=1e-5)
     weights = random_weights(config)
     stock = transformers.LlamaModel(
         transformers.LlamaConfig(

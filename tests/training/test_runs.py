@@ -299,7 +299,7 @@ def test_a_run_begins_with_the_layers_of_the_head_it_starts_from(runtime, sample
     place = tmp_path / "head"
     train_head(runtime, samples[:10], short(), work=tmp_path / "run", place=place, start=start)
     made = read_eagle_checkpoint(place)
-    assert (made.stack.num_layers, made.stack.intermediate_size) == (2, 24)
+    assert (made.stack.num_layers, made.stack.mlp_size) == (2, 24)
     recipe = made.config["provenance"]["recipe"]
     assert (recipe["layers"], recipe["intermediate_size"]) == (2, 24)
     for changes in ({"layers": 3}, {"intermediate_size": 48}):

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.config import StackConfig
 from eyas.drafters.network_files import (
     Arrays,
     StoredPrecision,
@@ -27,6 +26,7 @@ from eyas.drafters.network_files import (
     take_draft_ids,
     write_network,
 )
+from eyas.models.spec import StackSpec
 
 FILES = ("model.safetensors",)
 MODEL_TYPE = "eyas-draft-lm"
@@ -44,7 +44,7 @@ class DraftLMCheckpoint:
         config: the whole config.json.
     """
 
-    stack: StackConfig
+    stack: StackSpec
     weights: Arrays
     draft_ids: NDArray[np.int64] | None
     fingerprint: str | None

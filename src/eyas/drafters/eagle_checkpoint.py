@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.config import StackConfig
 from eyas.drafters.network_files import (
     Arrays,
     check_names,
@@ -33,6 +32,7 @@ from eyas.drafters.network_files import (
 )
 from eyas.drafters.policy.acceptance import AcceptanceMap
 from eyas.errors import CheckpointError, DataError
+from eyas.models.spec import StackSpec
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 DEFAULT_COUPLED_SCALE = (1.0,)
@@ -55,7 +55,7 @@ class EagleCheckpoint:
         config: the whole config.json.
     """
 
-    stack: StackConfig
+    stack: StackSpec
     weights: Arrays
     draft_ids: NDArray[np.int64] | None
     fingerprint: str | None
@@ -132,7 +132,7 @@ def export_plain(source: Path, target: Path) -> None:
     write_eagle_checkpoint(target, checkpoint.weights, config, None)
 
 
-def expected_shapes(stack: StackConfig, fc_bias: bool) -> dict[str, tuple[int, ...]]:
+def expected_shapes(stack: StackSpec, fc_bias: bool) -> dict[str, tuple[int, ...]]:
     """Every weight that a head of these sizes has, without `d2t`."""
     hidden = stack.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"fc.weight": (hidden, 2 * hidden)}
@@ -141,7 +141,7 @@ def expected_shapes(stack: StackConfig, fc_bias: bool) -> dict[str, tuple[int, .
     return shapes | stack_shapes(stack)
 
 
-def _stack(config: dict[str, Any], directory: Path) -> StackConfig:
+def _stack(config: dict[str, Any], directory: Path) -> StackSpec:
     """The first layer has no input norm, and the output, in the target's feature space, no final one."""
     return stack_config(config, directory, first_input_norm=False, final_norm=False)
 

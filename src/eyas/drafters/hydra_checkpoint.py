@@ -22,7 +22,6 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.config import StackConfig
 from eyas.drafters.network_files import (
     Arrays,
     StoredPrecision,
@@ -36,6 +35,7 @@ from eyas.drafters.network_files import (
     write_network,
 )
 from eyas.errors import CheckpointError
+from eyas.models.spec import StackSpec
 
 FILES = ("model.safetensors", "hydra_lm_head.safetensors", "hydra_lm_head.pt")
 PREFIX = "prefix_embeding_layer."
@@ -64,7 +64,7 @@ class HydraSizes:
     heads: int
     layers: int
     hidden_size: int
-    prefix: StackConfig | None
+    prefix: StackSpec | None
 
     @property
     def places(self) -> list[int]:

@@ -17,9 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.config import StackConfig
 from eyas.errors import CheckpointError
+from eyas.models.families.common import DRAFT
 from eyas.models.gguf_convert import to_bfloat16
+from eyas.models.spec import GatedMLP, StackSpec, llama_stack
+from eyas.models.tensors import stack_shapes as shapes_of
 from eyas.models.weights import read_header, read_json, read_tensor, write_safetensors
 
 Arrays = dict[str, NDArray[Any]]
@@ -142,7 +144,7 @@ def write_network(
 
 def stack_config(
     config: Mapping[str, Any], directory: Path, *, first_input_norm: bool = True, final_norm: bool = True
-) -> StackConfig:
+) -> StackSpec:
     """The decoder layers that a network's config.json describes.
 
     Raises:
@@ -167,7 +169,7 @@ def stack_config(
         )
     if config.get("rope_scaling") is not None:
         raise CheckpointError(f"{directory}/config.json has rope_scaling, which heads never have.")
-    return StackConfig(
+    return llama_stack(
         hidden_size=hidden,
         intermediate_size=inter,
         num_layers=layers,
@@ -182,45 +184,27 @@ def stack_config(
     )
 
 
-def stack_document(stack: StackConfig) -> dict[str, Any]:
+def stack_document(stack: StackSpec) -> dict[str, Any]:
     """The same sizes as entries of a Llama's config.json."""
+    layer = stack.layers[0]
+    assert isinstance(layer.mlp, GatedMLP), "draft layers have one MLP"
+    assert layer.attention.rope is not None, "draft layers rotate their heads"
     return {
         "hidden_size": stack.hidden_size,
-        "intermediate_size": stack.intermediate_size,
+        "intermediate_size": layer.mlp.size,
         "num_hidden_layers": stack.num_layers,
-        "num_attention_heads": stack.num_heads,
-        "num_key_value_heads": stack.num_kv_heads,
-        "hidden_act": "silu",
-        "rms_norm_eps": stack.rms_norm_eps,
-        "rope_theta": stack.rope_theta,
+        "num_attention_heads": layer.attention.heads,
+        "num_key_value_heads": layer.attention.kv_heads,
+        "hidden_act": layer.mlp.activation,
+        "rms_norm_eps": layer.norms.eps,
+        "rope_theta": layer.attention.rope.theta,
         "rope_scaling": None,
     }
 
 
-def stack_shapes(stack: StackConfig, prefix: str = "") -> dict[str, tuple[int, ...]]:
+def stack_shapes(stack: StackSpec, prefix: str = "") -> dict[str, tuple[int, ...]]:
     """Every weight of a stack of decoder layers, its name behind `prefix`."""
-    hidden, inter = stack.hidden_size, stack.intermediate_size
-    query, key = stack.num_heads * stack.head_dim, stack.num_kv_heads * stack.head_dim
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in range(stack.num_layers):
-        name = f"{prefix}layers.{layer}."
-        shapes |= {
-            f"{name}self_attn.q_proj.weight": (query, hidden),
-            f"{name}self_attn.k_proj.weight": (key, hidden),
-            f"{name}self_attn.v_proj.weight": (key, hidden),
-            f"{name}self_attn.o_proj.weight": (hidden, query),
-            f"{name}mlp.gate_proj.weight": (inter, hidden),
-            f"{name}mlp.up_proj.weight": (inter, hidden),
-            f"{name}mlp.down_proj.weight": (hidden, inter),
-            f"{name}post_attention_layernorm.weight": (hidden,),
-        }
-        if layer or stack.first_input_norm:
-            shapes[f"{name}input_layernorm.weight"] = (hidden,)
-        if stack.qkv_bias:
-            shapes |= {f"{name}self_attn.{x}_proj.bias": (query if x == "q" else key,) for x in "qkv"}
-    if stack.final_norm:
-        shapes[f"{prefix}norm.weight"] = (hidden,)
-    return shapes
+    return {prefix + name: shape for name, shape in DRAFT.shapes(shapes_of(stack)).items()}
 
 
 def _read_safetensors(path: Path) -> Arrays:

@@ -22,13 +22,14 @@ from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
-from eyas.config import Options, StackConfig, TreeConfig
+from eyas.config import Options, TreeConfig
 from eyas.engine.costs import CostTable
 from eyas.engine.load import Load
 from eyas.engine.metrics import Laps
 from eyas.engine.sampling import Sampler, best_of_row, log_softmax
 from eyas.engine.tree import DraftTree, Floats, Ints
 from eyas.engine.verification import WALK, Rule
+from eyas.models.spec import StackSpec
 
 Weights = Mapping[str, NDArray[Any]]
 # Which of the target's hidden states a drafter reads, side by side, as `hidden_states` of transformers counts
@@ -262,7 +263,7 @@ class Runtime(Protocol):
         """
         ...
 
-    def decoder_stack(self, config: StackConfig, weights: Weights) -> DraftStack:
+    def decoder_stack(self, spec: StackSpec, weights: Weights) -> DraftStack:
         """Decoder layers from weights named `layers.0.self_attn.q_proj.weight` and so on."""
         ...
 

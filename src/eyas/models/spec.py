@@ -11,6 +11,7 @@ size. A linear layer's weight is (outputs, inputs), as PyTorch and safetensors s
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, Self
 
 import numpy as np
@@ -83,6 +84,7 @@ class Rope:
         return self.factor == 1.0 and self.inverse_frequencies == _frequencies(self.theta, self.dim)
 
 
+@cache
 def _frequencies(theta: float, dim: int) -> tuple[float, ...]:
     exponents = np.arange(0, dim, 2, dtype=np.float64) / dim
     return tuple(float(frequency) for frequency in 1.0 / theta**exponents)
@@ -179,6 +181,12 @@ class StackSpec:
     def num_layers(self) -> int:
         """Number of layers."""
         return len(self.layers)
+
+    @property
+    def mlp_size(self) -> int:
+        """I of the first layer, or of one of its experts."""
+        mlp = self.layers[0].mlp
+        return mlp.size if isinstance(mlp, GatedMLP) else mlp.expert.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eyas.config import StackConfig
 from eyas.drafters.hydra_checkpoint import PREFIX, HydraSizes
 from eyas.drafters.network_files import stack_document
+from eyas.models.spec import StackSpec
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
 
 Rows = tuple[Tensor, Tensor]  # (R,) samples and (R,) rows in them
@@ -163,7 +163,7 @@ class DraftLMNetwork(nn.Module):
 
     ahead = 0
 
-    def __init__(self, config: StackConfig) -> None:
+    def __init__(self, config: StackSpec) -> None:
         super().__init__()
         self.stack = quiet(DecoderStack(config))
 
@@ -174,7 +174,7 @@ class DraftLMNetwork(nn.Module):
 
     def document(self) -> dict[str, Any]:
         """Entries of config.json."""
-        return stack_document(self.stack.config)
+        return stack_document(self.stack.spec)
 
     def to_weights(self) -> dict[str, NDArray[Any]]:
         """By the names of the checkpoint."""

@@ -81,7 +81,7 @@ def head_config(
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **stack_document(network.stack.config),
+        **stack_document(network.stack.spec),
         "max_position_embeddings": runtime.target.context_limit,
         "vocab_size": runtime.target.vocab_size,
         "torch_dtype": "bfloat16",
@@ -170,11 +170,11 @@ def _begin(
     stack = checkpoint.stack
     for name, given, has in (
         ("layers", config.layers, stack.num_layers),
-        ("intermediate_size", config.intermediate_size, stack.intermediate_size),
+        ("intermediate_size", config.intermediate_size, stack.mlp_size),
     ):
         if given not in (None, has):
             raise ConfigError(
                 f"{name} is {given}, but the head {start} to start from has {has}; leave out one of the two."
             )
-    recipe = replace(config, layers=stack.num_layers, intermediate_size=stack.intermediate_size)
+    recipe = replace(config, layers=stack.num_layers, intermediate_size=stack.mlp_size)
     return HeadNetwork.from_checkpoint(checkpoint), checkpoint.draft_ids, recipe

@@ -7,14 +7,13 @@ ships, and why.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.config import StackConfig
+from eyas.models.spec import StackSpec, llama_stack
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import HeadConfig
 from eyas.training.data import Sample
@@ -59,7 +58,7 @@ class HeadTrainer(Trainer[HeadConfig, HeadNetwork]):
 
     def empty_network(self) -> HeadNetwork:
         """A head of the same layers."""
-        return HeadNetwork(self.network.stack.config)
+        return HeadNetwork(self.network.stack.spec)
 
     def loss(self, samples: list[Sample], generator: torch.Generator) -> tuple[Tensor, list[float]]:
         """A batch's loss, and per step the share of rows where draft and target agree on the best token."""
@@ -151,17 +150,25 @@ def draw_chains(weights: Tensor, share: float, generator: torch.Generator) -> tu
     return pad_rows(found, most), pad_rows(asked, most)
 
 
-def stack_of(runtime: TorchRuntime, config: HeadConfig) -> StackConfig:
+def stack_of(runtime: TorchRuntime, config: HeadConfig) -> StackSpec:
     """A head's layers: no input norm in the first, and an output in the target's feature space."""
-    stack = layers_of(runtime, config.layers or 1, config.intermediate_size)
-    return replace(stack, first_input_norm=False, final_norm=False)
+    return layers_of(
+        runtime, config.layers or 1, config.intermediate_size, first_input_norm=False, final_norm=False
+    )
 
 
-def layers_of(runtime: TorchRuntime, count: int, intermediate_size: int | None) -> StackConfig:
-    """Decoder layers sized like the target's, with a final norm."""
+def layers_of(
+    runtime: TorchRuntime,
+    count: int,
+    intermediate_size: int | None,
+    *,
+    first_input_norm: bool = True,
+    final_norm: bool = True,
+) -> StackSpec:
+    """Decoder layers sized like the target's."""
     target = runtime.model.config.get_text_config(decoder=True)
     heads = int(target.num_attention_heads)
-    return StackConfig(
+    return llama_stack(
         hidden_size=runtime.target.hidden_size,
         intermediate_size=intermediate_size or int(target.intermediate_size),
         num_layers=count,
@@ -170,6 +177,8 @@ def layers_of(runtime: TorchRuntime, count: int, intermediate_size: int | None) 
         head_dim=runtime.target.hidden_size // heads,
         rms_norm_eps=float(getattr(target, "rms_norm_eps", 1e-6)),
         rope_theta=_rope_theta(target),
+        first_input_norm=first_input_norm,
+        final_norm=final_norm,
     )
 
 

@@ -23,15 +23,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eyas.config import StackConfig
 from eyas.drafters.eagle_checkpoint import EagleCheckpoint
+from eyas.models.spec import StackSpec
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
 
 
 class HeadNetwork(nn.Module):
     """fc over [embedding; feature], then decoder layers. Parameter names are those of the checkpoint."""
 
-    def __init__(self, config: StackConfig) -> None:
+    def __init__(self, config: StackSpec) -> None:
         super().__init__()
         self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size)
         self.stack = DecoderStack(config)

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from eyas import _native
-from eyas.runtimes.native.layers import interleave, make_matrix
+from eyas.runtimes.native.matrices import interleave, make_matrix
 
 KINDS = ("float32", "bfloat16", "int8")
 ISAS = [name for name in ("avx512bf16", "avx512", "avx2", "portable") if _native.has_isa(name)]

@@ -1,5 +1,6 @@
 """The packed file: made once, shared, never half there, and made anew where it is broken."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,8 +13,9 @@ import pytest
 
 from eyas.engine.interfaces import TargetCall
 from eyas.errors import FetchError
-from eyas.models import cache_dir
-from eyas.runtimes.native import load_native_runtime, packing
+from eyas.models import cache_dir, digests, packed
+from eyas.models.families import open_tensors, read_spec
+from eyas.runtimes.native import load_native_runtime, matrices, packing
 from tiny import write_llama
 
 KINDS = ["float32", "bfloat16", "int8"]
@@ -45,11 +47,11 @@ def test_a_file_is_written_once_and_gives_the_same_bits(original, dtype, monkeyp
     wanted = logits(original, dtype)
     [file] = packed_files()
     assert dtype in file.name
-    status = file.stat()
+    inode = file.stat().st_ino
     monkeypatch.setattr(packing.PackedWeights, "_write", None)  # would be an error
     np.testing.assert_array_equal(logits(original, dtype), wanted)
     assert packed_files() == [file]
-    assert (file.stat().st_mtime_ns, file.stat().st_ino) == (status.st_mtime_ns, status.st_ino)
+    assert file.stat().st_ino == inode
     monkeypatch.setattr(packing, "SMALL", 1 << 30)  # packed in memory instead
     np.testing.assert_array_equal(logits(original, dtype), wanted)
 
@@ -78,16 +80,99 @@ def test_the_file_is_mapped_and_so_shared(original):
     assert runtime.packed.num_bytes <= file.stat().st_size
 
 
-def test_another_weight_file_is_another_name(original, tmp_path):
+def test_another_weight_is_another_name(original, tmp_path):
     model = shutil.copytree(original, tmp_path / "model")
     logits(model)
     weights = model / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-3] ^= 0x20  # the fingerprint's sample may miss it, the time of the change does not
+    content, status = bytearray(weights.read_bytes()), weights.stat()
+    content[-3] ^= 0x20  # the fingerprint's sample of the weights may miss it
     weights.write_bytes(content)
-    os.utime(weights, ns=(1, 1))
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
     logits(model)
     assert len(packed_files()) == 2
+
+
+def test_another_description_is_another_name(original, tmp_path):
+    """A tied LM head is another matrix of the same shape, from the same files."""
+    model = shutil.copytree(original, tmp_path / "model")
+    untied = logits(model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    assert not np.array_equal(logits(model), untied)
+
+
+def test_a_copy_or_a_new_time_stamp_packs_nothing_again(original, tmp_path, monkeypatch):
+    wanted = logits(original)
+    monkeypatch.setattr(packing.PackedWeights, "_write", None)  # would be an error
+    copy = shutil.copytree(original, tmp_path / "elsewhere")
+    os.utime(copy / "model.safetensors", ns=(1, 1))
+    np.testing.assert_array_equal(logits(copy), wanted)
+    assert len(packed_files()) == 1
+
+
+def test_a_model_is_read_whole_once(original, monkeypatch):
+    logits(original)
+    monkeypatch.setattr(digests, "_sha256", None)  # would be an error
+    logits(original)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{"])
+def test_broken_memories_of_digests_do_no_harm(original, content):
+    wanted = logits(original)
+    (cache_dir() / "digests.json").write_text(content)
+    np.testing.assert_array_equal(logits(original), wanted)
+    assert len(packed_files()) == 1
+
+
+def test_another_layout_is_another_name(original, monkeypatch):
+    logits(original)
+    matrices.layout_key.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(matrices, "_LANES", 8)  # packs gate and up in another order
+        name = packing.packed_path(tensors_of(original), "float32").name
+    matrices.layout_key.cache_clear()
+    [file] = packed_files()
+    assert name.split("-")[:2] == file.name.split("-")[:2]
+    assert name != file.name
+
+
+def tensors_of(directory):
+    return open_tensors(directory, read_spec(directory))
+
+
+def test_unused_files_of_other_layouts_go(original, tmp_path):
+    folder = cache_dir() / "packed"
+    folder.mkdir(parents=True)
+    old = folder / "0123456789abcdef-float32-00000000.safetensors"
+    older = folder / "0123456789abcdef-89abcdef-float32-1.safetensors"  # named as files once were
+    fresh = folder / "fedcba9876543210-float32-00000000.safetensors"
+    for path in (old, older, fresh):
+        path.write_bytes(b"x" * 100)
+    for path in (old, older):
+        os.utime(path, (0, 0))
+    logits(original)
+    assert not old.exists()
+    assert not older.exists()
+    assert fresh.exists(), "another version of eyas may be using it"
+
+
+def test_the_least_recently_used_files_go_beyond_the_limit(original, tmp_path, monkeypatch):
+    models = [original, *(write_llama(tmp_path / str(seed), seed=seed) for seed in (1, 2))]
+    for model in models[:2]:
+        logits(model)
+    size = packed_files()[0].stat().st_size
+    for age, path in enumerate(sorted(packed_files(), key=lambda path: path.stat().st_mtime_ns)):
+        os.utime(path, (age + 1, age + 1))
+    logits(models[0])  # used again: now the second model's is the oldest
+    [second] = [path for path in packed_files() if path.stat().st_mtime < 100]
+    monkeypatch.setattr(packed, "LIMIT", 2 * size + size // 2)
+    logits(models[2])
+    assert len(packed_files()) == 2
+    assert not second.exists()
+    monkeypatch.setattr(packed, "LIMIT", 0)
+    logits(models[2])
+    logits(models[1])
+    assert len(packed_files()) == 1, "the one in use stays"
 
 
 @pytest.mark.parametrize("dtype", KINDS)

@@ -8,7 +8,7 @@ from native_nets import ISAS, KINDS, SHAPES, engine, net, quantised, reference, 
 
 from eyas import _native
 from eyas.errors import ModelError
-from eyas.runtimes.native.layers import make_matrix
+from eyas.runtimes.native.matrices import make_matrix
 
 quick = settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 INT8_INPUTS = 64  # of a row that share a scale

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from native_nets import CASES, ISAS, KINDS, SHAPES, engine, net, same_bits
 
 from eyas import _native
-from eyas.runtimes.native.layers import make_matrix
+from eyas.runtimes.native.matrices import make_matrix
 
 quick = settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 every_isa = pytest.mark.parametrize("isa", ISAS)

@@ -9,7 +9,7 @@ from native_nets import ISAS, engine
 
 from eyas import _native
 from eyas.engine.sampling import Sampler, SamplingConfig, keep_top_k, keep_top_p, log_softmax
-from eyas.runtimes.native.layers import make_matrix
+from eyas.runtimes.native.matrices import make_matrix
 from eyas.runtimes.native.samplers import NativeSamplers, answer
 
 quick = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])

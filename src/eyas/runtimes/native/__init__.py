@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyas.errors import ConfigError
-from eyas.runtimes.native.families import unsupported
+from eyas.runtimes.native.support import unsupported
 
 if TYPE_CHECKING:
     from eyas.runtimes.native.runtime import NativeRuntime

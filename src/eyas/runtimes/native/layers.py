@@ -1,105 +1,63 @@
-"""How decoder layers become packed matrices: which tensors lie in which matrix, in which order."""
+"""From the description of decoder layers to a stack of the engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.errors import ModelError
-from eyas.models.weights import from_bfloat16
-from eyas.runtimes.native.weights import Raw
+from eyas.models.spec import Norm, StackSpec
+from eyas.runtimes.native.matrices import MATRICES
 
-Get = Callable[[str], Raw]
-MATRICES = ("qkv", "output", "gate_up", "down")
-_LANES = 16
-
-
-def join(parts: Sequence[Raw]) -> Raw:
-    """Matrices one below the other; parts of different types become float32."""
-    if len({part.dtype for part in parts}) > 1:
-        parts = [widen(part) for part in parts]
-    return np.concatenate(parts)
+Vector = Callable[[int, str], NDArray[np.float32]]  # (layer, name such as "mlp_norm") -> weights as stored
+MatrixOf = Callable[[int, str], _native.Matrix]  # (layer, one of MATRICES) -> packed, its bias included
+_NORMS = {"attention_norm": "input_norm", "mlp_norm": "post_norm"}
 
 
-def interleave(gate: Raw, up: Raw) -> Raw:
-    """Rows in turns of 16 of `gate` and 16 of `up`, zeros where there are too few: a block holds both."""
-    blocks = -(-len(gate) // _LANES)
-    mixed = np.zeros((blocks, 2, _LANES, *gate.shape[1:]), dtype=join([gate[:0], up[:0]]).dtype)
-    for side, rows in enumerate((gate, up)):
-        rows = rows if rows.dtype == mixed.dtype else widen(rows)
-        padded = np.zeros((blocks * _LANES, *gate.shape[1:]), dtype=mixed.dtype)
-        padded[: len(rows)] = rows
-        mixed[:, side] = padded.reshape(blocks, _LANES, *gate.shape[1:])
-    return mixed.reshape(blocks * 2 * _LANES, *gate.shape[1:])
-
-
-def widen(rows: Raw) -> NDArray[np.float32]:
-    """float32 from bfloat16 bits, or as it is."""
-    if rows.dtype == np.uint16:
-        return from_bfloat16(rows)
-    return rows.astype(np.float32, copy=False)
-
-
-def layer_matrix(get: Get, prefix: str, matrix: str, suffix: str = "weight") -> Raw:
-    """One of `MATRICES` of the layer at `prefix`, or its bias with suffix "bias"."""
-    attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
-    if matrix == "qkv":
-        return join([get(f"{attention}{part}_proj.{suffix}") for part in "qkv"])
-    if matrix == "output":
-        return get(f"{attention}o_proj.{suffix}")
-    if matrix == "gate_up":
-        return interleave(get(f"{mlp}gate_proj.{suffix}"), get(f"{mlp}up_proj.{suffix}"))
-    return get(f"{mlp}down_proj.{suffix}")
-
-
-def pack_matrix(rows: Raw, kind: str, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Packed bytes and int8 scales of (n, k) weights.
-
-    Raises:
-        ModelError: a weight that is not finite.
-    """
-    data, scale, bad = _native.pack(np.ascontiguousarray(rows), kind)
-    if bad:
-        raise ModelError(f"{name} holds {bad} weights that are not finite numbers; fetch the model again.")
-    return data, scale
-
-
-def make_matrix(rows: Raw, kind: str, name: str, bias: NDArray[np.float32] | None = None) -> _native.Matrix:
-    """A packed matrix of its own memory."""
-    data, scale = pack_matrix(rows, kind, name)
-    n, k = rows.shape
-    return _native.Matrix(kind, n, k, data, scale if kind == "int8" else None, bias)
-
-
-def stack_layers(
-    get: Get,
-    matrices: Callable[[int, str], _native.Matrix],
-    windows: Sequence[int],
-    *,
-    prefix: str,
-    head_norms: bool = False,
-    first_input_norm: bool = True,
-) -> list[dict[str, Any]]:
-    """The layers as the module wants them.
+def make_stack(
+    engine: _native.Engine,
+    spec: StackSpec,
+    vector: Vector,
+    matrix: MatrixOf,
+    final_norm: NDArray[np.float32] | None,
+) -> _native.Stack:
+    """The engine's layers.
 
     Args:
-        get: float32 norms by their full names.
-        matrices: (layer, one of `MATRICES`) -> packed.
-        windows: per layer.
-        prefix: of the names, with `{}` for the layer.
+        engine: instruction set and threads.
+        spec: of the layers.
+        vector: float32 norm weights as stored, by layer and name.
+        matrix: packed matrices by layer and name.
+        final_norm: (H,) weights of the last norm, or None.
     """
+    first = spec.layers[0]
+    attention, rope = first.attention, first.attention.rope
+    assert rope is not None, "layers without a rotary embedding were refused"
+    shape = _native.StackShape(
+        hidden=spec.hidden_size,
+        intermediate=spec.mlp_size,
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        head_dim=attention.head_dim,
+        eps=first.norms.eps,
+        inverse_frequencies=np.asarray(rope.inverse_frequencies, dtype=np.float32),
+        rope_factor=rope.factor,
+    )
     layers = []
-    for index, window in enumerate(windows):
-        start = prefix.format(index)
-        has_input_norm = first_input_norm or index > 0
-        layer: dict[str, Any] = {matrix: matrices(index, matrix) for matrix in MATRICES}
-        layer["window"] = window
-        layer["input_norm"] = widen(get(start + "input_layernorm.weight")) if has_input_norm else None
-        layer["post_norm"] = widen(get(start + "post_attention_layernorm.weight"))
-        if head_norms:
-            layer["query_norm"] = widen(get(start + "self_attn.q_norm.weight"))
-            layer["key_norm"] = widen(get(start + "self_attn.k_norm.weight"))
-        layers.append(layer)
-    return layers
+    for index, layer in enumerate(spec.layers):
+        made: dict[str, Any] = {name: matrix(index, name) for name in MATRICES}
+        made["window"] = layer.attention.window
+        names = {name: _NORMS[name] for name in layer.norms.names}
+        if layer.attention.query_key_norm != "none":
+            names |= {"query_norm": "query_norm", "key_norm": "key_norm"}
+        for name, engines in names.items():
+            made[engines] = _with_offset(vector(index, name), layer.norms)
+        layers.append(made)
+    if final_norm is not None and spec.final_norm is not None:
+        final_norm = _with_offset(final_norm, spec.final_norm)
+    return _native.Stack(engine, shape, layers, final_norm)
+
+
+def _with_offset(weights: NDArray[np.float32], norm: Norm) -> NDArray[np.float32]:
+    return weights + np.float32(norm.offset) if norm.offset else weights

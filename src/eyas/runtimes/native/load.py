@@ -10,14 +10,17 @@ from eyas import _native
 from eyas.engine.interfaces import TargetInfo
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent, target_fingerprint
-from eyas.runtimes.native.blocks import to_float32
-from eyas.runtimes.native.families import Family, read_family
-from eyas.runtimes.native.layers import layer_matrix, stack_layers, widen
+from eyas.models.families import open_tensors
+from eyas.models.formats import formats_of
+from eyas.models.spec import ModelSpec
+from eyas.models.tensors import ModelTensors
+from eyas.runtimes.native.layers import make_stack
+from eyas.runtimes.native.matrices import as_native, has_bias, layer_matrix, widen
 from eyas.runtimes.native.packing import EMBEDDING, HEAD, PackedWeights
 from eyas.runtimes.native.runtime import NativeRuntime
-from eyas.runtimes.native.weights import ModelWeights
+from eyas.runtimes.native.support import supported_spec
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = formats_of("native")
 
 
 def load(
@@ -33,13 +36,13 @@ def load(
     engine = _native.Engine(_threads(threads), _isa())
     kind = _dtype("dtype", dtype, "float32" if engine.isa == "portable" else "bfloat16")
     draft_kind = _dtype("draft_dtype", draft_dtype, "int8")
-    family = read_family(model_dir)
-    weights = ModelWeights(model_dir, family)
+    spec = supported_spec(model_dir)
+    tensors = open_tensors(model_dir, spec)
     fingerprint = target_fingerprint(model_dir)
-    packed = PackedWeights(weights, family, kind, fingerprint, progress)
-    stack = _stack(engine, family, weights, packed)
+    packed = PackedWeights(tensors, kind, progress)
+    stack = _stack(engine, spec, tensors, packed)
     head = _native.Head(engine, [packed.matrix(HEAD)])
-    network = _native.Target(stack, head, weights.raw(EMBEDDING), kind != "float32")
+    network = _native.Target(stack, head, as_native(tensors.stored(EMBEDDING)), kind != "float32")
     return NativeRuntime(
         engine,
         network=network,
@@ -49,12 +52,12 @@ def load(
         draft_dtype=draft_kind,
         info=TargetInfo(
             name=name,
-            family=family.name,
+            family=spec.family,
             runtime="native",
             dtype=kind,
-            hidden_size=family.hidden_size,
-            vocab_size=family.vocab_size,
-            context_limit=family.context_limit,
+            hidden_size=spec.hidden_size,
+            vocab_size=spec.vocab_size,
+            context_limit=spec.context_limit,
             threads=engine.threads,
             fingerprint=fingerprint,
         ),
@@ -62,35 +65,18 @@ def load(
 
 
 def _stack(
-    engine: _native.Engine, family: Family, weights: ModelWeights, packed: PackedWeights
+    engine: _native.Engine, spec: ModelSpec, tensors: ModelTensors, packed: PackedWeights
 ) -> _native.Stack:
-    biased = {"qkv": family.qkv_bias, "output": family.output_bias}
-    biased |= {"gate_up": family.mlp_bias, "down": family.mlp_bias}
+    def vector(layer: int, name: str) -> NDArray[np.float32]:
+        return tensors.floats(f"layers.{layer}.{name}.weight")
 
     def matrix(layer: int, name: str) -> _native.Matrix:
         bias: NDArray[np.float32] | None = None
-        if biased[name]:
-            bias = widen(layer_matrix(weights.floats, f"model.layers.{layer}.", name, "bias"))
+        if has_bias(spec.layers[layer], name):
+            bias = widen(layer_matrix(lambda part: tensors.floats(f"layers.{layer}.{part}"), name, "bias"))
         return packed.matrix(f"layers.{layer}.{name}", bias)
 
-    shape = _native.StackShape(
-        hidden=family.hidden_size,
-        intermediate=family.intermediate_size,
-        heads=family.num_heads,
-        kv_heads=family.num_kv_heads,
-        head_dim=family.head_dim,
-        eps=family.rms_norm_eps,
-        inverse_frequencies=to_float32(family.inverse_frequencies),
-        rope_factor=family.rope_factor,
-    )
-    layers = stack_layers(
-        weights.floats,
-        matrix,
-        family.windows,
-        prefix="model.layers.{}.",
-        head_norms=family.head_norms,
-    )
-    return _native.Stack(engine, shape, layers, weights.floats("model.norm.weight"))
+    return make_stack(engine, spec.stack, vector, matrix, tensors.floats("final_norm.weight"))
 
 
 def _dtype(option: str, dtype: str, best: str) -> str:

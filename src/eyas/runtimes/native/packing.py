@@ -1,14 +1,15 @@
 """A target's packed matrices as one file that is mapped: made once, shared by processes, ready at once.
 
-The file is a safetensors file of bytes and scales. Its name says which weights, which layout and which
-precision it holds; a new layout is a new name.
+The file is a safetensors file of bytes and scales. Its name says what it holds: a hash of the model's weight
+files and description, the weight format, and a hash of the layout in memory. Equal models have one file
+wherever they lie; another layout has another name.
 """
 
-import hashlib
 import mmap
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,33 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.errors import FetchError, ModelError
-from eyas.models import Progress, cache_dir, locked, read_header
+from eyas.models import Progress, locked, read_header
+from eyas.models.digests import content_digest
+from eyas.models.packed import packed_dir, remove_stale, touch
+from eyas.models.sources import SafetensorsSource
+from eyas.models.spec import ModelSpec
+from eyas.models.tensors import ModelTensors
 from eyas.models.weights import dtype_code, stream_safetensors
-from eyas.runtimes.native.families import Family
-from eyas.runtimes.native.layers import MATRICES, Get, layer_matrix, pack_matrix
-from eyas.runtimes.native.weights import ModelWeights, Raw
+from eyas.runtimes.native.matrices import (
+    MATRICES,
+    Stored,
+    layer_matrix,
+    layout_key,
+    matrix_shapes,
+    pack_matrix,
+)
 
-LAYOUT = "1"
 SMALL = 32 << 20  # weights below which packing costs less than a file
 HEAD = "lm_head"
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING = "embedding.weight"
 
 
 class PackedWeights:
     """The matrices of a target by name: `layers.3.qkv`, `lm_head`.
 
     Args:
-        weights: the model's tensors.
-        family: its config.
-        kind: float32, bfloat16 or int8.
-        fingerprint: of the model.
+        tensors: of the model.
+        weight_format: float32, bfloat16 or int8.
         progress: called while packing.
 
     Raises:
@@ -44,40 +52,43 @@ class PackedWeights:
         FetchError: the cache cannot be written.
     """
 
-    def __init__(
-        self, weights: ModelWeights, family: Family, kind: str, fingerprint: str, progress: Progress
-    ) -> None:
-        self._weights = weights
-        self._family = family
-        self._kind = kind
-        self._shapes = dict(_shapes(family))
+    def __init__(self, tensors: ModelTensors, weight_format: str, progress: Progress) -> None:
+        self._tensors = tensors
+        self._format = weight_format
+        self._shapes = dict(_shapes(tensors.spec))
         self._arrays: dict[str, NDArray[Any]] = {}
         size = sum(rows * columns for rows, columns in self._shapes.values())
         if size < SMALL:
             for name in self._shapes:
                 self._arrays[name], self._arrays[f"{name}.scale"] = self._pack(name)
             return
-        path = packed_path(weights, fingerprint, kind)
+        path = packed_path(tensors, weight_format)
         if not self._is_whole(path):
             with locked(path):
-                if not self._is_whole(path):  # nobody else has made it meanwhile
+                if not self._is_whole(path):  # no other process has made it meanwhile
                     self._write(path, progress)
+            remove_stale(keep=path, layout=layout_key(weight_format))
+        touch(path)
         self._map(path)
 
     def matrix(self, name: str, bias: NDArray[np.float32] | None = None) -> _native.Matrix:
         """A matrix over the mapped bytes."""
-        scale = self._arrays[f"{name}.scale"] if self._kind == "int8" else None
-        return _native.Matrix(self._kind, *self._shapes[name], self._arrays[name], scale, bias)
+        scale = self._arrays.get(f"{name}.scale")
+        has_scale = scale is not None and len(scale)
+        return _native.Matrix(
+            self._format, *self._shapes[name], self._arrays[name], scale if has_scale else None, bias
+        )
 
-    def rows(self, name: str) -> Raw:
+    def rows(self, name: str) -> Stored:
         """(n, k) weights of a matrix before packing."""
-        return self._read(name, self._weights.raw)
-
-    def _read(self, name: str, get: Get) -> Raw:
         if name == HEAD:
-            return get(EMBEDDING if self._family.tied else "lm_head.weight")
-        prefix, matrix = name.rsplit(".", 1)
-        return layer_matrix(get, f"model.{prefix}.", matrix)
+            return self._tensors.stored(self._head_name)
+        layer, matrix = name.rsplit(".", 1)
+        return layer_matrix(lambda part: self._tensors.stored(f"{layer}.{part}"), matrix)
+
+    @property
+    def _head_name(self) -> str:
+        return EMBEDDING if self._tensors.spec.head.tied else "lm_head.weight"
 
     @property
     def num_bytes(self) -> int:
@@ -85,30 +96,39 @@ class PackedWeights:
         return sum(array.nbytes for array in self._arrays.values())
 
     def _pack(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        if name == HEAD and not self._family.tied:
-            self._weights.check_finite(EMBEDDING)  # it is never packed
+        if name == HEAD and not self._tensors.spec.head.tied:
+            self._tensors.check_finite(EMBEDDING)  # it is never packed
         try:
-            return pack_matrix(self.rows(name), self._kind, f"{self._weights.model_dir}: {name}")
+            return pack_matrix(self.rows(name), self._format, f"{self._tensors.source.path}: {name}")
         except ModelError:
-            self._read(name, self._checked)  # names the tensor
+            self._name_broken_tensor(name)
             raise
 
-    def _checked(self, name: str) -> Raw:
-        self._weights.check_finite(name)
-        return self._weights.raw(name)
+    def _name_broken_tensor(self, name: str) -> None:
+        """Raise ModelError for the tensor of a matrix that is not finite."""
+        if name == HEAD:
+            self._tensors.check_finite(self._head_name)
+            return
+        layer, matrix = name.rsplit(".", 1)
+
+        def checked(part: str) -> Stored:
+            self._tensors.check_finite(f"{layer}.{part}")
+            return self._tensors.stored(f"{layer}.{part}")
+
+        layer_matrix(checked, matrix)
 
     def _layout(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """What the file holds."""
         shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
         for name, (rows, columns) in self._shapes.items():
-            data, scale = _native.packed_sizes(self._kind, rows, columns)
+            data, scale = _native.packed_sizes(self._format, rows, columns)
             shapes[name] = (np.dtype("u1"), (data,))
             if scale:
                 shapes[f"{name}.scale"] = (np.dtype("<f4"), (scale,))
         return shapes
 
     def _is_whole(self, path: Path) -> bool:
-        """Whether the file is there as it was written; a broken one is made anew."""
+        """Whether the file is there as it was written; a broken one is written again."""
         try:
             header = read_header(path)
         except ModelError:
@@ -151,6 +171,14 @@ class PackedWeights:
             self._arrays[name] = piece.view(np.float32) if name.endswith(".scale") else piece
 
 
+def packed_path(tensors: ModelTensors, weight_format: str) -> Path:
+    """Where the packed matrices of these weights, in this format and layout, are kept."""
+    assert isinstance(tensors.source, SafetensorsSource), "targets come from Hugging Face directories"
+    content = content_digest(tensors.source.files()) + repr(tensors.spec)
+    digest = sha256(content.encode()).hexdigest()[:16]
+    return packed_dir() / f"{digest}-{weight_format}-{layout_key(weight_format)}.safetensors"
+
+
 def _mapped(path: Path) -> mmap.mmap:
     """The file's bytes, in large pages where the system has them for files: a pass reads every page once."""
     with path.open("rb") as file:
@@ -169,26 +197,9 @@ def _leave_memory(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def packed_path(weights: ModelWeights, fingerprint: str, kind: str) -> Path:
-    """Where the packed matrices of these files, in this layout and precision, are kept."""
-    digest = hashlib.sha256()
-    for file in sorted({path for path, _ in weights.places.values()}):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    name = f"{fingerprint}-{digest.hexdigest()[:8]}-{kind}-{LAYOUT}.safetensors"
-    return cache_dir() / "packed" / name
-
-
-def _shapes(family: Family) -> Iterator[tuple[str, tuple[int, int]]]:
-    hidden, dim = family.hidden_size, family.head_dim
-    inner = -(-family.intermediate_size // 16) * 32
-    sizes = {
-        "qkv": ((family.num_heads + 2 * family.num_kv_heads) * dim, hidden),
-        "output": (hidden, family.num_heads * dim),
-        "gate_up": (inner, hidden),
-        "down": (hidden, family.intermediate_size),
-    }
-    for layer in range(family.num_layers):
+def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, int]]]:
+    for index, layer in enumerate(spec.layers):
+        shapes = matrix_shapes(layer, spec.hidden_size)
         for matrix in MATRICES:
-            yield f"layers.{layer}.{matrix}", sizes[matrix]
-    yield HEAD, (family.vocab_size, hidden)
+            yield f"layers.{index}.{matrix}", shapes[matrix]
+    yield HEAD, (spec.vocab_size, spec.hidden_size)

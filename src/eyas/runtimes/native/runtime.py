@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.config import StackConfig
 from eyas.engine.interfaces import FINAL, Features, PathCache, Shortcut, TargetCall, TargetInfo, Weights
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
-from eyas.models.gguf_convert import to_bfloat16
+from eyas.models.families.common import DRAFT
+from eyas.models.formats import BFLOAT16
+from eyas.models.spec import StackSpec
 from eyas.runtimes.native.blocks import (
     HeadSource,
     NativeDraftStack,
@@ -22,11 +23,11 @@ from eyas.runtimes.native.blocks import (
     as_rows,
     to_float32,
 )
-from eyas.runtimes.native.layers import layer_matrix, make_matrix, stack_layers, widen
+from eyas.runtimes.native.layers import make_stack
+from eyas.runtimes.native.matrices import Stored, has_bias, layer_matrix, make_matrix
 from eyas.runtimes.native.packing import HEAD, PackedWeights
 from eyas.runtimes.native.rows import NativeRows
 from eyas.runtimes.native.samplers import NativeSamplers
-from eyas.runtimes.native.weights import Raw
 
 
 class NativeRuntime:
@@ -124,43 +125,35 @@ class NativeRuntime:
         """A residual block, in the draft's precision."""
         return NativeResBlock(self.linear(weight, bias), None if shortcut is None else self.linear(*shortcut))
 
-    def decoder_stack(self, config: StackConfig, weights: Weights) -> NativeDraftStack:
+    def decoder_stack(self, spec: StackSpec, weights: Weights) -> NativeDraftStack:
         """Decoder layers in the draft's precision, from weights by their names in checkpoints."""
-        prefix = "layers.{}."
 
-        def get(name: str) -> NDArray[Any]:
-            return to_float32(weights[name])
+        def get(name: str) -> NDArray[np.float32]:
+            checkpoint_name, _ = DRAFT.find(name)
+            return to_float32(weights[checkpoint_name])
+
+        def vector(layer: int, name: str) -> NDArray[np.float32]:
+            return get(f"layers.{layer}.{name}.weight")
 
         def matrix(layer: int, name: str) -> _native.Matrix:
-            start = prefix.format(layer)
-            bias = layer_matrix(get, start, name, "bias") if name == "qkv" and config.qkv_bias else None
-            return make_matrix(
-                layer_matrix(get, start, name), self.draft_dtype, f"{start}{name}", _floats(bias)
-            )
+            def part(weight: str) -> NDArray[np.float32]:
+                return get(f"layers.{layer}.{weight}")
 
-        frequencies = 1.0 / config.rope_theta ** (np.arange(0, config.head_dim, 2) / config.head_dim)
-        shape = _native.StackShape(
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            heads=config.num_heads,
-            kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            eps=config.rms_norm_eps,
-            inverse_frequencies=to_float32(frequencies),
-        )
-        layers = stack_layers(
-            get, matrix, [0] * config.num_layers, prefix=prefix, first_input_norm=config.first_input_norm
-        )
-        final_norm = get("norm.weight") if config.final_norm else None
-        stack = _native.Stack(self.engine, shape, layers, final_norm)
+            bias = (
+                to_float32(layer_matrix(part, name, "bias")) if has_bias(spec.layers[layer], name) else None
+            )
+            return make_matrix(layer_matrix(part, name), self.draft_dtype, f"layers.{layer}.{name}", bias)
+
+        final_norm = get("final_norm.weight") if spec.final_norm is not None else None
+        stack = make_stack(self.engine, spec, vector, matrix, final_norm)
         return NativeDraftStack(stack, self._target.context_limit)
 
     def round_score(self, values: Floats) -> Floats:
         """`values` rounded to the target's precision (int8 computes its scores in float32)."""
-        if self._target.dtype != "bfloat16":
-            return values.astype(np.float32).astype(np.float64)
-        rounded: Floats = widen(to_bfloat16(values.astype(np.float32))).astype(np.float64)
-        return rounded
+        rounded = values.astype(np.float32)
+        if self._target.dtype == "bfloat16":
+            rounded = rounded.astype(BFLOAT16).astype(np.float32)
+        return rounded.astype(np.float64)
 
     def _lm_head(self, matrix: _native.Matrix, columns: Ints | None) -> NativeLMHead:
         source = HeadSource(self.engine, self._samplers, self._target.vocab_size, self._head_rows)
@@ -171,16 +164,12 @@ class NativeRuntime:
         return make_matrix(to_float32(weight), self.draft_dtype, what, own)
 
     @cached_property
-    def _head_table(self) -> Raw:
+    def _head_table(self) -> Stored:
         """(V, H) the LM head as it lies in its file: answers ask for some rows now and then."""
         return self.packed.rows(HEAD)
 
     def _head_rows(self, token_ids: Ints) -> _native.Matrix:
         return self._packed_rows(self._head_table, token_ids)
 
-    def _packed_rows(self, table: Raw, token_ids: Ints) -> _native.Matrix:
+    def _packed_rows(self, table: Stored, token_ids: Ints) -> _native.Matrix:
         return make_matrix(table[token_ids], self.draft_dtype, "the LM head")
-
-
-def _floats(bias: NDArray[Any] | None) -> NDArray[np.float32] | None:
-    return None if bias is None else to_float32(bias)

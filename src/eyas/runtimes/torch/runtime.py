@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eyas.config import StackConfig
 from eyas.engine.interfaces import FINAL, Features, Shortcut, TargetCall, TargetInfo, Weights
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
+from eyas.models.spec import StackSpec
 from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, TorchResBlock, as_tensor, to_torch
 from eyas.runtimes.torch.cache import TargetCache
 from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
@@ -154,9 +154,9 @@ class TorchRuntime:
         """A residual block, in the target's precision."""
         return TorchResBlock(self.linear(weight, bias), None if shortcut is None else self.linear(*shortcut))
 
-    def decoder_stack(self, config: StackConfig, weights: Weights) -> TorchDraftStack:
+    def decoder_stack(self, spec: StackSpec, weights: Weights) -> TorchDraftStack:
         """Decoder layers in the target's precision, from weights by their names in checkpoints."""
-        return TorchDraftStack(config, weights, dtype=self.dtype, device=self.device)
+        return TorchDraftStack(spec, weights, dtype=self.dtype, device=self.device)
 
     def round_score(self, values: Floats) -> Floats:
         """`values` rounded to the target's precision."""

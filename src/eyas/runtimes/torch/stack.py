@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.config import StackConfig
 from eyas.engine.interfaces import Features, PathCache, Weights
 from eyas.engine.tree import Ints
+from eyas.models.spec import StackSpec
 from eyas.runtimes.torch.blocks import as_tensor
 from eyas.runtimes.torch.cache import StackCache
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
@@ -14,12 +14,12 @@ from eyas.runtimes.torch.masks import tree_mask
 
 
 class TorchDraftStack:
-    """Runs rows through draft layers; their keys and values go to a cache of this stack."""
+    """Runs tokens through draft layers; their keys and values go to a cache of this stack."""
 
     def __init__(
-        self, config: StackConfig, weights: Weights, *, dtype: torch.dtype, device: torch.device
+        self, spec: StackSpec, weights: Weights, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._stack = DecoderStack(config)
+        self._stack = DecoderStack(spec)
         self._stack.load_weights(weights)
         self._stack.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self._dtype = dtype
@@ -27,7 +27,7 @@ class TorchDraftStack:
 
     def new_cache(self) -> StackCache:
         """An empty cache, grown as needed."""
-        return StackCache(self._stack.config.num_layers)
+        return StackCache(self._stack.spec.num_layers)
 
     @torch.inference_mode()
     def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> Tensor:

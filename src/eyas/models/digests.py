@@ -1,0 +1,52 @@
+"""A hash of whole files, remembered for as long as they stay as they are."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from eyas.models.store import cache_dir
+
+_MOST = 256  # remembered files
+
+
+def content_digest(files: Sequence[Path]) -> str:
+    """16 hexadecimal digits of the contents of `files`, whatever they are called and wherever they lie.
+
+    Reading gigabytes at each start would take seconds, so digests are remembered in the cache by path, size,
+    inode and time of the last change. That a memory is lost costs time and nothing else.
+    """
+    memory = cache_dir() / "digests.json"
+    known, digests = _remembered(memory), {}
+    for file in files:
+        status = file.stat()
+        key = f"{file.resolve()} {status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
+        digests[key] = known.get(key) or _sha256(file)
+    if not digests.keys() <= known.keys():
+        _remember(memory, {**known, **digests})
+    return hashlib.sha256(" ".join(sorted(digests.values())).encode()).hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remembered(memory: Path) -> dict[str, str]:
+    try:
+        document = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(digest, str) for digest in document.values()):
+        return {}
+    return document
+
+
+def _remember(memory: Path, digests: dict[str, str]) -> None:
+    newest = dict(list(digests.items())[-_MOST:])
+    temporary = memory.with_suffix(".tmp")
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(newest, indent=1), encoding="utf-8")
+        temporary.replace(memory)

@@ -1,0 +1,319 @@
+"""What families have in common: strict reading of a config, rotary scalings, and names of tensors."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas.models.spec import (
+    Activation,
+    Attention,
+    Embedding,
+    GatedMLP,
+    LayerSpec,
+    LMHead,
+    ModelSpec,
+    Norm,
+    Norms,
+    Rope,
+    StackSpec,
+)
+from eyas.models.tensors import TensorNames
+
+MAX_SIZE = 2**31 - 1  # of anything that is counted
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+Floats = NDArray[np.float64]
+
+# Names of Llama's tensors in Hugging Face's files.
+HUGGING_FACE = TensorNames(
+    outer={"embedding": "model.embed_tokens", "final_norm": "model.norm", "lm_head": "lm_head"},
+    layer="model.layers.{}.",
+    parts={
+        "query": "self_attn.q_proj",
+        "key": "self_attn.k_proj",
+        "value": "self_attn.v_proj",
+        "output": "self_attn.o_proj",
+        "query_norm": "self_attn.q_norm",
+        "key_norm": "self_attn.k_norm",
+        "gate": "mlp.gate_proj",
+        "up": "mlp.up_proj",
+        "down": "mlp.down_proj",
+        "attention_norm": "input_layernorm",
+        "mlp_norm": "post_attention_layernorm",
+    },
+)
+# Names of a draft network's layers, which are Llama's without the model around them.
+DRAFT = TensorNames(
+    outer={"final_norm": "norm"},
+    layer="layers.{}.",
+    parts={
+        **HUGGING_FACE.parts,
+        "attention_post_norm": "attention_output_layernorm",
+        "mlp_post_norm": "mlp_output_layernorm",
+    },
+)
+# Names of GGUF; files of some architectures also hold query and key rows in llama.cpp's order.
+GGUF = TensorNames(
+    outer={"embedding": "token_embd", "final_norm": "output_norm", "lm_head": "output"},
+    layer="blk.{}.",
+    parts={
+        "query": "attn_q",
+        "key": "attn_k",
+        "value": "attn_v",
+        "output": "attn_output",
+        "query_norm": "attn_q_norm",
+        "key_norm": "attn_k_norm",
+        "gate": "ffn_gate",
+        "up": "ffn_up",
+        "down": "ffn_down",
+        "attention_norm": "attn_norm",
+        "mlp_norm": "ffn_norm",
+    },
+    ignored=(),
+)
+GGUF_METADATA = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+}
+
+
+class Unsupported(Exception):
+    """A config asks for something that its family's file does not describe."""
+
+
+class Config:
+    """A config.json, read strictly: an entry that is missing or impossible is an error that names it.
+
+    Errors are KeyError, TypeError, ValueError or ArithmeticError; `read_spec` makes one line of them.
+    """
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._document = document
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An entry as it is."""
+        return self._document.get(name, default)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Yes or no."""
+        return bool(self._document.get(name, default))
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """A number of something, at least 1; `default` where there is none."""
+        value = self._document[name] if default is None else self._document.get(name) or default
+        try:
+            size = int(value)
+        except (TypeError, ValueError, OverflowError):
+            size = 0
+        if not 1 <= size <= MAX_SIZE:
+            raise ValueError(f"{name}, which is {value!r}")
+        return size
+
+    @property
+    def family(self) -> str:
+        """Its `model_type`."""
+        return str(self._document["model_type"])
+
+    @property
+    def context_limit(self) -> int:
+        """Positions that the model can serve."""
+        return self.size("max_position_embeddings")
+
+    @property
+    def head_dim(self) -> int:
+        """E, by default the hidden size over the heads."""
+        return self.size("head_dim", self.size("hidden_size") // self.size("num_attention_heads"))
+
+    @property
+    def norm_eps(self) -> float:
+        """Of the norms; finite and not negative."""
+        eps = float(self._document["rms_norm_eps"])
+        if not 0 <= eps < math.inf:
+            raise ValueError(f"rms_norm_eps, which is {eps}")
+        return eps
+
+    def activation(self, entry: str = "hidden_act") -> Activation:
+        """Of the MLP, by the name of its entry.
+
+        Raises:
+            Unsupported: an unknown one.
+        """
+        name = self._document.get(entry, "silu")
+        if name not in _ACTIVATIONS:
+            raise Unsupported(f"its activation is {name!r}; known are {', '.join(_ACTIVATIONS)}")
+        return _ACTIVATIONS[name]
+
+    def windows(self, *, used: bool, first: int) -> tuple[int, ...]:
+        """For each layer the positions that a token sees, 0 for all.
+
+        Args:
+            used: whether the family uses `sliding_window` at all.
+            first: layer from which on it does, unless `layer_types` says which.
+        """
+        layers = self.size("num_hidden_layers")
+        window = int(self._document.get("sliding_window") or 0)
+        if window < 0:
+            raise ValueError(f"sliding_window, which is {window}")
+        if not used or window >= self.context_limit:  # every token sees all
+            window = 0
+        types = self._document.get("layer_types")
+        if types is None:
+            return tuple(window if layer >= first else 0 for layer in range(layers))
+        if (
+            not isinstance(types, list)
+            or len(types) != layers
+            or any(kind not in _LAYER_TYPES for kind in types)
+        ):
+            raise ValueError(f"layer_types: it needs {layers} of {' or '.join(_LAYER_TYPES)}")
+        return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+
+    def rope(self) -> Rope:
+        """The rotary embedding, scaling included.
+
+        Raises:
+            Unsupported: a scaling that is unknown or depends on the running length, or layers that differ.
+        """
+        with np.errstate(all="ignore"):
+            dim, theta, frequencies, factor = self._scaled_rope()
+        if not (np.isfinite(frequencies).all() and (frequencies > 0).all() and 0 < factor < math.inf):
+            raise ValueError("rotary embedding: its numbers give no frequencies")
+        return Rope(
+            dim=dim, theta=theta, inverse_frequencies=tuple(map(float, frequencies)), factor=float(factor)
+        )
+
+    def _scaled_rope(self) -> tuple[int, float, Floats, float]:
+        rope = dict(self._document.get("rope_parameters") or self._document.get("rope_scaling") or {})
+        if any(isinstance(value, dict) for value in rope.values()):
+            raise Unsupported("its layers differ in their rotary embedding")
+        theta = float(rope.get("rope_theta") or self._document.get("rope_theta") or 10000.0)
+        kind = str(rope.get("rope_type") or rope.get("type") or "default")
+        part = float(rope.get("partial_rotary_factor") or self._document.get("partial_rotary_factor") or 1.0)
+        dim = int(self.head_dim * part)
+        plain = 1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
+        if kind == "default":
+            return dim, theta, plain, 1.0
+        if kind not in _SCALINGS:
+            raise Unsupported(f"its rotary scaling is {kind!r}, which is unknown or depends on the length")
+        frequencies, factor = _SCALINGS[kind](plain, rope, theta, self.context_limit)
+        return dim, theta, frequencies, factor
+
+
+def _linear(plain: Floats, rope: Mapping[str, Any], _theta: float, _limit: int) -> tuple[Floats, float]:
+    """Positions divided by a factor (arXiv 2306.15595)."""
+    return plain / float(rope["factor"]), 1.0
+
+
+def _llama3(plain: Floats, rope: Mapping[str, Any], _theta: float, _limit: int) -> tuple[Floats, float]:
+    """Llama 3.1: low frequencies divided by the factor, a smooth passage between (its published code)."""
+    factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    original = float(rope["original_max_position_embeddings"])
+    wavelength = 2 * math.pi / plain
+    smooth = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
+    return (1 - smooth) * plain / factor + smooth * plain, 1.0
+
+
+def _yarn(plain: Floats, rope: Mapping[str, Any], theta: float, limit: int) -> tuple[Floats, float]:
+    """YaRN (arXiv 2309.00071), Sec. 3.2 and 3.4; field names and defaults as in Hugging Face configs."""
+    dim = 2 * len(plain)
+    original = float(rope.get("original_max_position_embeddings") or limit)
+    factor = float(rope.get("factor") or limit / original)
+    fast, slow = float(rope.get("beta_fast") or 32), float(rope.get("beta_slow") or 1)
+
+    def dimension(rotations: float) -> float:
+        return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(fast), dimension(slow)
+    if rope.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    ramp = np.clip((np.arange(dim // 2) - low) / max(high - low, 1e-3), 0.0, 1.0)
+    attention = rope.get("attention_factor")
+    if attention is None:
+        scale, every = rope.get("mscale"), rope.get("mscale_all_dim")
+        attention = (
+            _mscale(factor, float(scale)) / _mscale(factor, float(every))
+            if scale and every
+            else _mscale(factor, 1.0)
+        )
+    return plain / factor * ramp + plain * (1 - ramp), float(attention)
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+_SCALINGS: dict[str, Callable[[Floats, Mapping[str, Any], float, int], tuple[Floats, float]]] = {
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
+
+
+def decoder(
+    config: Config,
+    *,
+    windows: tuple[int, ...] | None = None,
+    mlp: GatedMLP | None = None,
+    norms: Norms | None = None,
+    residual_multiplier: float = 1.0,
+    embedding_scale: float = 1.0,
+    head: LMHead | None = None,
+    **attention: Any,
+) -> ModelSpec:
+    """The usual decoder: layers that are equal apart from their windows, sized by the usual entries.
+
+    Args:
+        config: sizes, norm epsilon, activation and rotary embedding are read from it.
+        windows: for each layer; None sees everything.
+        mlp: None has the config's size and activation, and no biases.
+        norms: None is before each block, with the config's epsilon. The final norm has its offset.
+        residual_multiplier: see `LayerSpec`.
+        embedding_scale: see `Embedding`.
+        head: None is plain, and tied where `tie_word_embeddings` says so.
+        attention: further fields of `Attention`: biases, scale, query_key_norm and so on.
+    """
+    heads = config.size("num_attention_heads")
+    sizes: dict[str, Any] = {
+        "heads": heads,
+        "kv_heads": config.size("num_key_value_heads", heads),
+        "head_dim": config.head_dim,
+        "rope": config.rope(),
+    }
+    mlp = mlp or GatedMLP(size=config.size("intermediate_size"), activation=config.activation())
+    norms = norms or Norms(eps=config.norm_eps)
+    layers = tuple(
+        LayerSpec(
+            attention=Attention(**{**sizes, "window": window, **attention}),
+            mlp=mlp,
+            norms=norms,
+            residual_multiplier=residual_multiplier,
+        )
+        for window in windows or (0,) * config.size("num_hidden_layers")
+    )
+    return ModelSpec(
+        family=config.family,
+        context_limit=config.context_limit,
+        embedding=Embedding(vocab_size=config.size("vocab_size"), scale=embedding_scale),
+        stack=StackSpec(
+            hidden_size=config.size("hidden_size"),
+            layers=layers,
+            final_norm=Norm(eps=norms.eps, offset=norms.offset),
+        ),
+        head=head or LMHead(tied=config.flag("tie_word_embeddings")),
+    )

@@ -1,0 +1,117 @@
+"""How a layer's weights become the engine's four matrices, and those become packed bytes."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas import _native
+from eyas.errors import ModelError
+from eyas.models.formats import BFLOAT16
+from eyas.models.spec import GatedMLP, LayerSpec
+
+Stored = NDArray[Any]  # float32 or bfloat16
+Get = Callable[[str], Stored]  # a layer's weight by its name, such as "query.weight"
+MATRICES = ("qkv", "output", "gate_up", "down")
+_LANES = 16
+_PARTS = {"qkv": ("query", "key", "value"), "output": ("output",), "down": ("down",)}
+
+
+def matrix_shapes(layer: LayerSpec, hidden: int) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each of `MATRICES`; the outputs of gate and up are padded to lanes."""
+    attention, mlp = layer.attention, layer.mlp
+    assert isinstance(mlp, GatedMLP), "a mixture of experts was refused"
+    return {
+        "qkv": (attention.query_size + 2 * attention.key_size, hidden),
+        "output": (hidden, attention.query_size),
+        "gate_up": (-(-mlp.size // _LANES) * 2 * _LANES, hidden),
+        "down": (hidden, mlp.size),
+    }
+
+
+def has_bias(layer: LayerSpec, matrix: str) -> bool:
+    """Whether one of `MATRICES` has a bias."""
+    if matrix == "qkv":
+        return layer.attention.bias
+    return layer.attention.output_bias if matrix == "output" else layer.mlp.bias  # type: ignore[union-attr]
+
+
+def layer_matrix(get: Get, matrix: str, kind: str = "weight") -> Stored:
+    """One of `MATRICES` of a layer, or its bias with kind "bias"."""
+    if matrix == "gate_up":
+        return interleave(get(f"gate.{kind}"), get(f"up.{kind}"))
+    return join([get(f"{part}.{kind}") for part in _PARTS[matrix]])
+
+
+def join(parts: Sequence[Stored]) -> Stored:
+    """Matrices one below the other; parts of different types become float32."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.dtype for part in parts}) > 1:
+        parts = [widen(part) for part in parts]
+    return np.concatenate(parts)
+
+
+def interleave(gate: Stored, up: Stored) -> Stored:
+    """16 rows of `gate` and 16 of `up` in turns, zeros where there are too few: a block holds both."""
+    blocks = -(-len(gate) // _LANES)
+    mixed = np.zeros((blocks, 2, _LANES, *gate.shape[1:]), dtype=join([gate[:0], up[:0]]).dtype)
+    for side, rows in enumerate((gate, up)):
+        rows = rows if rows.dtype == mixed.dtype else widen(rows)
+        padded = np.zeros((blocks * _LANES, *gate.shape[1:]), dtype=mixed.dtype)
+        padded[: len(rows)] = rows
+        mixed[:, side] = padded.reshape(blocks, _LANES, *gate.shape[1:])
+    return mixed.reshape(blocks * 2 * _LANES, *gate.shape[1:])
+
+
+def widen(rows: Stored) -> NDArray[np.float32]:
+    """Float32, exactly."""
+    return rows.astype(np.float32, copy=False)
+
+
+def as_native(rows: Stored) -> NDArray[Any]:
+    """An array as the module takes it: contiguous float32, or bfloat16 as uint16."""
+    rows = np.ascontiguousarray(rows)
+    return rows.view(np.uint16) if rows.dtype == BFLOAT16 else rows
+
+
+def pack_matrix(rows: Stored, weight_format: str, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Packed bytes and int8 scales of (n, k) weights.
+
+    Raises:
+        ModelError: a weight that is not finite.
+    """
+    data, scale, bad = _native.pack(as_native(rows), weight_format)
+    if bad:
+        raise ModelError(f"{name} holds {bad} weights that are not finite numbers; fetch the model again.")
+    return data, scale
+
+
+def make_matrix(
+    rows: Stored, weight_format: str, name: str, bias: NDArray[np.float32] | None = None
+) -> _native.Matrix:
+    """A packed matrix in memory of its own."""
+    data, scale = pack_matrix(rows, weight_format, name)
+    n, k = rows.shape
+    return _native.Matrix(weight_format, n, k, data, scale if len(scale) else None, bias)
+
+
+@cache
+def layout_key(weight_format: str) -> str:
+    """8 hexadecimal digits that change whenever weights are packed in another way.
+
+    They are a hash of a small layer packed by this very code and module: no number to raise by hand.
+    """
+    generator = np.random.default_rng(0)
+    rows = {
+        f"{name}.weight": generator.standard_normal((70, 150)).astype(np.float32)
+        for name in ("query", "key", "value", "output", "gate", "up", "down")
+    }
+    digest = sha256()
+    for matrix in MATRICES:
+        for array in pack_matrix(layer_matrix(rows.__getitem__, matrix), weight_format, "a probe"):
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:8]
