@@ -48,4 +48,7 @@ def test_networks_of_another_kind_are_refused(eyas, bare_model, tmp_path):
     assert "has neither model.safetensors" in eyas(*words, "--method", "medusa").error
     (tmp_path / "model.safetensors").write_bytes((bare_model / "model.safetensors").read_bytes())
     assert "lacks 0.0.linear.bias" in eyas(*words, "--method", "medusa").error
-    assert "lacks a usable 'hydra_num_heads'" in eyas(*words, "--method", "hydra").error
+    assert (
+        "holds a head of the kind 'medusa', but this method drafts with 'hydra'"
+        in eyas(*words, "--method", "hydra").error
+    )

@@ -3,7 +3,8 @@
 import json
 import shutil
 
-from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint
+from eyas.drafters.eagle_head import EAGLE
+from eyas.drafters.heads import read_head
 
 WATCH = ("--limit", "3", "--max-new-tokens", "12", "--draft-tokens", "8", "--depth", "3", "--threads", "1")
 
@@ -18,7 +19,7 @@ def test_maps_are_fitted_and_read_again(eyas, model, tmp_path):
     done = eyas(*argv)
     assert done.code == 0, done.err
     assert [line.split(":")[0] for line in done.out.splitlines()] == ["greedy", "coupled", "top-k"]
-    maps = read_eagle_checkpoint(head).acceptance
+    maps = read_head(EAGLE, head).config.acceptance
     assert set(maps) == {"greedy", "coupled", "top-k"}
     assert all(1 <= len(fit.rate_by_depth) <= 3 for fit in maps.values())
     after = json.loads((head / "config.json").read_text())

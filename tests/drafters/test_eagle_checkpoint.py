@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from eyas.drafters.eagle_checkpoint import export_plain, read_eagle_checkpoint
-from eyas.drafters.network_files import read_head_fingerprint
+from eyas.drafters.eagle_head import EAGLE, export_plain
+from eyas.drafters.heads import read_config, read_head
 from eyas.errors import CheckpointError
 from tiny import HIDDEN, VOCAB, write_head
 
@@ -50,24 +50,24 @@ def test_the_weights_decide_about_the_bias(tmp_path, bias, layers, said):
     if said is not None:
         config["bias"] = said
     (directory / "config.json").write_text(json.dumps(config))
-    checkpoint = read_eagle_checkpoint(directory)
+    checkpoint = read_head(EAGLE, directory)
     assert ("fc.bias" in checkpoint.weights) is bias
-    assert checkpoint.stack.num_layers == layers
+    assert checkpoint.config.stack.num_layers == layers
     # Unsaid means that, whatever the target has.
-    assert checkpoint.stack.layers[0].attention.rope.theta == 10000.0
-    assert not checkpoint.stack.layers[0].norms.attention_input
+    assert checkpoint.config.stack.layers[0].attention.rope.theta == 10000.0
+    assert not checkpoint.config.stack.layers[0].norms.attention_input
 
 
 def test_an_embedding_may_be_there(head):
     edit(head, embed_tokens__weight=np.zeros((VOCAB, HIDDEN), dtype=np.float32))
-    assert "embed_tokens.weight" not in read_eagle_checkpoint(head).weights
+    assert "embed_tokens.weight" not in read_head(EAGLE, head).weights
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 def test_precisions_are_read_as_float32(head, kind):
     wanted = load_file(head / "model.safetensors")["fc.weight"].astype(kind)
     edit(head, fc__weight=wanted)
-    weights = read_eagle_checkpoint(head).weights
+    weights = read_head(EAGLE, head).weights
     assert weights["fc.weight"].dtype == np.float32
     np.testing.assert_array_equal(weights["fc.weight"], wanted.astype(np.float32))
 
@@ -78,7 +78,7 @@ def test_a_torch_file_is_read_without_running_code(head):
     weights = load_file(head / "model.safetensors")
     (head / "model.safetensors").unlink()
     torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, head / "pytorch_model.bin")
-    np.testing.assert_array_equal(read_eagle_checkpoint(head).weights["fc.weight"], weights["fc.weight"])
+    np.testing.assert_array_equal(read_head(EAGLE, head).weights["fc.weight"], weights["fc.weight"])
 
     class Trap:
         def __reduce__(self):
@@ -86,15 +86,15 @@ def test_a_torch_file_is_read_without_running_code(head):
 
     torch.save({"fc.weight": Trap()}, head / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="more than tensors"):
-        read_eagle_checkpoint(head)
+        read_head(EAGLE, head)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fc__weigth": np.zeros((2, 2), dtype=np.float32)}, "holds fc.weigth"),
+        ({"fc__weigth": np.zeros((2, 2), dtype=np.float32)}, "unknown tensor fc.weigth"),
         ({"layers__0__input_layernorm__weight": np.ones(HIDDEN, dtype=np.float32)}, "input_layernorm"),
-        ({"lm_head__weight": np.ones((VOCAB, HIDDEN), dtype=np.float32)}, "holds lm_head"),
+        ({"lm_head__weight": np.ones((VOCAB, HIDDEN), dtype=np.float32)}, "unknown tensor lm_head"),
         ({NORM.replace(".", "__"): None}, "lacks " + NORM),
         ({"fc__weight": np.zeros((HIDDEN, HIDDEN), dtype=np.float32)}, "has shape"),
         ({"fc__bias": np.full(HIDDEN, np.nan, dtype=np.float32)}, "not finite"),
@@ -104,7 +104,7 @@ def test_a_torch_file_is_read_without_running_code(head):
 )
 def test_wrong_weights_are_named(head, change, message):
     with pytest.raises(CheckpointError, match=message) as error:
-        read_eagle_checkpoint(edit(head, **change))
+        read_head(EAGLE, edit(head, **change))
     assert "\n" not in str(error.value)
 
 
@@ -123,7 +123,7 @@ def test_wrong_weights_are_named(head, change, message):
 )
 def test_wrong_configs_are_named(head, change, message):
     with pytest.raises(CheckpointError, match=message) as error:
-        read_eagle_checkpoint(configure(head, **change))
+        read_head(EAGLE, configure(head, **change))
     assert "\n" not in str(error.value)
 
 
@@ -132,34 +132,36 @@ def test_truncated_files_are_named(head, keep):
     path = head / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError):
-        read_eagle_checkpoint(head)
+        read_head(EAGLE, head)
 
 
 def test_missing_files_are_named(head):
     (head / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="neither"):
-        read_eagle_checkpoint(head)
+        read_head(EAGLE, head)
     (head / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="JSON"):
-        read_head_fingerprint(head)
+        read_config(head)
 
 
 def test_offsets_give_the_draft_vocabulary(tmp_path):
     ids = [3, 4, 9, 60]
-    checkpoint = read_eagle_checkpoint(write_head(tmp_path / "h", draft_ids=ids))
+    checkpoint = read_head(EAGLE, write_head(tmp_path / "h", draft_ids=ids))
     assert checkpoint.draft_ids.tolist() == ids
     with pytest.raises(CheckpointError, match="ascending"):
-        read_eagle_checkpoint(write_head(tmp_path / "g", draft_ids=[9, 3]))
+        read_head(EAGLE, write_head(tmp_path / "g", draft_ids=[9, 3]))
 
 
 def test_a_plain_export_has_the_authors_names_and_nothing_else(tmp_path):
     source = write_head(tmp_path / "h", draft_ids=range(10), target_fingerprint="f" * 16, coupled_scale=[0.5])
     export_plain(source, tmp_path / "plain")
-    plain = read_eagle_checkpoint(tmp_path / "plain")
+    plain = read_head(EAGLE, tmp_path / "plain")
     assert plain.draft_ids is None
     assert plain.fingerprint is None
-    assert not {"draft_vocab_size", "coupled_scale", "target_fingerprint"} & plain.config.keys()
-    assert set(plain.weights) == set(read_eagle_checkpoint(source).weights)
+    assert (
+        not {"draft_vocab_size", "coupled_scale", "head_kind", "target_fingerprint"} & plain.document.keys()
+    )
+    assert set(plain.weights) == set(read_head(EAGLE, source).weights)
     with pytest.raises(CheckpointError, match="2 layers"):
         export_plain(write_head(tmp_path / "two", layers=2), tmp_path / "no")
     with pytest.raises(CheckpointError, match="exists"):
@@ -168,15 +170,15 @@ def test_a_plain_export_has_the_authors_names_and_nothing_else(tmp_path):
 
 def test_an_acceptance_map_is_read(head):
     entry = {"confidence": [0, 0.5, 1], "rate_by_depth": [[0, 0.6, 0.9], [0, 0.5, 0.8]]}
-    checkpoint = read_eagle_checkpoint(configure(head, acceptance_map={"greedy": entry}))
-    assert checkpoint.acceptance["greedy"].rate_by_depth[1] == (0.0, 0.5, 0.8)
-    assert read_eagle_checkpoint(configure(head, acceptance_map={})).acceptance == {}
+    checkpoint = read_head(EAGLE, configure(head, acceptance_map={"greedy": entry}))
+    assert checkpoint.config.acceptance["greedy"].rate_by_depth[1] == (0.0, 0.5, 0.8)
+    assert read_head(EAGLE, configure(head, acceptance_map={})).config.acceptance == {}
 
 
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"best": {}}, "unknown mode 'best'; it knows greedy, coupled, top-k"),
+        ({"best": {}}, "unknown mode 'best'; the modes are greedy, coupled, top-k"),
         ({"greedy": {"confidence": [0, 1]}}, "rate_by_depth"),
         ({"greedy": {"confidence": [0, 1], "rate_by_depth": [[0, 2]]}}, "at most 1"),
         ([1], "unusable acceptance_map"),
@@ -185,4 +187,4 @@ def test_an_acceptance_map_is_read(head):
 )
 def test_a_broken_acceptance_map_is_refused(head, document, message):
     with pytest.raises(CheckpointError, match=message):
-        read_eagle_checkpoint(configure(head, acceptance_map=document))
+        read_head(EAGLE, configure(head, acceptance_map=document))

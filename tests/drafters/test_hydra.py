@@ -5,8 +5,8 @@ import pytest
 import torch
 from drafting import cycles, edit_network, engine_of, request
 
-from eyas.drafters.hydra import HydraOptions
-from eyas.drafters.hydra_checkpoint import read_hydra_checkpoint
+from eyas.drafters.heads import read_head
+from eyas.drafters.hydra import HYDRA, PREFIX, HydraOptions
 from eyas.engine.interfaces import TargetCall
 from eyas.errors import CheckpointError, ConfigError
 from tiny import HIDDEN, VOCAB, write_hydra, write_pickle
@@ -106,16 +106,18 @@ def test_a_later_turn_keeps_what_was_read_of_the_common_rows(runtime, tmp_path):
 
 
 def test_published_files_are_read_with_their_own_lm_heads(tmp_path):
-    checkpoint = read_hydra_checkpoint(write_hydra(tmp_path / "p", own_heads=True, layers=4))
-    assert checkpoint.sizes.layers == 4
-    assert [len(head.first[0][0]) for head in checkpoint.heads] == [64, 96, 128, 160]
-    assert checkpoint.heads[3].lm_head[0].shape == (VOCAB, HIDDEN)
-    assert "norm.weight" in checkpoint.prefix
-    mlp = read_hydra_checkpoint(write_hydra(tmp_path / "m", own_heads=True, arch="mlp", layers=2, heads=2))
-    assert mlp.sizes.prefix is None
-    assert mlp.heads[1].shared[0].shape == (HIDDEN, HIDDEN)
-    ours = read_hydra_checkpoint(write_hydra(tmp_path / "o", draft_ids=[3, 5]))
-    assert ours.heads[0].lm_head is None
+    checkpoint = read_head(HYDRA, write_hydra(tmp_path / "p", own_heads=True, layers=4))
+    config, weights = checkpoint.config, checkpoint.weights
+    assert (config.heads, config.layers, config.own_vocab) == (4, 4, VOCAB)
+    inputs = [weights[f"{config.block(head, 0)}.linear.weight"].shape[1] for head in range(4)]
+    assert inputs == [64, 96, 128, 160]
+    assert weights[f"{config.lm_head(3)}.weight"].shape == (VOCAB, HIDDEN)
+    assert PREFIX + "norm.weight" in weights
+    mlp = read_head(HYDRA, write_hydra(tmp_path / "m", own_heads=True, arch="mlp", layers=2, heads=2))
+    assert mlp.config.prefix is None
+    assert mlp.weights["hydra_mlp.1.1.linear.weight"].shape == (HIDDEN, HIDDEN)
+    ours = read_head(HYDRA, write_hydra(tmp_path / "o", draft_ids=[3, 5]))
+    assert ours.config.own_vocab is None
     assert ours.draft_ids.tolist() == [3, 5]
 
 
@@ -135,10 +137,14 @@ SHARED = "hydra_mlp.0.3.linear.bias"
 @pytest.mark.parametrize(
     ("change", "config", "message"),
     [
-        ({"hydra_mlp.9.1.linear.bias": np.zeros(HIDDEN, np.float32)}, {}, r"holds hydra_mlp\.9"),
+        ({"hydra_mlp.9.1.linear.bias": np.zeros(HIDDEN, np.float32)}, {}, r"unknown tensor hydra_mlp\.9"),
         ({SHARED: None}, {}, "lacks " + SHARED),
         ({SHARED: np.zeros(3, np.float32)}, {}, "has shape"),
-        ({"hydra_mlp.0.5.linear.bias": np.zeros(HIDDEN, np.float32)}, {}, "blocks 3 and 5 of head 0 differ"),
+        (
+            {"hydra_mlp.0.5.linear.bias": np.zeros(HIDDEN, np.float32)},
+            {},
+            r"0\.5\.linear\.bias and .*0\.3\.linear\.bias differ",
+        ),
         ({"hydra_lm_head.0.1.weight": np.zeros((VOCAB, HIDDEN), np.float32)}, {}, "lacks hydra_lm_head"),
         ({}, {"hydra_head_arch": "eagle"}, "hydra_head_arch 'eagle'"),
         ({}, {"grounded_heads": False}, "grounded_heads False"),
@@ -151,7 +157,7 @@ SHARED = "hydra_mlp.0.3.linear.bias"
 def test_wrong_files_are_named(tmp_path, change, config, message):
     directory = edit_network(write_hydra(tmp_path), change, config)
     with pytest.raises(CheckpointError, match=message) as error:
-        read_hydra_checkpoint(directory)
+        read_head(HYDRA, directory)
     assert "\n" not in str(error.value)
 
 

@@ -5,8 +5,8 @@ import pytest
 from drafting import cycles, edit_network, engine_of, request
 from safetensors.numpy import load_file
 
-from eyas.drafters.medusa import MedusaOptions
-from eyas.drafters.medusa_checkpoint import read_medusa_checkpoint
+from eyas.drafters.heads import read_head
+from eyas.drafters.medusa import MEDUSA, MedusaHeadConfig, MedusaOptions
 from eyas.drafters.static_tree import TREE, first_nodes
 from eyas.errors import CheckpointError, ConfigError
 from tiny import HIDDEN, VOCAB, write_medusa, write_pickle
@@ -78,28 +78,26 @@ def test_typical_acceptance_is_an_option_that_says_so(runtime, tmp_path):
 
 
 def test_published_files_are_read_with_their_own_lm_heads(tmp_path):
-    published = read_medusa_checkpoint(write_medusa(tmp_path / "p", heads=3, layers=2, own_heads=True))
-    assert [len(head) for head in published.blocks] == [2, 2, 2]
-    assert published.hidden_size == HIDDEN
-    assert published.lm_heads[2].shape == (VOCAB, HIDDEN)
+    published = read_head(MEDUSA, write_medusa(tmp_path / "p", heads=3, layers=2, own_heads=True))
+    assert published.config == MedusaHeadConfig(HIDDEN, 3, 2, own_vocab=VOCAB, has_maps=False)
+    assert published.weights["2.2.weight"].shape == (VOCAB, HIDDEN)
     assert published.draft_ids is None
-    ours = read_medusa_checkpoint(write_medusa(tmp_path / "o", draft_ids=[3, 5], outputs=True))
-    assert ours.lm_heads is None
-    assert len(ours.outputs) == 4
-    assert not published.outputs
+    ours = read_head(MEDUSA, write_medusa(tmp_path / "o", draft_ids=[3, 5], outputs=True))
+    assert ours.config.own_vocab is None
+    assert ours.config.has_maps
     assert ours.draft_ids.tolist() == [3, 5]
 
 
 @pytest.mark.parametrize(
     ("change", "config", "message"),
     [
-        ({"4.0.linear.bias": np.zeros(HIDDEN, np.float32)}, {}, r"holds 4\.0\.linear\.bias"),
+        ({"4.0.linear.bias": np.zeros(HIDDEN, np.float32)}, {}, r"unknown tensor 4\.0\.linear\.bias"),
         ({"2.0.linear.bias": None}, {}, r"lacks 2\.0\.linear\.bias"),
         ({"0.0.linear.bias": np.zeros(3, np.float32)}, {}, "has shape"),
         ({"0.0.linear.bias": np.full(HIDDEN, np.inf, np.float32)}, {}, "not finite"),
         ({"0.1.weight": np.zeros((VOCAB, HIDDEN), np.float32)}, {}, r"lacks 1\.1\.weight"),
         ({"0.output.weight": np.zeros((HIDDEN, HIDDEN), np.float32)}, {}, r"lacks 0\.output\.bias"),
-        ({"1.output.bias": np.zeros(HIDDEN, np.float32)}, {}, r"holds 1\.output\.bias"),
+        ({"1.output.bias": np.zeros(HIDDEN, np.float32)}, {}, r"unknown tensor 1\.output\.bias"),
         ({}, {"medusa_num_heads": None}, "lacks a usable"),
         ({}, {"medusa_num_layers": 0}, "4 heads of 0 layers"),
         ({}, {"draft_vocab_size": 3}, "lacks d2t"),
@@ -110,7 +108,7 @@ def test_published_files_are_read_with_their_own_lm_heads(tmp_path):
 def test_wrong_files_are_named(tmp_path, change, config, message):
     directory = edit_network(write_medusa(tmp_path), change, config)
     with pytest.raises(CheckpointError, match=message) as error:
-        read_medusa_checkpoint(directory)
+        read_head(MEDUSA, directory)
     assert "\n" not in str(error.value)
 
 

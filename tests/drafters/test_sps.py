@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from drafting import cycles, edit_network, engine_of, request
 
-from eyas.drafters.draft_lm_checkpoint import read_draft_lm_checkpoint
-from eyas.drafters.sps import SpsOptions
+from eyas.drafters.heads import read_head
+from eyas.drafters.sps import DRAFT_LM, SpsOptions
 from eyas.engine.stopping import StoppingConfig
 from eyas.errors import CheckpointError, ConfigError
 from eyas.runtimes import load_runtime
@@ -180,7 +180,7 @@ def test_impossible_lengths_are_refused(length):
 @pytest.mark.parametrize(
     ("change", "config", "message"),
     [
-        ({"embed_tokens.weight": np.zeros((VOCAB, HIDDEN), np.float32)}, {}, "holds embed_tokens"),
+        ({"embed_tokens.weight": np.zeros((VOCAB, HIDDEN), np.float32)}, {}, "unknown tensor embed_tokens"),
         ({"norm.weight": None}, {}, "lacks norm.weight"),
         ({"norm.weight": np.zeros(3, np.float32)}, {}, "has shape"),
         ({}, {"num_hidden_layers": 3}, "lacks layers.2"),
@@ -192,7 +192,7 @@ def test_impossible_lengths_are_refused(length):
 def test_wrong_files_are_named(tmp_path, change, config, message):
     directory = edit_network(write_draft_lm(tmp_path), change, config)
     with pytest.raises(CheckpointError, match=message) as error:
-        read_draft_lm_checkpoint(directory)
+        read_head(DRAFT_LM, directory)
     assert "\n" not in str(error.value)
 
 

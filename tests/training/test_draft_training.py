@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eyas.config import TreeConfig
-from eyas.drafters.network_files import check_names, read_arrays, write_network
+from eyas.drafters.head_arrays import check_names, read_arrays, write_arrays
 from eyas.drafters.policy.expansion import Frontier
 from eyas.drafters.registry import find_method
 from eyas.engine.cycle import Engine, Request
@@ -54,7 +54,7 @@ def random_network(runtime, samples, kind, **changes):
 
 def drafter_of(runtime, kind, network, folder, **changes):
     folder.mkdir()
-    _write(KINDS[kind], folder, runtime, network, recipe(kind, precision="bfloat16", **changes), None, {})
+    _write(kind, folder, runtime, network, recipe(kind, precision="bfloat16", **changes), None, {})
     return find_method(METHODS[kind]).drafter.load(runtime, DraftFiles(head=lambda: folder))
 
 
@@ -313,7 +313,8 @@ def test_int8_files_hold_rows_and_their_scales(tmp_path):
         "a.weight": (rng.standard_normal((5, 64)) * [[1], [100], [0.01], [0], [1]]).astype(np.float32),
         "a.bias": rng.standard_normal(5).astype(np.float32),
     }
-    write_network(tmp_path, weights, {"x": 1}, np.array([3, 9]), "int8")
+    ids = {"d2t": np.array([3, 8])}
+    write_arrays(tmp_path / "model.safetensors", weights | ids, "int8")
     arrays, source = read_arrays(tmp_path, ["model.safetensors"])
     assert (tmp_path / "model.safetensors").stat().st_size < 1200
     assert arrays.pop("d2t").tolist() == [3, 8]

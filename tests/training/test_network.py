@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from eyas.config import TreeConfig
-from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
-from eyas.drafters.eagle_head import EagleHead, HeadState
+from eyas.drafters.eagle_head import EAGLE, EagleHead, HeadState
+from eyas.drafters.heads import read_head, write_head
 from eyas.drafters.policy.expansion import Frontier
 from eyas.engine.interfaces import DraftContext
 from eyas.engine.sampling import Sampler, SamplingConfig
@@ -56,7 +56,7 @@ def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
     """Step s of a chain = the head's s-th chained forward in decoding, after its anchor was committed."""
     folder = tmp_path / "head"
     folder.mkdir()
-    write_eagle_checkpoint(folder, network.to_weights(), head_config(runtime, network, (1.0,)), None)
+    write_head(EAGLE, folder, network.to_weights(), head_config(runtime, network, (1.0,)), None)
     head = EagleHead.load(runtime, folder)
     sample = max(samples, key=len)
     [feature] = FeatureSource(runtime, 64).get([sample])
@@ -82,11 +82,11 @@ def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
 
 def test_weights_survive_the_checkpoint(runtime, network, tmp_path):
     ids = np.arange(0, VOCAB, 3)
-    write_eagle_checkpoint(tmp_path, network.to_weights(), head_config(runtime, network, (0.7, 0.9)), ids)
-    checkpoint = read_eagle_checkpoint(tmp_path)
+    write_head(EAGLE, tmp_path, network.to_weights(), head_config(runtime, network, (0.7, 0.9)), ids)
+    checkpoint = read_head(EAGLE, tmp_path)
     again = HeadNetwork.from_checkpoint(checkpoint)
     for name, weight in network.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], weight)
-    assert checkpoint.coupled_scale == (0.7, 0.9)
+    assert checkpoint.config.coupled_scale == (0.7, 0.9)
     assert checkpoint.fingerprint == runtime.target.fingerprint
     np.testing.assert_array_equal(checkpoint.draft_ids, ids)

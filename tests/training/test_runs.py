@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
+from eyas.drafters.eagle_head import EAGLE
+from eyas.drafters.heads import read_head, write_head
 from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.runtimes import load_runtime
 from eyas.training.config import DRAFT_CONFIGS, HeadConfig
@@ -97,7 +98,7 @@ def content(place):
     return {path: path.read_bytes() for path in files if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["head", *DRAFT_CONFIGS])
+@pytest.mark.parametrize("kind", ["eagle", *DRAFT_CONFIGS])
 @pytest.mark.parametrize("make", [notes, notes_beside_a_head, hidden, target, bare_target, half, file])
 def test_a_place_that_holds_something_else_is_refused(tmp_path, make, kind):
     make(tmp_path / "out")
@@ -131,11 +132,11 @@ def test_training_refuses_before_it_begins_and_again_at_the_end(runtime, samples
 
 
 def test_a_head_of_ours_is_replaced_by_a_head_alone(head, tmp_path):
-    check_replaceable(head, "head")
-    check_replaceable(tmp_path, "head")  # empty
-    check_replaceable(tmp_path / "new", "head")
+    check_replaceable(head, "eagle")
+    check_replaceable(tmp_path, "eagle")  # empty
+    check_replaceable(tmp_path / "new", "eagle")
     for kind in DRAFT_CONFIGS:
-        with pytest.raises(ConfigError, match=f"not of a {kind}"):
+        with pytest.raises(ConfigError, match=f"`eyas train {kind}` has not made"):
             check_replaceable(head, kind)
 
 
@@ -295,12 +296,12 @@ def test_a_run_begins_with_the_layers_of_the_head_it_starts_from(runtime, sample
     start = tmp_path / "first"
     start.mkdir()
     network = trainer(runtime, samples, layers=2, intermediate_size=24).network
-    write_eagle_checkpoint(start, network.to_weights(), head_config(runtime, network, (1.0,)), None)
+    write_head(EAGLE, start, network.to_weights(), head_config(runtime, network, (1.0,)), None)
     place = tmp_path / "head"
     train_head(runtime, samples[:10], short(), work=tmp_path / "run", place=place, start=start)
-    made = read_eagle_checkpoint(place)
-    assert (made.stack.num_layers, made.stack.mlp_size) == (2, 24)
-    recipe = made.config["provenance"]["recipe"]
+    made = read_head(EAGLE, place)
+    assert (made.config.stack.num_layers, made.config.stack.mlp_size) == (2, 24)
+    recipe = made.document["provenance"]["recipe"]
     assert (recipe["layers"], recipe["intermediate_size"]) == (2, 24)
     for changes in ({"layers": 3}, {"intermediate_size": 48}):
         name = next(iter(changes))
@@ -368,7 +369,7 @@ def test_answers_that_are_cut_away_are_refused_by_name(runtime, tmp_path):
             DraftTrainer(runtime, long, config, None, features)
 
 
-@pytest.mark.parametrize("kind", ["head", *DRAFT_CONFIGS])
+@pytest.mark.parametrize("kind", ["eagle", *DRAFT_CONFIGS])
 def test_batches_in_which_nothing_counts_are_no_trouble(runtime, tmp_path, kind):
     """Prompts that fill `max_length`, and answers of one token, beside useful ones."""
     samples = [
@@ -377,7 +378,7 @@ def test_batches_in_which_nothing_counts_are_no_trouble(runtime, tmp_path, kind)
     ]
     changes = {"max_length": 16, "batch_rows": 1, "epochs": 1.0, "save_every": 1, "held_out_every": 4}
     work, place = tmp_path / "run", tmp_path / "out"
-    if kind == "head":
+    if kind == "eagle":
         train_head(runtime, samples, HeadConfig(**changes), work=work, place=place)
     else:
         config = DRAFT_CONFIGS[kind](**changes, draft_vocab=None, prompt_share=0.0)

@@ -8,7 +8,8 @@ import torch
 
 from eyas.config import TreeConfig
 from eyas.drafters.eagle2 import Eagle2
-from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
+from eyas.drafters.eagle_head import EAGLE
+from eyas.drafters.heads import read_head, write_head
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import DraftFiles
 from eyas.engine.sampling import Sampler, SamplingConfig, log_softmax
@@ -19,7 +20,7 @@ from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
 from eyas.training.distil import Job, Unlooped, answer_all
 from eyas.training.features import FeatureSource, keeper
-from eyas.training.finish import head_config, write_head
+from eyas.training.finish import head_config, install_head
 from eyas.training.head import HeadTrainer, draw_chains
 from eyas.training.losses import CHUNK, classification_loss, regression_loss
 from eyas.training.oracle import Oracle
@@ -189,7 +190,7 @@ def head(runtime, samples, tmp_path_factory):
     run = trainer(runtime, training, epochs=8)
     run.run(tmp_path_factory.mktemp("run"))
     folder = tmp_path_factory.mktemp("trained") / "head"
-    measured = write_head(
+    measured = install_head(
         folder, runtime, run.best_network(), None, recipe=run.config, samples=training,
         held_out=held_out, features=FeatureSource(runtime, 64), provenance={"answers_from": "test"},
     )  # fmt: skip
@@ -198,12 +199,12 @@ def head(runtime, samples, tmp_path_factory):
 
 def test_a_finished_head_says_where_it_comes_from(runtime, head):
     folder, measured = head
-    checkpoint = read_eagle_checkpoint(folder)
+    checkpoint = read_head(EAGLE, folder)
     assert checkpoint.fingerprint == runtime.target.fingerprint
-    provenance = checkpoint.config["provenance"]
+    provenance = checkpoint.document["provenance"]
     assert provenance["recipe"]["learning_rate"] == QUICK["learning_rate"]
     assert provenance["simulated_acceptance_length"] == measured
-    assert len(checkpoint.coupled_scale) == 6
+    assert len(checkpoint.config.coupled_scale) == 6
     assert measured["T=0, 60 rows"]["acceptance_length"] > 1
 
 
@@ -260,7 +261,7 @@ def test_a_perfect_draft_is_trusted_most(runtime, head, samples):
     features = FeatureSource(runtime, 64)
     from eyas.training.network import HeadNetwork
 
-    trained = HeadNetwork.from_checkpoint(read_eagle_checkpoint(head[0]))
+    trained = HeadNetwork.from_checkpoint(read_head(EAGLE, head[0]))
     with torch.no_grad():
         for weight in network.parameters():
             weight.normal_(std=0.3)
@@ -394,7 +395,7 @@ def test_a_head_with_a_draft_vocabulary_drafts(runtime, samples, tmp_path):
     ids = frequent_tokens(samples, 24, VOCAB)
     tmp_path.joinpath("h").mkdir()
     config = head_config(runtime, run.network, (1.0,))
-    write_eagle_checkpoint(tmp_path / "h", run.network.to_weights(), config, ids)
+    write_head(EAGLE, tmp_path / "h", run.network.to_weights(), config, ids)
     drafter = Eagle2.load(runtime, DraftFiles(head=lambda: tmp_path / "h"))
     [feature] = FeatureSource(runtime, 64).get([samples[0]])
     stats = simulate(runtime, drafter, samples[0], feature, TreeConfig(draft_tokens=10, depth=3))
@@ -406,7 +407,7 @@ def test_acceptance_is_measured_along_the_way(runtime, samples, tmp_path):
 
     config = HeadConfig(**{**QUICK, "epochs": 2.0, "evaluate_every": 2, "held_out_every": 3})
     measured = train_head(runtime, samples, config, work=tmp_path / "work", place=tmp_path / "head")
-    provenance = read_eagle_checkpoint(tmp_path / "head").config["provenance"]
+    provenance = read_head(EAGLE, tmp_path / "head").document["provenance"]
     assert provenance["simulated_acceptance_length"] == measured
     assert provenance["evaluations"][0]["step"] == 2
     assert provenance["evaluations"][0]["T=0"] >= 1
@@ -420,11 +421,11 @@ def test_a_head_goes_on_from_another_with_its_draft_vocabulary(runtime, samples,
     start.mkdir()
     weights, config = network.to_weights(), head_config(runtime, network, (1.0,))
     rare = np.arange(VOCAB - 16, VOCAB)
-    write_eagle_checkpoint(start, weights, config, rare)
+    write_head(EAGLE, start, weights, config, rare)
     recipe = HeadConfig(**{**QUICK, "epochs": 0.1, "draft_vocab": draft_vocab})
     train_head(runtime, samples[:10], recipe, work=tmp_path / "work", place=tmp_path / "head", start=start)
-    made = read_eagle_checkpoint(tmp_path / "head")
-    assert made.config["provenance"]["started_from"] == "first"  # its folder's name only
+    made = read_head(EAGLE, tmp_path / "head")
+    assert made.document["provenance"]["started_from"] == "first"  # its folder's name only
     assert made.draft_ids is not None
     assert len(made.draft_ids) == draft_vocab
     assert (made.draft_ids.tolist() == rare.tolist()) == (draft_vocab == 16)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eyas.cli.output import write
 from eyas.cli.parser import Commands
-from eyas.drafters.eagle_checkpoint import export_plain
+from eyas.drafters.eagle_head import export_plain
 from eyas.errors import CheckpointError, ConfigError
 
 

@@ -31,12 +31,14 @@ def add(commands: Commands) -> None:
         "--out", type=Path, required=True, metavar="FILE", help="JSON lines of answers; appended to"
     )
     distil.add_argument(
-        "--feature-cache", type=Path, metavar="DIR", help="keep the answers' features there for `train head`"
+        "--feature-cache", type=Path, metavar="DIR", help="keep the answers' features there for `eyas train`"
     )
     add_recipe(distil, DistilConfig)
     distil.set_defaults(run=run_distil)
 
-    head = steps.add_parser("head", help="train a head on answers", description=_about(run_head))
+    head = steps.add_parser(
+        "eagle", aliases=["head"], help="train a head on answers", description=_about(run_head)
+    )
     add_run_arguments(head, "the head goes")
     head.add_argument("--start", type=Path, metavar="HEAD", help="go on from this head: weights, vocabulary")
     add_recipe(head, HeadConfig)

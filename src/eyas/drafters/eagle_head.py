@@ -12,6 +12,17 @@ A pair's position is that of its *feature*. Committed pairs always hold the targ
 node holds its parent's predicted one. So the committed length of the head's cache equals the target's: the
 position of the root (docs/laws.md, L7).
 
+On disk a head has the layout of the authors' released ones, names without a prefix:
+
+    fc.weight [h, 2h]   fc.bias [h]                     input: embedding first, feature second
+    layers.0.self_attn.{q,k,v,o}_proj.weight            (+ .bias of q, k, v with "qkv_bias")
+    layers.0.mlp.{gate,up,down}_proj.weight
+    layers.0.post_attention_layernorm.weight [h]        there is no input_layernorm in layer 0
+    embed_tokens.weight [V, h]                          may be there; the target's is used
+
+Extensions of eyas beside those of `heads`: `layers.1.*` with `input_layernorm`; `coupled_scale` and
+`acceptance_map` in config.json.
+
 Trees of measured size must pay for what the head reads, so there it reads at most `READ_AT_ONCE` pairs for a
 tree, and `READ_IN_COMPANY` where other sequences wait for it. Where more are waiting (a long prompt, a long
 stretch without drafting) it begins anew with the last of them; the cache's first row then is a later pair,
@@ -21,22 +32,116 @@ and positions, which are relative, count from it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint
+from eyas.drafters.head_layers import stack_config, stack_shapes
+from eyas.drafters.heads import HeadFile, read_head, register_head, write_plain
 from eyas.drafters.policy.acceptance import AcceptanceMap
 from eyas.drafters.policy.expansion import Frontier
 from eyas.drafters.target import AnswerHead, check_target
 from eyas.engine.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, Runtime, TopK
 from eyas.engine.tree import Floats, Ints, Prefix
+from eyas.errors import CheckpointError, DataError
+from eyas.models.spec import StackSpec
 
 # Of prompts of 670 tokens the whole was worth no more accepted tokens than the end (docs/log.md, 2026-11-24).
 READ_AT_ONCE = 128
 # In company a tree is a level or two, and has to pay before the company changes: a quarter of the reading for
 # 6 % fewer accepted tokens (docs/log.md, 2026-11-27).
 READ_IN_COMPANY = 32
+
+DEFAULT_COUPLED_SCALE = (1.0,)
+ACCEPTANCE_MODES = ("greedy", "coupled", "top-k")
+
+
+@dataclass(frozen=True)
+class EagleHeadConfig:
+    """What a head's config.json says.
+
+    Attributes:
+        stack: sizes of its decoder layers.
+        fc_bias: whether fc has a bias.
+        coupled_scale: per depth, the scale of coupled confidences (docs/algorithm.md, section 4).
+        acceptance: maps confidences to acceptance rates (section 6), by how children are chosen: "greedy",
+            "coupled" or "top-k" (temperature > 0, without the sampler's noise).
+    """
+
+    stack: StackSpec
+    fc_bias: bool
+    coupled_scale: tuple[float, ...]
+    acceptance: Mapping[str, AcceptanceMap]
+
+
+def _config(file: HeadFile) -> EagleHeadConfig:
+    scale = tuple(float(value) for value in file.document.get("coupled_scale", DEFAULT_COUPLED_SCALE))
+    if not scale or min(scale) <= 0:
+        raise CheckpointError(
+            f"{file.directory}/config.json has coupled_scale {scale}; expected positive numbers."
+        )
+    return EagleHeadConfig(
+        # The first layer has no input norm, and the output, in the target's feature space, no final one.
+        stack=stack_config(file.document, file.directory, first_input_norm=False, final_norm=False),
+        fc_bias="fc.bias" in file.arrays,  # the weights decide, not the config: both spellings are in use
+        coupled_scale=scale,
+        acceptance=_acceptance(file.document.get("acceptance_map", {}), file.directory),
+    )
+
+
+def _tensors(config: EagleHeadConfig) -> dict[str, tuple[int, ...]]:
+    hidden = config.stack.hidden_size
+    bias = {"fc.bias": (hidden,)} if config.fc_bias else {}
+    return {"fc.weight": (hidden, 2 * hidden), **bias, **stack_shapes(config.stack)}
+
+
+def _acceptance(document: Any, directory: Path) -> dict[str, AcceptanceMap]:
+    """By mode {"confidence": [..], "rate_by_depth": [[..], ..]}."""
+    try:
+        unknown = sorted(document.keys() - set(ACCEPTANCE_MODES))
+        if unknown:
+            raise DataError(f"unknown mode {unknown[0]!r}; the modes are {', '.join(ACCEPTANCE_MODES)}.")
+        return {
+            mode: AcceptanceMap(
+                confidence=tuple(map(float, entry["confidence"])),
+                rate_by_depth=tuple(tuple(map(float, rates)) for rates in entry["rate_by_depth"]),
+            )
+            for mode, entry in document.items()
+        }
+    except (AttributeError, DataError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory}/config.json has an unusable acceptance_map: {error}") from error
+
+
+EAGLE = register_head(
+    "eagle",
+    title="an EAGLE head",
+    config=_config,
+    tensors=_tensors,
+    trainer="eyas.training.eagle:EagleTrainer",
+    folder="",
+    files=("model.safetensors", "pytorch_model.bin"),
+    unused=("embed_tokens.weight",),
+    mark=("coupled_scale", None),
+)
+
+
+def export_plain(source: Path, target: Path) -> None:
+    """Write a one-layer head without eyas's extensions: the authors' code loads it.
+
+    Raises:
+        CheckpointError: a head of several layers, or a target folder that exists.
+    """
+    head = read_head(EAGLE, source)
+    layers = head.config.stack.num_layers
+    if layers != 1:
+        raise CheckpointError(
+            f"{source} has {layers} layers, but the plain layout holds 1; train one with "
+            "`eyas train eagle --layers 1`."
+        )
+    if target.exists():
+        raise CheckpointError(f"{target} exists already; name a new folder.")
+    target.mkdir(parents=True)
+    write_plain(EAGLE, target, head, leave_out=("coupled_scale", "acceptance_map"))
 
 
 @dataclass(frozen=True)
@@ -63,23 +168,23 @@ class EagleHead:
         Raises:
             CheckpointError: broken files, or a head for another target.
         """
-        checkpoint = read_eagle_checkpoint(directory)
+        head = read_head(EAGLE, directory)
+        config, weights = head.config, head.weights
         check_target(
             runtime,
             directory,
-            hidden_size=checkpoint.stack.hidden_size,
-            fingerprint=checkpoint.fingerprint,
-            draft_ids=checkpoint.draft_ids,
-            training="eyas train head",
+            hidden_size=config.stack.hidden_size,
+            fingerprint=head.fingerprint,
+            draft_ids=head.draft_ids,
+            training=EAGLE.training,
         )
-        weights = checkpoint.weights
         return cls(
             runtime=runtime,
             fc=runtime.linear(weights["fc.weight"], weights.get("fc.bias")),
-            stack=runtime.decoder_stack(checkpoint.stack, weights),
-            draft_ids=checkpoint.draft_ids,
-            coupled_scale=checkpoint.coupled_scale,
-            acceptance=checkpoint.acceptance,
+            stack=runtime.decoder_stack(config.stack, weights),
+            draft_ids=head.draft_ids,
+            coupled_scale=config.coupled_scale,
+            acceptance=config.acceptance,
         )
 
     def scale(self, depth: int) -> float:

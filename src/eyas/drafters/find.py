@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from eyas.drafters.network_files import read_head_fingerprint
+from eyas.drafters.heads import find_head_kind, read_config
 from eyas.errors import CheckpointError
 from eyas.models import heads_dir
 
@@ -67,8 +67,7 @@ class Heads:
         places = [self.model_dir / "head"]
         if self.fingerprint is not None:
             places += [heads_dir() / self.fingerprint, SHIPPED / self.fingerprint]
-        if kind != "eagle":
-            places = [place / kind for place in places]
+        places = [place / find_head_kind(kind).folder for place in places]
         for path in places:
             if (path / "config.json").is_file():
                 return HeadChoice(path, _check(path), tuple(places))
@@ -76,4 +75,4 @@ class Heads:
 
 
 def _check(path: Path) -> HeadCheck:
-    return "fingerprint" if read_head_fingerprint(path) else "shapes"
+    return "fingerprint" if read_config(path).get("target_fingerprint") else "shapes"

@@ -10,17 +10,33 @@ before the root) the children of a node at depth i, whose path below the root is
 Hydra takes c = f. Hydra++ runs a decoder layer with its own final norm over all features so far, and c is its
 newest output. The features are true ones only, so the layer's cache is one causal pass over what was
 committed (docs/laws.md, L7), a position per feature.
+
+On disk, for head i = 0.. (the misspelling is the published one):
+
+    prefix_embeding_layer.layers.0.*  .norm.weight              "prefix-mlp" (Hydra++) only: a decoder layer
+    hydra_mlp.{i}.{j}.linear.weight|bias                        block j; the first reads (i + 2) h numbers
+    hydra_mlp.{i}.{first}.res_connection.weight|bias            and so has a linear map around it
+    hydra_lm_head.{i}[.1].weight [V, h] |bias [V]               the head's own LM head
+
+All `hydra_num_layers` - 1 blocks after the first are one and the same. Published files repeat it under each
+of its places; dropout modules lie between them, so places are 1, 3, 5, .. for "prefix-mlp" and 0, 1, 2, ..
+for "mlp". What eyas writes holds it once, and no LM heads: the target's own reads the blocks' outputs, its
+rows for the draft vocabulary. Published configs lack the sizes of the prefix layer: those of the base model's
+config.json belong there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Protocol, Self
+from typing import Annotated, Any, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eyas.config import Option
-from eyas.drafters.hydra_checkpoint import read_hydra_checkpoint
+from eyas.drafters.head_arrays import Arrays
+from eyas.drafters.head_layers import stack_config, stack_shapes
+from eyas.drafters.heads import HeadFile, read_head, register_head
 from eyas.drafters.policy.expansion import Frontier
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.static_tree import TREE, Heads, Level, StaticTreeSession
@@ -34,6 +50,95 @@ from eyas.engine.interfaces import (
     Runtime,
 )
 from eyas.engine.tree import Prefix
+from eyas.errors import CheckpointError
+from eyas.models.spec import StackSpec
+
+PREFIX = "prefix_embeding_layer."
+
+
+@dataclass(frozen=True)
+class HydraHeadConfig:
+    """Sizes of Hydra heads: so many, of so many residual blocks each.
+
+    Attributes:
+        prefix: the decoder layer of Hydra++; None for Hydra.
+        own_vocab: rows of the LM heads of their own; None where the target's is used.
+    """
+
+    heads: int
+    layers: int
+    hidden_size: int
+    prefix: StackSpec | None
+    own_vocab: int | None = None
+
+    @property
+    def places(self) -> list[int]:
+        """Where the blocks of a head lie in published files."""
+        return [2 * block + 1 if self.prefix else block for block in range(self.layers)]
+
+    def block(self, head: int, number: int) -> str:
+        """Name of a head's block."""
+        return f"hydra_mlp.{head}.{self.places[number]}"
+
+    def lm_head(self, head: int) -> str:
+        """Name of a head's own LM head."""
+        return f"hydra_lm_head.{head}.1" if self.prefix else f"hydra_lm_head.{head}"
+
+
+def _config(file: HeadFile) -> HydraHeadConfig:
+    document = file.document
+    heads, layers = file.number("hydra_num_heads"), file.number("hydra_num_layers")
+    arch, is_grounded = document.get("hydra_head_arch"), document.get("grounded_heads", True)
+    if min(heads, layers) < 1 or arch not in ("mlp", "prefix-mlp") or not is_grounded:
+        raise CheckpointError(
+            f"{file.directory}/config.json has {heads} heads of {layers} layers, hydra_head_arch {arch!r} "
+            f"and grounded_heads {is_grounded}; eyas reads grounded 'mlp' and 'prefix-mlp'."
+        )
+    prefix = None
+    if arch == "prefix-mlp":
+        prefix = stack_config({**document, "num_hidden_layers": 1}, file.directory)
+    hidden = prefix.hidden_size if prefix else file.hidden_size("hydra_mlp.0.0.linear.bias")
+    config = HydraHeadConfig(heads, layers, hidden, prefix)
+    return replace(config, own_vocab=file.own_vocabulary(config.lm_head(0) + ".weight"))
+
+
+def _tensors(config: HydraHeadConfig) -> dict[str, tuple[int, ...]]:
+    """The shared block at its first place."""
+    hidden = config.hidden_size
+    shapes = {} if config.prefix is None else stack_shapes(config.prefix, PREFIX)
+    for head in range(config.heads):
+        for number in range(min(2, config.layers)):
+            inputs = hidden if number else (head + 2) * hidden
+            for part in ("linear",) if number else ("linear", "res_connection"):
+                shapes[f"{config.block(head, number)}.{part}.weight"] = (hidden, inputs)
+                shapes[f"{config.block(head, number)}.{part}.bias"] = (hidden,)
+        if config.own_vocab is not None:
+            shapes[f"{config.lm_head(head)}.weight"] = (config.own_vocab, hidden)
+            shapes[f"{config.lm_head(head)}.bias"] = (config.own_vocab,)
+    return shapes
+
+
+def _copies(config: HydraHeadConfig) -> dict[str, str]:
+    """The shared block at its further places."""
+    return {
+        f"{config.block(head, number)}.linear.{part}": f"{config.block(head, 1)}.linear.{part}"
+        for head in range(config.heads)
+        for number in range(2, config.layers)
+        for part in ("weight", "bias")
+    }
+
+
+HYDRA = register_head(
+    "hydra",
+    title="Hydra heads",
+    config=_config,
+    tensors=_tensors,
+    trainer="eyas.training.hydra:HydraTrainer",
+    files=("model.safetensors", "hydra_lm_head.safetensors", "hydra_lm_head.pt"),
+    unused=("input_embed_fn.weight", PREFIX + "embed_tokens.weight", "*.rotary_emb.inv_freq"),
+    copies=_copies,
+    mark=("hydra_num_heads", None),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,23 +162,35 @@ class Hydra:
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
         """Read the heads and put them on the runtime."""
         directory: Path = files.head()
-        checkpoint = read_hydra_checkpoint(directory)
-        sizes = checkpoint.sizes
+        file = read_head(HYDRA, directory)
+        config, weights = file.config, file.weights
         check_target(
             runtime,
             directory,
-            hidden_size=sizes.hidden_size,
-            fingerprint=checkpoint.fingerprint,
-            draft_ids=checkpoint.draft_ids,
-            training="eyas train hydra",
+            hidden_size=config.hidden_size,
+            fingerprint=file.fingerprint,
+            draft_ids=file.draft_ids,
+            training=HYDRA.training,
         )
+
+        def layer(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+            return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
         blocks = []
-        for head in checkpoint.heads:
-            shared = [] if head.shared is None else [runtime.res_block(*head.shared, None)]
-            blocks.append([runtime.res_block(*head.first, head.shortcut), *shared * (sizes.layers - 1)])
-        own = [head.lm_head for head in checkpoint.heads if head.lm_head is not None]
-        heads = Heads(runtime, directory, blocks, own, checkpoint.draft_ids)
-        prefix = None if sizes.prefix is None else runtime.decoder_stack(sizes.prefix, checkpoint.prefix)
+        for head in range(config.heads):
+            first = config.block(head, 0)
+            blocks.append([runtime.res_block(*layer(f"{first}.linear"), layer(f"{first}.res_connection"))])
+            if config.layers > 1:
+                shared = runtime.res_block(*layer(f"{config.block(head, 1)}.linear"), None)
+                blocks[-1] += [shared] * (config.layers - 1)
+        has_own = config.own_vocab is not None
+        own = [layer(config.lm_head(head)) for head in range(config.heads) if has_own]
+        heads = Heads(runtime, directory, blocks, own, file.draft_ids)
+        prefix = None
+        if config.prefix is not None:
+            names = (name for name in weights if name.startswith(PREFIX))
+            stack: Arrays = {name.removeprefix(PREFIX): weights[name] for name in names}
+            prefix = runtime.decoder_stack(config.prefix, stack)
         return cls(heads, prefix)
 
     def open(self) -> "Session":

@@ -16,15 +16,32 @@ which of them are kept).
 At temperature > 0 the paper judges by what is typical of the target, which changes its distribution; that is
 an option here (`medusa_lossy_typical`). By default the walk keeps plain decoding's ids, and children are
 chosen with the sampler's own noise (docs/algorithm.md, section 4).
+
+On disk, for head k = 0.. of m = `medusa_num_layers` residual blocks:
+
+    {k}.{j}.linear.weight [h, h]   {k}.{j}.linear.bias [h]      block j = 0..m-1
+    {k}.{m}.weight [V, h]                                       the head's own LM head
+
+Published files (`medusa_lm_head.pt`, or .safetensors) hold an LM head for every Medusa head: gigabytes for a
+large vocabulary. What eyas writes (`model.safetensors`) has a linear map in its place,
+
+    {k}.output.weight [h, h]       {k}.output.bias [h]
+
+and then the target's own LM head, its rows for the draft vocabulary: an LM head W O of each head's own, in
+h^2 numbers instead of V h. A block can only add to what it reads (SiLU is never below -0.28), so without the
+map a head could name little else than what the target would. A file has LM heads, or maps, for all heads or
+for none.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
+
+from numpy.typing import NDArray
 
 from eyas.config import Option
-from eyas.drafters.medusa_checkpoint import read_medusa_checkpoint
+from eyas.drafters.heads import HeadFile, read_head, register_head
 from eyas.drafters.policy.expansion import Frontier
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.static_tree import TREE, Heads, Level, StaticTreeSession
@@ -40,6 +57,54 @@ from eyas.engine.interfaces import (
 )
 from eyas.engine.tree import Prefix
 from eyas.engine.verification import WALK, Rule, TypicalAcceptance
+from eyas.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class MedusaHeadConfig:
+    """Sizes of Medusa heads: so many, of so many residual blocks each."""
+
+    hidden_size: int
+    heads: int
+    layers: int
+    own_vocab: int | None  # rows of the LM heads of their own; None where the target's is used
+    has_maps: bool  # before the target's LM head
+
+
+def _config(file: HeadFile) -> MedusaHeadConfig:
+    heads, layers = file.number("medusa_num_heads"), file.number("medusa_num_layers")
+    if min(heads, layers) < 1:
+        raise CheckpointError(
+            f"{file.directory}/config.json has {heads} heads of {layers} layers; both must be at least 1."
+        )
+    hidden = file.hidden_size("0.0.linear.bias")
+    vocab = file.own_vocabulary(f"0.{layers}.weight")
+    return MedusaHeadConfig(hidden, heads, layers, vocab, vocab is None and "0.output.weight" in file.arrays)
+
+
+def _tensors(config: MedusaHeadConfig) -> dict[str, tuple[int, ...]]:
+    hidden, shapes = config.hidden_size, dict[str, tuple[int, ...]]()
+    for head in range(config.heads):
+        for layer in range(config.layers):
+            shapes[f"{head}.{layer}.linear.weight"] = (hidden, hidden)
+            shapes[f"{head}.{layer}.linear.bias"] = (hidden,)
+        if config.own_vocab is not None:
+            shapes[f"{head}.{config.layers}.weight"] = (config.own_vocab, hidden)
+        if config.has_maps:
+            shapes[f"{head}.output.weight"] = (hidden, hidden)
+            shapes[f"{head}.output.bias"] = (hidden,)
+    return shapes
+
+
+MEDUSA = register_head(
+    "medusa",
+    title="Medusa heads",
+    config=_config,
+    tensors=_tensors,
+    trainer="eyas.training.medusa:MedusaTrainer",
+    files=("model.safetensors", "medusa_lm_head.safetensors", "medusa_lm_head.pt"),
+    mark=("medusa_num_heads", None),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,22 +139,29 @@ class Medusa:
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
         """Read the heads and put them on the runtime."""
         directory: Path = files.head()
-        checkpoint = read_medusa_checkpoint(directory)
+        file = read_head(MEDUSA, directory)
+        config, weights = file.config, file.weights
         check_target(
             runtime,
             directory,
-            hidden_size=checkpoint.hidden_size,
-            fingerprint=checkpoint.fingerprint,
-            draft_ids=checkpoint.draft_ids,
-            training="eyas train medusa",
+            hidden_size=config.hidden_size,
+            fingerprint=file.fingerprint,
+            draft_ids=file.draft_ids,
+            training=MEDUSA.training,
         )
-        layers: list[list[ResBlock | Linear]] = [
-            [runtime.res_block(*block, None) for block in head] for head in checkpoint.blocks
-        ]
-        for head, output in zip(layers, checkpoint.outputs, strict=bool(checkpoint.outputs)):
-            head.append(runtime.linear(*output))
-        own = [(weight, None) for weight in checkpoint.lm_heads or ()]
-        return cls(Heads(runtime, directory, layers, own, checkpoint.draft_ids))
+
+        def layer(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+            return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+        layers: list[list[ResBlock | Linear]] = []
+        for head in range(config.heads):
+            blocks = (f"{head}.{block}.linear" for block in range(config.layers))
+            layers.append([runtime.res_block(*layer(name), None) for name in blocks])
+            if config.has_maps:
+                layers[-1].append(runtime.linear(*layer(f"{head}.output")))
+        has_own = config.own_vocab is not None
+        own = [(weights[f"{head}.{config.layers}.weight"], None) for head in range(config.heads) if has_own]
+        return cls(Heads(runtime, directory, layers, own, file.draft_ids))
 
     def open(self) -> "Session":
         """A session that knows no feature yet."""

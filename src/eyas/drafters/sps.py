@@ -29,7 +29,8 @@ from typing import Annotated, Protocol, Self
 import numpy as np
 
 from eyas.config import MOST_DEPTH, Option
-from eyas.drafters.draft_lm_checkpoint import DraftLMCheckpoint, is_draft_lm, read_draft_lm_checkpoint
+from eyas.drafters.head_layers import stack_config, stack_shapes
+from eyas.drafters.heads import HeadCheckpoint, kind_of, read_config, read_head, register_head
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.target import AnswerHead, check_target, check_vocabulary
 from eyas.engine.interfaces import (
@@ -45,10 +46,21 @@ from eyas.engine.interfaces import (
 from eyas.engine.tree import DraftTree, Floats, Ints, Prefix, root_only
 from eyas.engine.verification import WALK, RatioTest, Rule
 from eyas.errors import CheckpointError, ConfigError
+from eyas.models.spec import StackSpec
 
 FIRST_LENGTH, LONGER, SHORTER = 5, 2, 1  # "heuristic"
 MOST, LEAST_CONFIDENCE = 20, 0.4  # "confidence"
 ROWS = 256  # of one pass over a prompt: bounds the memory of its mask
+
+# Two layers are 14 MB for the default target, where its vocabulary alone would be 57 MB.
+DRAFT_LM = register_head(
+    "draft-lm",
+    title="a small draft model",
+    config=lambda file: stack_config(file.document, file.directory),
+    tensors=stack_shapes,
+    trainer="eyas.training.draft_lm:DraftLMTrainer",
+    mark=("model_type", "eyas-draft-lm"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +126,11 @@ class DraftModel(Protocol):
 class OwnLayers:
     """Decoder layers between the target's embedding and LM head."""
 
-    def __init__(self, runtime: Runtime, checkpoint: DraftLMCheckpoint) -> None:
+    def __init__(self, runtime: Runtime, checkpoint: HeadCheckpoint[StackSpec]) -> None:
         self.limit = runtime.target.context_limit
         self._runtime = runtime
         self._draft_ids = checkpoint.draft_ids
-        self._stack = runtime.decoder_stack(checkpoint.stack, checkpoint.weights)
+        self._stack = runtime.decoder_stack(checkpoint.config, checkpoint.weights)
 
     def new_cache(self) -> PathCache:
         """An empty cache of the layers."""
@@ -165,15 +177,15 @@ class SpeculativeSampling:
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
         """Read the draft model and put it on the runtime, or on one of its own."""
         directory: Path = files.head()
-        if is_draft_lm(directory):
-            checkpoint = read_draft_lm_checkpoint(directory)
+        if kind_of(read_config(directory)) == DRAFT_LM.name:
+            checkpoint = read_head(DRAFT_LM, directory)
             check_target(
                 runtime,
                 directory,
-                hidden_size=checkpoint.stack.hidden_size,
+                hidden_size=checkpoint.config.hidden_size,
                 fingerprint=checkpoint.fingerprint,
                 draft_ids=checkpoint.draft_ids,
-                training="eyas train draft-lm",
+                training=DRAFT_LM.training,
             )
             return cls(OwnLayers(runtime, checkpoint))
         if files.model is None:

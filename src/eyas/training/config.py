@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from eyas.config import MAX_SEED, Option, Options
-from eyas.drafters.network_files import MAX_LAYERS, StoredPrecision
+from eyas.drafters.head_arrays import StoredPrecision
+from eyas.drafters.head_layers import MAX_LAYERS
 from eyas.errors import ConfigError
 
 SHORTEST_SEQUENCE = 3  # tokens: one of the prompt, one of the answer, and the one that follows them

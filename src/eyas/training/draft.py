@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eyas.drafters.hydra_checkpoint import HydraSizes
+from eyas.drafters.hydra import HydraHeadConfig
 from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.runtimes.torch.runtime import TorchRuntime
@@ -40,7 +40,7 @@ def make_network(runtime: TorchRuntime, config: DraftConfig) -> nn.Module:
     if isinstance(config, HydraConfig):
         layer = layers_of(runtime, 1, config.intermediate_size)
         prefix = layer if config.arch == "prefix-mlp" else None
-        return HydraNetwork(HydraSizes(config.heads, config.layers, hidden, prefix))
+        return HydraNetwork(HydraHeadConfig(config.heads, config.layers, hidden, prefix))
     assert isinstance(config, DraftLMConfig), "one of the three recipes"
     network = DraftLMNetwork(layers_of(runtime, config.layers, config.intermediate_size))
     norm = getattr(runtime.model.get_decoder(), "norm", None)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eyas.drafters.hydra_checkpoint import PREFIX, HydraSizes
-from eyas.drafters.network_files import stack_document
+from eyas.drafters.head_layers import stack_document
+from eyas.drafters.hydra import PREFIX, HydraHeadConfig
 from eyas.models.spec import StackSpec
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
 
@@ -93,7 +93,7 @@ class HydraNetwork(nn.Module):
 
     ahead = 1
 
-    def __init__(self, sizes: HydraSizes) -> None:
+    def __init__(self, sizes: HydraHeadConfig) -> None:
         super().__init__()
         hidden = sizes.hidden_size
         widths = [(head + 2) * hidden for head in range(sizes.heads)]
@@ -174,7 +174,7 @@ class DraftLMNetwork(nn.Module):
 
     def document(self) -> dict[str, Any]:
         """Entries of config.json."""
-        return stack_document(self.stack.spec)
+        return {"model_type": "eyas-draft-lm", **stack_document(self.stack.spec)}
 
     def to_weights(self) -> dict[str, NDArray[Any]]:
         """By the names of the checkpoint."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from eyas.config import TreeConfig
 from eyas.drafters.eagle2 import Eagle2
-from eyas.drafters.eagle_checkpoint import read_eagle_checkpoint, write_eagle_checkpoint
-from eyas.drafters.network_files import stack_document
+from eyas.drafters.eagle_head import EAGLE
+from eyas.drafters.head_layers import stack_document
+from eyas.drafters.heads import read_head, write_head
 from eyas.engine.interfaces import DraftFiles
 from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
@@ -42,7 +43,7 @@ CASES = (
 )
 
 
-def write_head(
+def install_head(
     place: Path,
     runtime: TorchRuntime,
     network: HeadNetwork,
@@ -64,8 +65,8 @@ def write_head(
     scale = fit_coupled_scale(runtime, network, features, samples[:400], draft_ids)
     config = head_config(runtime, network, scale)
     config["provenance"] = provenance | origin_of(recipe, samples, seconds)
-    with replacing(place, "head") as folder:
-        write_eagle_checkpoint(folder, network.to_weights(), config, draft_ids)
+    with replacing(place, "eagle") as folder:
+        write_head(EAGLE, folder, network.to_weights(), config, draft_ids)
         drafter = Eagle2.load(runtime, DraftFiles(head=lambda: folder))
         measured = measure(runtime, drafter, CASES, held_out, features, progress)
         add_provenance(folder, simulated_acceptance_length=measured)
@@ -123,7 +124,7 @@ def train_head(
         ConfigError: `place` holds what is no head of ours, or the recipe does not fit `start`.
         CheckpointError: `start` is a head for another target, or the run in `work` is another one.
     """
-    check_replaceable(place, "head")
+    check_replaceable(place, "eagle")
     vocab = runtime.target.vocab_size
     training, held_out = split_held_out(samples, config.held_out_every)
     network, draft_ids, config = _begin(runtime, config, start)
@@ -138,13 +139,13 @@ def train_head(
     def evaluate(network: HeadNetwork) -> dict[str, Any]:
         folder = evaluation_folder(work)
         config = head_config(runtime, network, (1.0,))
-        write_eagle_checkpoint(folder, network.to_weights(), config, draft_ids)
+        write_head(EAGLE, folder, network.to_weights(), config, draft_ids)
         drafter = Eagle2.load(runtime, DraftFiles(head=lambda: folder))
         return glance(runtime, drafter, Case(name="60 rows", tree=UNCOUPLED), held_out, features)
 
     trainer.run(work, progress, evaluate)
     origin = (provenance or {}) | ({} if start is None else {"started_from": start.resolve().name})
-    return write_head(
+    return install_head(
         place,
         runtime,
         trainer.best_network(),
@@ -166,8 +167,8 @@ def _begin(
     if start is None:
         return None, None, replace(config, layers=config.layers or 1)
     Eagle2.load(runtime, DraftFiles(head=lambda: start))  # refuses a head for another target
-    checkpoint = read_eagle_checkpoint(start)
-    stack = checkpoint.stack
+    checkpoint = read_head(EAGLE, start)
+    stack = checkpoint.config.stack
     for name, given, has in (
         ("layers", config.layers, stack.num_layers),
         ("intermediate_size", config.intermediate_size, stack.mlp_size),

@@ -1,17 +1,15 @@
 """The whole of `eyas train medusa`, `hydra` and `draft-lm`: vocabulary, training, measuring, installing."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
-from eyas.drafters.draft_lm_checkpoint import write_draft_lm_checkpoint
+from eyas.drafters.heads import find_head_kind, write_head
 from eyas.drafters.hydra import Hydra, HydraOptions
-from eyas.drafters.hydra_checkpoint import write_hydra_checkpoint
 from eyas.drafters.medusa import Medusa, MedusaOptions
-from eyas.drafters.medusa_checkpoint import write_medusa_checkpoint
 from eyas.drafters.sps import SpeculativeSampling, SpsOptions
 from eyas.engine.interfaces import Drafter, DraftFiles
 from eyas.engine.tree import Ints
@@ -41,14 +39,12 @@ HELD_OUT_ANSWERS = 24  # whose accuracy is measured
 class Kind:
     """How networks of a kind are written, loaded and measured; the first case is the method's default."""
 
-    write: Callable[..., None]
     drafter: type[Drafter]
     cases: tuple[Case, ...]
 
 
 KINDS: Mapping[str, Kind] = {
     "medusa": Kind(
-        write_medusa_checkpoint,
         Medusa,
         (
             Case(name="64 rows", options=MedusaOptions()),
@@ -57,7 +53,6 @@ KINDS: Mapping[str, Kind] = {
         ),
     ),
     "hydra": Kind(
-        write_hydra_checkpoint,
         Hydra,
         (
             Case(name="64 rows", options=HydraOptions()),
@@ -66,7 +61,6 @@ KINDS: Mapping[str, Kind] = {
         ),
     ),
     "draft-lm": Kind(
-        write_draft_lm_checkpoint,
         SpeculativeSampling,
         (
             Case(name="heuristic", options=SpsOptions()),
@@ -121,7 +115,7 @@ def train_draft(
     known = KINDS[kind]
 
     def write(folder: Path, network: nn.Module, origin: dict[str, Any]) -> Drafter:
-        _write(known, folder, runtime, network, config, draft_ids, origin)
+        _write(kind, folder, runtime, network, config, draft_ids, origin)
         return known.drafter.load(runtime, DraftFiles(head=lambda: folder))
 
     def accuracy(network: nn.Module) -> list[float]:
@@ -143,7 +137,7 @@ def train_draft(
 
 
 def _write(
-    kind: Kind,
+    kind: str,
     folder: Path,
     runtime: TorchRuntime,
     network: nn.Module,
@@ -158,4 +152,4 @@ def _write(
         "target_fingerprint": runtime.target.fingerprint,
         "provenance": origin,
     }
-    kind.write(folder, draft.to_weights(), document, draft_ids, config.precision)
+    write_head(find_head_kind(kind), folder, draft.to_weights(), document, draft_ids, config.precision)

@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eyas.drafters.eagle_checkpoint import EagleCheckpoint
+from eyas.drafters.eagle_head import EagleHeadConfig
+from eyas.drafters.heads import HeadCheckpoint
 from eyas.models.spec import StackSpec
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
 
@@ -91,10 +92,10 @@ class HeadNetwork(nn.Module):
         return {name: tensor.detach().to(torch.float32).cpu().numpy() for name, tensor in named.items()}
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: EagleCheckpoint) -> "HeadNetwork":
+    def from_checkpoint(cls, checkpoint: HeadCheckpoint[EagleHeadConfig]) -> "HeadNetwork":
         """A network with a checkpoint's weights; a missing fc.bias is zero."""
-        network = cls(checkpoint.stack)
-        hidden = checkpoint.stack.hidden_size
+        network = cls(checkpoint.config.stack)
+        hidden = checkpoint.config.stack.hidden_size
         weights = {"fc.bias": np.zeros(hidden, dtype=np.float32)} | checkpoint.weights
         network.load_state_dict(
             {

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from eyas.drafters.draft_lm_checkpoint import is_draft_lm
+from eyas.drafters.heads import find_head_kind, kind_of
 from eyas.errors import ConfigError, DataError
 from eyas.models import installing, locked
 from eyas.models.appending import hold
@@ -30,7 +30,7 @@ def check_replaceable(place: Path, kind: str) -> None:
 
     Args:
         place: where the result goes; the folder is replaced whole.
-        kind: "head", or one of `DRAFT_CONFIGS`. Networks in folders of a head's own stay.
+        kind: of `eyas.drafters.heads`. Heads in folders below that of another kind stay.
 
     Raises:
         ConfigError: names what is in the way.
@@ -46,7 +46,7 @@ def check_replaceable(place: Path, kind: str) -> None:
         foreign = sorted(own)
     if foreign:
         raise ConfigError(
-            f"--out {place} holds {foreign[0]}, which is not of a {kind} that `eyas train` made and would be "
+            f"--out {place} holds {foreign[0]}, which `eyas train {kind}` has not made and which would be "
             "lost; name a new or an empty folder."
         )
 
@@ -86,8 +86,8 @@ def own_folder(folder: Path) -> Iterator[None]:
 
 def _may_be_there(path: Path, kind: str) -> bool:
     if path.is_dir():
-        is_other = (path / "config.json").is_file()  # another method's network: copied over
-        return kind == "head" and (is_other or path.name.startswith(".unfinished-"))
+        is_other = (path / "config.json").is_file()  # another kind's head: copied over
+        return not find_head_kind(kind).folder and (is_other or path.name.startswith(".unfinished-"))
     return path.name in FILES or (path.name.startswith(".") and path.name.endswith(".lock"))
 
 
@@ -99,6 +99,4 @@ def _kind_of(network: Path) -> str | None:
         return None
     if not isinstance(document, dict) or not {"target_fingerprint", "provenance"} <= document.keys():
         return None
-    if is_draft_lm(network):
-        return "draft-lm"
-    return next((kind for kind in ("medusa", "hydra") if f"{kind}_num_heads" in document), "head")
+    return kind_of(document)
