@@ -30,9 +30,9 @@ def write_tokenizer(directory):
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def write_chat_model(directory, *, head=False):
+def write_chat_model(directory, *, head=False, max_positions=CONTEXT):
     """A Hugging Face directory that `--model` takes."""
-    write_llama(directory, vocab_size=VOCAB, max_positions=CONTEXT)
+    write_llama(directory, vocab_size=VOCAB, max_positions=max_positions)
     write_tokenizer(directory)
     if head:
         write_head(directory / "head", vocab_size=VOCAB)
