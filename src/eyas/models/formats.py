@@ -7,13 +7,11 @@ the layouts of the `gguf` package, which also dequantises them.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import ModelError
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+from eyas.models.weights import BFLOAT16
 
 
 @dataclass(frozen=True, slots=True)

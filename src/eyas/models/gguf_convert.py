@@ -1,12 +1,11 @@
-"""A GGUF file of the Llama family as an ordinary Hugging Face directory.
+"""A GGUF file as an ordinary Hugging Face directory.
 
 The stored model is the dequantised file rounded to bfloat16: that *is* the target, whatever precision it is
-run in. Two things differ between the formats: llama.cpp permutes the rows of q and k so that rotary pairs lie
-side by side, which is undone here, and the tokenizer comes as lists of tokens and merges (gguf_tokenizer.py).
+run in. Weights come through `GGUFSource`, names and metadata keys from the family's file, and the tokenizer
+is built from lists of tokens and merges (gguf_tokenizer.py).
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,149 +13,110 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import ModelError
+from eyas.models.families import Family, describe, find_gguf_family
+from eyas.models.families.common import Unsupported
+from eyas.models.formats import to_float32
 from eyas.models.gguf_tokenizer import build_tokenizer, tokenizer_settings
 from eyas.models.progress import Progress, silent
-from eyas.models.weights import stream_safetensors
+from eyas.models.sources import GGUFSource
+from eyas.models.spec import ModelSpec
+from eyas.models.tensors import ModelTensors
+from eyas.models.weights import BFLOAT16, stream_safetensors
 
-_BFLOAT16 = np.dtype("<u2")  # as bits
-
-_TENSORS = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+_SPECIAL = {"bos": "bos", "eos": "eos", "padding": "pad"}
 
 
 def convert_gguf(source: Path, target: Path, progress: Progress = silent) -> None:
     """Write config, weights, tokenizer and chat template of `source` into the folder `target`.
 
     Raises:
-        ModelError: not a whole GGUF file, another architecture, or a tokenizer that we cannot rebuild.
+        ModelError: not a whole GGUF file, an unknown architecture, or a tokenizer that we cannot rebuild.
         OSError: `target` cannot be written.
     """
-    from gguf import GGUFReader
-
+    file = GGUFSource(source)
     try:
-        reader = GGUFReader(source)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except Exception as error:  # the reader checks little: a broken file fails in many ways
-        raise ModelError(f"{source} is no whole GGUF file ({error}); fetch it again.") from error
-    architecture = fields.get("general.architecture")
-    if architecture != "llama":
-        raise ModelError(f"{source} has architecture {architecture!r}; only 'llama' can be converted.")
-    try:
-        config = _config(fields, {tensor.name: tensor for tensor in reader.tensors})
-        tokenizer = build_tokenizer(fields)
-        settings = tokenizer_settings(fields)
-        weights = _weights(reader.tensors)
+        family = find_gguf_family(file.architecture)
+        config, spec = read_gguf(file, family)
+        tokenizer = build_tokenizer(file.fields)
+        settings = tokenizer_settings(file.fields, spec.context_limit)
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise ModelError(f"{source} lacks the metadata {error}; fetch it again.") from error
-    except ValueError as error:
+    except (ModelError, Unsupported, ValueError) as error:
         raise ModelError(f"{source} cannot be converted: {error}.") from error
+    assert family.gguf is not None, "found by its GGUF architecture"
+    tensors = ModelTensors(file, spec, family.gguf.tensors)
     _write_json(target / "config.json", config)
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
     _write_json(target / "generation_config.json", {key: config[key] for key in keys if key in config})
     # As text, not by the library's own writer, whose failures do not say that the disk is full.
     (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     _write_json(target / "tokenizer_config.json", settings)
-    _write_weights(source, weights, config, target / "model.safetensors", progress)
+    _write_weights(tensors, family, target / "model.safetensors", progress)
 
 
-def _config(fields: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
-    heads = int(fields["llama.attention.head_count"])
-    hidden = int(fields["llama.embedding_length"])
-    size = int(fields.get("llama.attention.key_length", hidden // heads))
-    rotated = int(fields.get("llama.rope.dimension_count", size))
-    if rotated != size:
-        raise ValueError(f"it rotates {rotated} of {size} dimensions, and Llama rotates all")
-    scaling = fields.get("llama.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in tensors:
-        raise ValueError(f"its rotary scaling ({scaling!r}) is not supported; use the original model")
-    config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": int(fields["llama.feed_forward_length"]),
-        "num_hidden_layers": int(fields["llama.block_count"]),
-        "num_attention_heads": heads,
-        "num_key_value_heads": int(fields.get("llama.attention.head_count_kv", heads)),
-        "head_dim": size,
-        "hidden_act": "silu",
-        "max_position_embeddings": int(fields["llama.context_length"]),
-        # GGUF stores float32: round to the short decimal that was meant.
-        "rms_norm_eps": float(f"{fields['llama.attention.layer_norm_rms_epsilon']:.6g}"),
-        "rope_theta": float(fields.get("llama.rope.freq_base", 10000.0)),
-        "vocab_size": int(tensors["token_embd.weight"].shape[1]),
-        "tie_word_embeddings": "output.weight" not in tensors,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "torch_dtype": "bfloat16",
-    }
-    for name, key in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
-        if f"tokenizer.ggml.{name}_token_id" in fields:
-            config[f"{key}_token_id"] = int(fields[f"tokenizer.ggml.{name}_token_id"])
-    return config
+def read_gguf(file: GGUFSource, family: Family) -> tuple[dict[str, Any], ModelSpec]:
+    """The config.json that a file's metadata amount to, and the model that it describes.
+
+    Raises:
+        KeyError, TypeError, ValueError, ZeroDivisionError: metadata that are missing or impossible, by key.
+        Unsupported: a rotary scaling, or something that the family's file does not know.
+    """
+    gguf = family.gguf
+    assert gguf is not None, "a family with GGUF files"
+
+    def metadata(key: str) -> Any:
+        return file.fields[f"{file.architecture}.{key}"]
+
+    config: dict[str, Any] = {"model_type": family.name, **gguf.config}
+    optional = ("num_key_value_heads", "head_dim", "rope_theta")
+    for entry, key in gguf.metadata.items():
+        if entry not in optional or f"{file.architecture}.{key}" in file.fields:
+            value = metadata(key)
+            # GGUF stores float32: round to the short decimal that was meant.
+            config[entry] = float(f"{value:.6g}") if isinstance(value, float) else int(value)
+    config.setdefault("rope_theta", 10000.0)
+    config["head_dim"] = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    _check_rope(file, config["head_dim"])
+    embedding, head = (f"{gguf.tensors.outer[name]}.weight" for name in ("embedding", "lm_head"))
+    if embedding not in file.names():
+        raise KeyError(embedding)
+    config["vocab_size"] = file.shape(embedding)[0]
+    config["tie_word_embeddings"] = head not in file.names()
+    config["torch_dtype"] = "bfloat16"
+    for name, entry in _SPECIAL.items():
+        if f"tokenizer.ggml.{name}_token_id" in file.fields:
+            config[f"{entry}_token_id"] = int(file.fields[f"tokenizer.ggml.{name}_token_id"])
+    return config, describe(family, config)
 
 
-def _weights(tensors: Iterable[Any]) -> dict[str, Any]:
-    """Hugging Face name -> tensor of the reader."""
-    weights = {}
-    for tensor in tensors:
-        parts = tensor.name.split(".")
-        prefix = ""
-        if parts[0] == "blk" and len(parts) > 2:
-            prefix, parts = f"model.layers.{parts[1]}.", parts[2:]
-        if parts[0] not in _TENSORS or parts[1:] != ["weight"]:
-            raise ValueError(f"it holds a tensor {tensor.name!r}, which plain Llama models do not have")
-        weights[f"{prefix}{_TENSORS[parts[0]]}.weight"] = tensor
-    return weights
+def _check_rope(file: GGUFSource, head_dim: int) -> None:
+    """Refuse rotary embeddings that are scaled or partial: their metadata are not translated."""
+    rotated = int(file.fields.get(f"{file.architecture}.rope.dimension_count", head_dim))
+    if rotated != head_dim:
+        raise Unsupported(f"it rotates {rotated} of {head_dim} dimensions, and all have to be rotated")
+    scaling = file.fields.get(f"{file.architecture}.rope.scaling.type", "none")
+    if scaling != "none" or "rope_freqs.weight" in file.names():
+        raise Unsupported(f"its rotary scaling ({scaling!r}) is not supported; use the original model")
 
 
-def _write_weights(
-    source: Path, weights: dict[str, Any], config: dict[str, Any], target: Path, progress: Progress
-) -> None:
-    from gguf import dequantize
+def _write_weights(tensors: ModelTensors, family: Family, target: Path, progress: Progress) -> None:
+    names = {family.tensors.find(name)[0]: name for name in tensors}
+    order = {name: index for index, name in enumerate(names)}
 
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    shapes = {name: tuple(map(int, reversed(tensor.shape))) for name, tensor in weights.items()}
-    order = {name: index for index, name in enumerate(weights)}
-
-    def make(name: str) -> NDArray[np.uint16]:
+    def make(name: str) -> NDArray[Any]:
         progress("converting", order[name], len(order))
-        tensor, kind = weights[name], name.split(".")[-2]
         try:
-            values = dequantize(tensor.data, tensor.tensor_type).reshape(shapes[name])
-            if kind in heads:
-                values = _unpermute(values, heads[kind])
-        except (NotImplementedError, KeyError, ValueError) as error:
-            raise ModelError(f"{source}: {tensor.name} cannot be converted ({error}).") from error
+            values = to_float32(tensors.raw(names[name]))
+        except (ModelError, NotImplementedError) as error:
+            raise ModelError(f"{tensors.source.path}: {name} cannot be converted ({error}).") from error
         if not np.isfinite(values).all():
-            raise ModelError(f"{source}: {tensor.name} holds numbers that are not finite; fetch it again.")
-        return to_bfloat16(values)
+            raise ModelError(
+                f"{tensors.source.path}: {name} holds numbers that are not finite; fetch the file again."
+            )
+        return values.astype(BFLOAT16)
 
-    stream_safetensors(target, {name: (_BFLOAT16, shape) for name, shape in shapes.items()}, make)
+    stream_safetensors(target, {name: (BFLOAT16, tensors.shape(own)) for name, own in names.items()}, make)
     progress("converting", len(order), len(order))
-
-
-def _unpermute(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """From llama.cpp's order (pairs side by side) to rotate-half's (first halves, then second halves)."""
-    size = rows.shape[0] // heads // 2
-    return rows.reshape(heads, size, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
-
-
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Bits of the nearest bfloat16, ties to even; values must be finite."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

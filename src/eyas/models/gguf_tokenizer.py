@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file, built anew: byte-level BPE from lists of tokens and merges.
+"""The tokenizer inside a GGUF file: byte-level BPE, built from lists of tokens and merges.
 
 GGUF names the rule that splits a text before the merges (`tokenizer.ggml.pre`) and says nothing else about
 it, so a name that is not known here is an error: a near miss would give other ids now and then.
@@ -50,13 +50,13 @@ def build_tokenizer(fields: dict[str, Any]) -> Any:
     return tokenizer
 
 
-def tokenizer_settings(fields: dict[str, Any]) -> dict[str, Any]:
+def tokenizer_settings(fields: dict[str, Any], context_limit: int) -> dict[str, Any]:
     """tokenizer_config.json: special tokens by role, and the chat template."""
     tokens, _ = _tokens(fields)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "model_max_length": int(fields["llama.context_length"]),
+        "model_max_length": context_limit,
     }
     for name, role in _SPECIAL_NAMES.items():
         if f"tokenizer.ggml.{name}_token_id" in fields:
@@ -78,7 +78,7 @@ def _tokens(fields: dict[str, Any]) -> tuple[list[str], list[int]]:
 
 
 def _processor(fields: dict[str, Any], tokens: list[str]) -> Any:
-    """What puts a BOS before and an EOS behind a text, where the model wants them."""
+    """What adds a BOS before and an EOS behind a text, where the model asks for them; or None."""
     from tokenizers import processors
 
     pieces, used = ["$A"], []

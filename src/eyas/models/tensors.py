@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import ModelError
-from eyas.models.formats import BFLOAT16, FORMATS, RawTensor, stored_array, to_float32, unsupported_format
+from eyas.models.formats import FORMATS, RawTensor, stored_array, to_float32, unsupported_format
 from eyas.models.sources import WeightSource
 from eyas.models.spec import GatedMLP, LayerSpec, ModelSpec, StackSpec
+from eyas.models.weights import BFLOAT16
 
 Shape = tuple[int, ...]
 _ROWS = 4096  # checked at a time for numbers that are not finite

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +16,10 @@ _NUMPY = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?"},
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"},
 }
-_CODES = {np.dtype(code): name for name, code in _NUMPY.items()} | {np.dtype("<u2"): "BF16"}
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_CODES: dict[np.dtype[Any], str] = {np.dtype(code): name for name, code in _NUMPY.items()} | {
+    BFLOAT16: "BF16"
+}
 _BYTES = {name: np.dtype(code).itemsize for name, code in _NUMPY.items()} | {"BF16": 2}
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
@@ -29,12 +33,12 @@ def read_json(path: Path, error: type[EyasError] = ModelError) -> dict[str, Any]
     except (ValueError, RecursionError) as problem:
         raise error(f"{path} is not valid JSON ({problem}); fetch it again.") from problem
     if not isinstance(document, dict):
-        raise error(f"{path} holds no JSON object; fetch it again.")
+        raise error(f"{path} does not hold a JSON object; fetch it again.")
     return document
 
 
 def read_header(path: Path, error: type[EyasError] = ModelError) -> dict[str, dict[str, Any]]:
-    """Names, dtypes, shapes and places of a safetensors file's tensors, checked against the file's size.
+    """Names, dtypes, shapes and offsets of a safetensors file's tensors, checked against the file's size.
 
     Raises:
         error: corrupt or truncated, with both sizes.
@@ -51,7 +55,7 @@ def read_header(path: Path, error: type[EyasError] = ModelError) -> dict[str, di
     try:
         return _checked(header, 8 + length, size)
     except (AttributeError, LookupError, TypeError) as problem:
-        raise error(f"{path} is no safetensors file: its header lacks {problem}.") from problem
+        raise error(f"{path} is not a safetensors file: its header lacks {problem}.") from problem
     except ValueError as problem:
         raise error(f"{path} {problem}; fetch it again.") from problem
 
@@ -64,43 +68,38 @@ def _checked(header: Any, data_start: int, size: int) -> dict[str, dict[str, Any
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (start, stop, *entry["shape"])):
-            raise ValueError(f"is corrupt: {name} has no usable shape or place")
-        full = _BYTES.get(entry["dtype"], 0) * math.prod(entry["shape"])  # 0: a type we never read
+            raise ValueError(f"is corrupt: {name} has no valid shape or offsets")
+        full = _BYTES.get(entry["dtype"], 0) * math.prod(entry["shape"])  # 0: a dtype that we never read
         if start > stop or (full and stop - start != full):
-            raise ValueError(f"is corrupt: {name} does not fill its place")
+            raise ValueError(f"is corrupt: {name} does not fill its offsets")
         entry["file_offset"] = data_start + start
     checked: dict[str, dict[str, Any]] = header
     return checked
 
 
 def read_tensor(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:
-    """One tensor by its header entry; bfloat16 comes as float32, which holds it exactly.
+    """One tensor by its header entry; bfloat16 becomes float32, which holds it exactly.
 
     Raises:
-        ModelError: a type that NumPy lacks.
+        ModelError: an unsupported dtype.
     """
     if entry["dtype"] not in _BYTES:
-        raise ModelError(f"{path} holds numbers of type {entry['dtype']}; save the model in bfloat16.")
+        raise ModelError(f"{path} has unsupported dtype {entry['dtype']}; expected BF16, F16, F32 or F64.")
     count = math.prod(entry["shape"])
     if entry["dtype"] == "BF16":
-        bits = np.fromfile(path, dtype="<u2", count=count, offset=entry["file_offset"])
-        return from_bfloat16(bits).reshape(entry["shape"])
+        stored = np.fromfile(path, dtype=BFLOAT16, count=count, offset=entry["file_offset"])
+        return stored.astype(np.float32).reshape(entry["shape"])
     array = np.fromfile(path, dtype=_NUMPY[entry["dtype"]], count=count, offset=entry["file_offset"])
     return array.reshape(entry["shape"])
 
 
-def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """float32 numbers from bfloat16 bits; exact."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def dtype_code(dtype: np.dtype[Any]) -> str:
-    """How safetensors calls a type of numbers; uint16 stands for bfloat16 bits."""
+    """What safetensors calls a dtype."""
     return _CODES[dtype]
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays; uint16 ones are bfloat16 bits."""
+    """Write arrays as one safetensors file."""
     shapes = {name: (array.dtype, array.shape) for name, array in tensors.items()}
     stream_safetensors(path, shapes, tensors.__getitem__)
 
@@ -113,11 +112,11 @@ def stream_safetensors(
     """Write arrays one after the other, so that one of them is in memory at a time.
 
     Layout (safetensors, format documentation): header length as uint64, JSON header, then the data. The
-    library's own writer takes all data at once, and its NumPy side knows no bfloat16.
+    library's own writer needs all arrays in memory at once.
 
     Args:
         path: the file.
-        shapes: name -> (dtype, shape), in the file's order; uint16 stands for bfloat16 bits.
+        shapes: name -> (dtype, shape), in the file's order.
         make: gives the array of a name; it is called once for each, in order.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -127,13 +126,13 @@ def stream_safetensors(
         header[name] = {"dtype": dtype_code(dtype), "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # data on a cache line's border, for readers that map the file
+    text += b" " * (-(8 + len(text)) % 64)  # data aligned to a cache line, for readers that map the file
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, (dtype, shape) in shapes.items():
             array = make(name)
-            assert (array.dtype, array.shape) == (dtype, shape), f"{name} is not what was announced"
-            file.write(np.ascontiguousarray(array).data)
+            assert (array.dtype, array.shape) == (dtype, shape), f"{name} is not as announced"
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -152,7 +151,7 @@ def weight_files(directory: Path) -> list[Path]:
     if names:
         return [directory / name for name in names]
     pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in directory.glob(kind))
-    found = f" but {pickles[0]}, and eyas reads no pickled weights" if pickles else ""
+    found = f" but {pickles[0]}, and eyas does not read pickled weights" if pickles else ""
     raise ModelError(f"{directory} has no model.safetensors{found}; save the model as safetensors there.")
 
 
@@ -172,7 +171,7 @@ def tensor_places(directory: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
 
 
 def check_model_dir(directory: Path) -> None:
-    """Refuse a directory that is no whole Hugging Face model, naming the first fault.
+    """Refuse a directory that is not a complete Hugging Face model, naming the first fault.
 
     Raises:
         ModelError: no or broken config.json; missing, truncated or corrupt weights; an embedding whose shape
@@ -186,7 +185,7 @@ def check_model_dir(directory: Path) -> None:
         if name.endswith(_EMBEDDINGS) and None not in expected:
             if entry["shape"] != expected:
                 raise ModelError(
-                    f"{path}: {name} has shape {entry['shape']}, but config.json wants {expected}; they are "
+                    f"{path}: {name} has shape {entry['shape']}, but config.json says {expected}; they are "
                     "not of one model, so fetch both again."
                 )
             return

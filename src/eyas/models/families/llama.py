@@ -13,7 +13,12 @@ from eyas.models.spec import GatedMLP, ModelSpec
         architecture="llama",
         tensors=replace(GGUF, interleaved=frozenset({"query", "key"})),
         metadata=GGUF_METADATA,
-        config={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+        config={
+            "architectures": ["LlamaForCausalLM"],
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+        },
     ),
 )
 def spec(config: Config) -> ModelSpec:

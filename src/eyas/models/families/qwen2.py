@@ -7,7 +7,12 @@ from eyas.models.spec import ModelSpec
 
 @register_family(
     "qwen2",
-    gguf=GGUFNames(architecture="qwen2", tensors=GGUF, metadata=GGUF_METADATA, config={"hidden_act": "silu"}),
+    gguf=GGUFNames(
+        architecture="qwen2",
+        tensors=GGUF,
+        metadata=GGUF_METADATA,
+        config={"architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu"},
+    ),
 )
 def spec(config: Config) -> ModelSpec:
     """Windows from layer `max_window_layers` on, where `use_sliding_window` asks for them."""

@@ -7,7 +7,12 @@ from eyas.models.spec import ModelSpec
 
 @register_family(
     "qwen3",
-    gguf=GGUFNames(architecture="qwen3", tensors=GGUF, metadata=GGUF_METADATA, config={"hidden_act": "silu"}),
+    gguf=GGUFNames(
+        architecture="qwen3",
+        tensors=GGUF,
+        metadata=GGUF_METADATA,
+        config={"architectures": ["Qwen3ForCausalLM"], "hidden_act": "silu"},
+    ),
 )
 def spec(config: Config) -> ModelSpec:
     """Windows as in Qwen 2."""

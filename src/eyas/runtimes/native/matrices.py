@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.errors import ModelError
-from eyas.models.formats import BFLOAT16
 from eyas.models.spec import GatedMLP, LayerSpec
+from eyas.models.weights import BFLOAT16
 
 Stored = NDArray[Any]  # float32 or bfloat16
 Get = Callable[[str], Stored]  # a layer's weight by its name, such as "query.weight"

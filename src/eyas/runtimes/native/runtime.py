@@ -12,8 +12,8 @@ from eyas.engine.interfaces import FINAL, Features, PathCache, Shortcut, TargetC
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
 from eyas.models.families.common import DRAFT
-from eyas.models.formats import BFLOAT16
 from eyas.models.spec import StackSpec
+from eyas.models.weights import BFLOAT16
 from eyas.runtimes.native.blocks import (
     HeadSource,
     NativeDraftStack,
