@@ -73,6 +73,23 @@ def test_importing_eyas_loads_neither_torch_nor_transformers():
     assert output.stdout.strip() == "[]"
 
 
+def test_importing_eyas_needs_no_module_that_other_systems_lack():
+    """Windows has none of these; every module of eyas, apart from torch's, imports without them."""
+    code = """
+import importlib, pkgutil, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty", "posix_ipc"):
+    sys.modules[name] = None
+import eyas
+for module in pkgutil.walk_packages(eyas.__path__, "eyas."):
+    if not module.name.startswith(("eyas.runtimes.torch.", "eyas.training", "eyas.__main__")):
+        try:
+            importlib.import_module(module.name)
+        except ImportError as error:
+            assert error.name not in ("fcntl", "grp", "pwd", "resource", "termios", "tty"), module.name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_functions_stay_readable():
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

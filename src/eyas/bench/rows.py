@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from eyas.errors import DataError
-from eyas.models.appending import hold, mended
+from eyas.models.appending import hold, without_cut_line
 
 Row = dict[str, Any]
 BEGINNING = b'{"key": "'  # of every row that `append` writes
@@ -28,14 +28,18 @@ class RowFile:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
+            self._lock = hold(path, "--out")
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror}; choose another --out.") from None
         try:
-            hold(self._file, path, "--out")
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            self._lock.release()
+            raise DataError(f"cannot write {path}: {error.strerror}; choose another --out.") from None
+        try:
             self.rows = self._read()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def __enter__(self) -> Self:
@@ -44,7 +48,11 @@ class RowFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._file.close()
+        self._lock.release()
 
     def append(self, row: Row) -> None:
         """Write a row and wait until it is on the disk.
@@ -73,7 +81,7 @@ class RowFile:
     def _read(self) -> dict[str, Row]:
         self._file.seek(0)
         content = self._file.read() or b""
-        whole = mended(content, BEGINNING)
+        whole = without_cut_line(content, BEGINNING)
         rows = parse_rows(whole, self.path)
         if len(whole) < len(content):
             self._file.truncate(len(whole))

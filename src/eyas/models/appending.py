@@ -1,29 +1,37 @@
 """Files of JSON lines that runs append to: one run at a time, and whole again after a kill."""
 
-import fcntl
 import json
 from pathlib import Path
-from typing import IO, Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from eyas.errors import DataError
 
 
-def hold(file: IO[Any], path: Path, option: str) -> None:
-    """Lock an open file until it is closed.
+def hold(path: Path, option: str, lock_file: Path | None = None) -> BaseFileLock:
+    """Lock a file or folder against other runs, until the returned lock is released or the process ends.
+
+    Args:
+        path: what is locked, for the message.
+        option: of the command line, which names another place.
+        lock_file: None is `.NAME.lock` next to `path`.
 
     Raises:
-        DataError: another run has locked it; `option` names another place.
+        DataError: another run has locked it.
+        OSError: the lock file cannot be written.
     """
+    lock = FileLock(lock_file or path.with_name(f".{path.name}.lock"))
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        lock.acquire(blocking=False)
+    except Timeout:
         raise DataError(
             f"{path} is in use by another run; wait for it, or choose another {option}."
         ) from None
+    return lock
 
 
-def mended(content: bytes, beginning: bytes) -> bytes:
-    """What a file should hold: a line that a kill cut off goes, a whole one that lacks its line feed gets it.
+def without_cut_line(content: bytes, beginning: bytes) -> bytes:
+    """What a file should hold: without a last line that a kill cut off, and with a last line feed.
 
     Args:
         content: of the file.

@@ -7,7 +7,6 @@ config.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +73,9 @@ def _sample(path: Path, entry: dict[str, Any]) -> bytes:
     else:
         places = [(size - _ROW) * index // (_SAMPLE - 1) for index in range(_SAMPLE)]
         width = _ROW
-    with path.open("rb") as file:
-        descriptor = file.fileno()
-        return b"".join(os.pread(descriptor, width, entry["file_offset"] + place) for place in places)
+    pieces = []
+    with path.open("rb", buffering=0) as file:
+        for place in places:
+            file.seek(entry["file_offset"] + place)
+            pieces.append(file.read(width))
+    return b"".join(pieces)

@@ -4,11 +4,10 @@
     <cache>/heads/<fingerprint>/     EAGLE heads, by the fingerprint of their target
 
 `EYAS_CACHE` moves it. A folder is made under a temporary name beside its place and renamed when complete, so
-an interruption leaves nothing under the final name; what it left under a temporary one is swept away by the
-next call. Whoever works in a temporary folder holds its lock, which ends with the process.
+an interruption leaves nothing under the final name; what it left under a temporary one is removed by the next
+call. A process that works in a temporary folder holds its lock, which ends with the process.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, Timeout
 from platformdirs import user_cache_path
 
 from eyas.errors import FetchError, ModelError
@@ -83,19 +83,21 @@ def remove_model(name: str) -> Path:
 
 @contextmanager
 def locked(place: Path) -> Iterator[None]:
-    """Hold the lock of a folder that may not exist yet, across processes; waits for whoever has it.
+    """Hold the lock of a folder or file that may not exist yet, across processes; waits for its holder.
 
     Raises:
         FetchError: the cache cannot be written.
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle = _lock_file(place).open("w")
+        lock = _lock(place)
+        lock.acquire()
     except OSError as error:
         raise _unwritable(place, error) from error
-    with handle:  # closing it, or the end of the process, gives the lock back
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:  # the end of the process gives the lock back, too
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -128,22 +130,25 @@ def installing(place: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what interrupted processes left: temporary folders whose lock nobody holds."""
+    """Remove what interrupted processes left: temporary folders whose lock is free."""
     for room in parent.glob(f"{_UNFINISHED}*"):
-        with _lock_file(room.with_name(room.name.removeprefix(_UNFINISHED))).open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # somebody is at work there
+        lock = _lock(room.with_name(room.name.removeprefix(_UNFINISHED)))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue  # another process is at work there
+        try:
             shutil.rmtree(room, ignore_errors=True)
+        finally:
+            lock.release()
 
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _lock_file(place: Path) -> Path:
-    return place.with_name(f".{place.name}.lock")
+def _lock(place: Path) -> BaseFileLock:
+    return FileLock(place.with_name(f".{place.name}.lock"))
 
 
 def _room(place: Path) -> Path:
@@ -151,6 +156,8 @@ def _room(place: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
+    if os.name != "posix":  # Windows cannot open folders, and syncs files that are open for writing only
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

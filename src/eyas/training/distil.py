@@ -26,7 +26,7 @@ from eyas.engine.sampling import Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig, TextDecoder
 from eyas.errors import DataError
 from eyas.models import Progress, Tokenizer, silent
-from eyas.models.appending import hold, mended
+from eyas.models.appending import hold, without_cut_line
 from eyas.training.config import DistilConfig
 from eyas.training.data import Prompt, Sample, parse_samples, why_unwritten
 
@@ -104,9 +104,12 @@ def _appending(out: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{out} would be compressed, and such a file cannot go on; name one without .gz.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a+b") as file:
-            hold(file, out, "--out")
-            yield file
+        lock = hold(out, "--out")
+        try:
+            with out.open("a+b") as file:
+                yield file
+        finally:
+            lock.release()
     except OSError as error:
         raise DataError(
             f"{out} cannot be written ({why_unwritten(error)}); name another file, or free some space and "
@@ -286,7 +289,7 @@ def _answered(file: BinaryIO, out: Path, target: str | None) -> set[str]:
     """
     file.seek(0)
     content = file.read()
-    whole = mended(content, _BEGINNING)
+    whole = without_cut_line(content, _BEGINNING)
     try:
         samples = parse_samples(whole.splitlines(), out)
     except DataError as error:

@@ -74,14 +74,15 @@ def own_folder(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = hold(folder, "--work", folder / ".lock")
     except OSError as error:
         raise DataError(
             f"--work {folder} cannot be written ({why_unwritten(error)}); name another folder."
         ) from error
-    with lock:
-        hold(lock, folder, "--work")
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _may_be_there(path: Path, kind: str) -> bool:
