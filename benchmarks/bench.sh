@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Every method, its ablations and other programs side by side, then tables and figures: the run behind docs/benchmarks.md.
-# Goes on where an interruption left it: run the same command again. Hours on two cores.
+# Every method, its ablations and other programs side by side, then tables and figures: the run behind
+# docs/benchmarks.md. Run it again after an interruption: it resumes. Hours on two cores.
 #
 #   EYAS_EVAL_DATA=folder bash benchmarks/bench.sh          # the full run, into benchmarks/results/bench
-#   SMOKE=1 bash benchmarks/bench.sh                        # a few minutes on our own twelve questions; publishes nothing
+#   SMOKE=1 bash benchmarks/bench.sh                        # minutes on our own twelve questions; publishes nothing
 #
 # LIMIT      questions of each set (10)
 # REPEATS    timed answers to each prompt (2)
-# UNTIMED    1: ablations and budgets, whose point is acceptance, without a clock; saves two fifths of the time
+# UNTIMED    1: no speeds for ablations and budgets, whose point is acceptance; saves two fifths of the time
 # TOKENS     new tokens of an answer (128)
-# PEERS      other programs (transformers transformers-pld transformers-assisted llama.cpp); those absent are named
+# PEERS      other programs (transformers transformers-pld transformers-assisted llama.cpp)
 # ASSISTANT  directory of a small model for transformers' assisted generation
 # OUT        the result folder
 # More words are passed to `eyas bench run`, such as --threads 2 or --dtype float32.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 eyas() { "${PYTHON:-python}" -m eyas "$@"; }
+report() { "${PYTHON:-python}" -m benchmarks.paper "$@"; } # the tables of eyas bench report, and those of the papers
 
 if [ -n "${SMOKE:-}" ]; then
-  eyas bench run --methods all auto ablations equal-budget --questions benchmarks/questions/*.jsonl --temperature 0,1 \
-    --repeats 1 --max-new-tokens "${TOKENS:-16}" --out "${OUT:=build/bench-smoke}" "$@"
-  eyas bench report "$OUT" --html "$OUT/report.html" >/dev/null
-  eyas bench plot "$OUT"
+  eyas bench run --methods all auto ablations equal-budget --questions benchmarks/questions/*.jsonl \
+    --temperature 0,1 --repeats 1 --max-new-tokens "${TOKENS:-16}" --out "${OUT:=build/bench-smoke}" "$@"
+  report "$OUT" --html "$OUT/report.html" --figures "$OUT/figures"
   eyas bench check "$OUT" "$OUT" >/dev/null
   exit
 fi
@@ -47,6 +47,5 @@ if [ -n "${UNTIMED:-}" ]; then
 else
   run "$repeats" all auto "${variants[@]}" "${outside[@]}" "$@"
 fi
-eyas bench report "$out" --markdown docs/benchmarks.md --html "$out/report.html"
-eyas bench plot "$out" --out docs/img
+report "$out" --markdown docs/benchmarks.md --html "$out/report.html" --figures docs/img
 exit "$code"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# EAGLE-2 with trees of measured size, with copies and without, against plain decoding on the native engine: six sets, 128 new
-# tokens, in turns, ids compared first. Goes on where an interruption left it: run the same command again.
+# EAGLE-2 with cost-aware trees, with prompt lookup and without, against plain decoding on the native engine: six
+# sets, 128 new tokens, in turns, ids compared first. Run it again after an interruption: it resumes.
 #
 #   EYAS_EVAL_DATA=folder bash benchmarks/speed.sh
 #
@@ -13,7 +13,7 @@ eyas() { "${PYTHON:-python}" -m eyas "$@"; }
 declare -A temperatures=([bfloat16]=0,1 [float32]=0 [int8]=0)
 for dtype in bfloat16 int8 float32; do
   eyas calibrate --runtime native --dtype "$dtype" >/dev/null # anew: the machine may have been busy when it was measured
-  eyas bench run --methods eagle2:tree=auto,name=auto eagle2:tree=auto,copies=false,name=auto-without-copies \
+  eyas bench run --methods eagle2:tree=auto eagle2:tree=auto,copies=false \
     --questions mt_bench humaneval gsm8k alpaca sum qa --limit "${LIMIT:-20}" --temperature "${temperatures[$dtype]}" \
     --repeats 1 --no-cycles --max-new-tokens 128 --runtime native --dtype "$dtype" \
     --out "${OUT:-benchmarks/results}/speed-$dtype" "$@"

@@ -1,14 +1,14 @@
-"""`eyas bench report`: tables worked out by hand, in every form; marks in Markdown; what was expected."""
+"""`eyas bench report`: tables worked out by hand, in every form; marks in Markdown."""
 
 import json
 import re
 
 import pytest
-from synthetic import answer, folder, results
+from synthetic import answer, folder
 
 from eyas.bench.render import markdown, terminal, write_markdown
 from eyas.bench.summary import problems
-from eyas.bench.tables import Table, tables
+from eyas.bench.tables import Table
 from eyas.errors import DataError
 
 
@@ -55,11 +55,11 @@ def tables_of(eyas, path):
 
 
 def test_the_papers_table(eyas, made):
-    found = tables_of(eyas, made)["paper-0"]
+    found = tables_of(eyas, made)["speedups-0"]
     assert found["autoregressive"] == [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     assert found["eagle2"] == [[2.0, 2.5], [2.0, 4.0], [2.0, 3.25]]
     assert found["medusa"] == [[None, None], [0.5, 3.0], [0.5, 3.0]]
-    assert tables_of(eyas, made)["paper-1"]["eagle2"] == [[2.0, 1.5], [None, None], [2.0, 1.5]]
+    assert tables_of(eyas, made)["speedups-1"]["eagle2"] == [[2.0, 1.5], [None, None], [2.0, 1.5]]
 
 
 def test_costs_loops_ids_and_what_was_lost(eyas, made):
@@ -81,80 +81,6 @@ def test_costs_loops_ids_and_what_was_lost(eyas, made):
         ("medusa", "ValueError: no"),
         ("llama.cpp", "left out: not installed"),
     ]
-
-
-def test_tasks_are_those_of_spec_bench(tmp_path):
-    found = results(
-        tmp_path / "tasks",
-        *(
-            answer("autoregressive", n, category=c, seconds=(1.0,))
-            for n, c in enumerate(("coding", "stem", "rag"))
-        ),
-        answer("eagle2", 0, category="coding", cycles=5, cycle_tokens=10, seconds=(0.5,)),
-        answer("eagle2", 1, category="stem", cycles=5, cycle_tokens=20, seconds=(0.25,)),
-        answer("eagle2", 2, category="rag", cycles=10, cycle_tokens=10, seconds=(1.0,)),
-    )
-    [table] = [table for table in tables(found) if table.id == "tasks-a-0"]
-    assert [name for name, _ in table.columns] == ["method", "mt_bench", "rag", "overall"]
-    assert table.rows[1] == ["eagle2", (3.0, 3.0), (1.0, 1.0), (pytest.approx(7 / 3), 2.0)]
-
-
-def test_differences_of_ablations_and_of_equal_budgets_have_intervals(tmp_path):
-    names = {
-        "eagle2": 30,
-        "eagle2-without-value": 25,
-        "eagle2-without-rerank": 30,
-        "eagle2-equal": 28,
-        "eagle": 24,
-    }
-    found = results(
-        tmp_path / "ablations",
-        *(
-            answer(name, n, method=name.split("-")[0], cycles=10, cycle_tokens=tokens + n)
-            for name, tokens in names.items()
-            for n in range(4)
-        ),
-        answer("autoregressive", 0),
-    )
-    made = {table.id: {row[0]: row for row in table.rows} for table in tables(found)}
-    without = made["ablations"]["eagle2-without-value"]
-    assert without[2:5] == [2.65, pytest.approx(-0.5), pytest.approx((-0.5, -0.5))]
-    assert made["equal-budget"]["eagle2-equal"][3] == pytest.approx(0.4)
-    assert set(made["ablations"]) == {"eagle2", "eagle2-without-value", "eagle2-without-rerank"}
-
-    from eyas.bench.expectations import expectations
-
-    [table] = expectations(found)
-    held = {claim: holds for claim, _, holds, _ in table.rows}
-    assert held["tau: eagle2 > eagle2-without-value"] == "yes"
-    assert held["tau: eagle2 >= eagle2-without-rerank"] == "yes"
-    assert held["tau: eagle2 > eagle at equal size"] == "yes"
-    assert held["tau: eagle2 > eagle"] == "yes"
-
-
-def test_methods_are_compared_on_the_prompts_that_both_answered(eyas, tmp_path):
-    path = folder(
-        tmp_path / "half",
-        *(answer("autoregressive", n) for n in (1, 2)),
-        answer("eagle2", 1, cycles=10, cycle_tokens=20),
-        answer("eagle2", 2, cycles=10, cycle_tokens=12),
-        answer("eagle2-without-value", 1, method="eagle2", cycles=10, cycle_tokens=18),
-    )
-    rows = tables_of(eyas, path)
-    assert rows["ablations"]["eagle2-without-value"][1:3] == [1.8, pytest.approx(-0.2)]
-    assert rows["expectations"]["tau: eagle2 > eagle2-without-value"] == ["0", "yes", "2.000, 1.800"]
-
-
-def test_an_expectation_that_does_not_hold_is_said_and_fails_nothing(eyas, tmp_path):
-    path = folder(
-        tmp_path / "bad",
-        answer("autoregressive", 1),
-        answer("eagle2", 1, cycles=10, cycle_tokens=12),
-        answer("eagle", 1, cycles=10, cycle_tokens=14),
-    )
-    done = eyas("bench", "report", path)
-    assert done.code == 0
-    assert re.search(r"tau: eagle2 > eagle +0 +NO +1.200, 1.400", done.out)
 
 
 TABLE = Table(
@@ -245,12 +171,10 @@ def test_a_folder_of_several_options_is_refused(eyas, tmp_path):
     [
         ("--html", "cannot write {}/: Is a directory"),
         ("--markdown", "cannot write {}/: Is a directory"),
-        ("--spec-bench-answers", "cannot make the folder {}/rows.jsonl/a: Not a directory"),
     ],
 )
 def test_a_place_of_the_wrong_kind_is_named(eyas, made, option, message):
-    place = made / "rows.jsonl" if "spec" in option else made
-    done = eyas("bench", "report", made, option, place)
+    done = eyas("bench", "report", made, option, made)
     assert done.code == 2
     assert done.err.splitlines()[-1].startswith(f"eyas: error: {message.format(made).replace('/:', ':')}")
     assert (made / "rows.jsonl").is_file()
@@ -274,7 +198,7 @@ def test_two_heads_of_one_contender_are_mixed(eyas, tmp_path):
         answer("eagle2", 2, head="y"),
     )
     assert "several codes, models, heads" in eyas("bench", "report", path).error
-    assert json.loads(eyas("bench", "report", path, "--mixed", "--json").out)["tables"]["paper-0"]
+    assert json.loads(eyas("bench", "report", path, "--mixed", "--json").out)["tables"]["speedups-0"]
 
 
 def test_more_near_ties_than_float32_allows_do_not_pass(tmp_path):

@@ -44,7 +44,7 @@ def test_every_prompt_is_checked_then_timed_in_turns(eyas, argv, rows, tmp_path)
         *((1, plain), (1, tree), (1, lookup)),
         *((2, tree), (2, lookup), (2, plain)),
     ]
-    table = done.document["tables"]["paper-0"]
+    table = done.document["tables"]["speedups-0"]
     assert table["columns"] == ["method", "tides", "mean"]
     assert [row[0] for row in table["rows"]] == [plain, tree, lookup]
     assert table["rows"][0][1] == [1.0, 1.0]
@@ -220,7 +220,7 @@ def test_other_ids_are_a_failed_row_and_never_a_speed(eyas, argv, rows, monkeypa
     assert (check["state"], check["position"]) == ("failed", 14)
     assert check["token"] == check["plain_token"] ^ 1
     assert check["share"] == 14 / 16
-    [_, failed] = done.document["tables"]["paper-0"]["rows"]
+    [_, failed] = done.document["tables"]["speedups-0"]["rows"]
     assert failed == ["eagle2", [None, None], [None, None]]
 
 
@@ -243,7 +243,7 @@ def test_what_is_not_promised_is_compared_as_a_share(eyas, argv, rows, registere
 def test_presets_leave_out_what_has_no_networks(eyas, argv, registered, monkeypatch, tmp_path):
     from eyas.drafters.eagle2 import Eagle2
 
-    registered("headless", Eagle2, head="nowhere")
+    registered("headless", Eagle2, head="medusa")
     monkeypatch.setitem(PRESETS, "two", ("headless", "eagle2"))
     done = eyas(*argv, "--methods", "two", "--repeats", "0", "--limit", "1", "--json")
     assert done.code == 0

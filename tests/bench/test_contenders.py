@@ -2,7 +2,7 @@
 
 import pytest
 
-from eyas.bench.contenders import Contender, contenders
+from eyas.bench.contenders import LOOKUP, Contender, contenders
 from eyas.drafters.registry import methods
 from eyas.errors import ConfigError
 
@@ -24,8 +24,7 @@ def test_options_have_their_types():
         "eagle2:draft_tokens=25,expand-by-value=no,score_precision=model,name=mine", "pld:pld_max_ngram=none"
     )
     assert found["mine"].options == {"draft_tokens": 25, "expand_by_value": False, "score_precision": "model"}
-    assert found["pld:pld_max_ngram=none"].options == {"pld_max_ngram": None}
-    assert parsed("eagle2:tree=auto")["eagle2:tree=auto"].options == {"tree": "auto"}
+    assert found["pld pld_max_ngram=none"].options == {"pld_max_ngram": None}
 
 
 def test_methods_may_be_joined_by_commas_and_come_from_presets():
@@ -33,8 +32,21 @@ def test_methods_may_be_joined_by_commas_and_come_from_presets():
     assert set(parsed("all")) == set(methods())
     found = parsed("ablations", "eagle2")
     assert found["eagle2"].wanted
-    assert not found["eagle2-without-value"].wanted
-    assert found["eagle2-without-value"].options == {"expand_by_value": False}
+    assert not found["eagle2 without value"].wanted
+    assert found["eagle2 without value"].options == {"expand_by_value": False}
+
+
+def test_a_contender_is_named_for_what_it_holds():
+    words = ("eagle2", "eagle2:tree=auto", f"eagle2:tree=auto,{LOOKUP}=off", "eagle2:draft_tokens=7,depth=2")
+    wanted = ["eagle2", "eagle2 auto + lookup", "eagle2 auto", "eagle2 draft_tokens=7 depth=2"]
+    assert list(parsed(*words))[1:] == wanted
+    base = {"tree": "auto"}
+    named = [contender.name for contender in contenders(["eagle2", "eagle2:tree=fixed"], base)]
+    assert named == ["autoregressive", "eagle2 auto + lookup", "eagle2"]
+    found = parsed("all", "auto")
+    assert found["eagle2"].options == {"tree": "fixed"}
+    assert found["eagle2 auto"].settings({}, 0.0, 0).tree.is_auto
+    assert "autoregressive auto" not in found
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from eyas.bench import statistics as st
 from eyas.bench.equality import PLAIN
 from eyas.bench.results import Results
 from eyas.bench.statistics import Interval, Question, Sample, Samples
-from eyas.bench.tables import Form, Table
+from eyas.bench.tables import Column, Table
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ConfigError, DataError
 
@@ -81,7 +81,7 @@ def compare_folders(before: Results, after: Results, tolerance: Tolerance) -> li
 
 def table(changes: list[Change]) -> Table:
     """The changes as a table."""
-    columns: list[tuple[str, Form]] = [("contender", "text"), ("T", "text"), ("what", "text")]
+    columns: list[Column] = [("contender", "text"), ("T", "text"), ("what", "text")]
     columns += [("before", "f2"), ("after", "f2"), ("change", "pct"), ("low", "pct"), ("high", "pct")]
     columns += [("questions", "int"), ("verdict", "text")]
     rows = [

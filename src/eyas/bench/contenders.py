@@ -1,8 +1,12 @@
-"""Contenders of a benchmark: methods with options, `eagle2` or `eagle2:draft_tokens=25,name=small`."""
+"""Contenders of a benchmark: methods with options, `eagle2` or `eagle2:draft_tokens=25,name=small`.
+
+A contender without a name of its own is named for what it holds: `eagle2` has the paper's tree, `eagle2 auto`
+cost-aware trees, `eagle2 auto + lookup` also prompt lookup; other options follow as they were given.
+"""
 
 import types
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
 from eyas.api.options import GenerationOptions
@@ -13,24 +17,23 @@ from eyas.errors import ConfigError
 
 # The order of the paper's Table 1; methods that it does not know follow.
 PAPER_ORDER = (PLAIN, "sps", "pld", "medusa", "lookahead", "hydra", "eagle", "eagle2")
-EQUAL = "eagle2-equal"
-WITHOUT_VALUE = "eagle2-without-value"
-WITHOUT_RERANK = "eagle2-without-rerank"
+EQUAL = "eagle2 25 tokens 5 levels"
+WITHOUT_VALUE, WITHOUT_RERANK = "eagle2 without value", "eagle2 without rerank"
 PRESETS: Mapping[str, tuple[str, ...]] = {
-    "all": (),  # filled from the registry
+    "all": (),  # every method with the paper's tree: filled from the registry
+    "auto": (),  # every method that has cost-aware trees with them, and with prompt lookup: filled likewise
     # Table 3 of the paper.
     "ablations": (
         "eagle2",
         f"eagle2:expand_by_value=false,name={WITHOUT_VALUE}",
         f"eagle2:rerank=false,name={WITHOUT_RERANK}",
-        "eagle2:expand_by_value=false,rerank=false,name=eagle2-without-both",
+        "eagle2:expand_by_value=false,rerank=false,name=eagle2 without both",
     ),
-    # EAGLE's static tree has 25 nodes on 5 levels.
+    # EAGLE's static tree has 25 tokens on 5 levels.
     "equal-budget": ("eagle", f"eagle2:draft_tokens=25,depth=5,name={EQUAL}"),
-    # What to use where speed matters: the size of each tree from costs measured here.
-    "auto": ("eagle2:tree=auto,name=eagle2-auto",),
-    "budgets": (*(f"eagle2:draft_tokens={n},name=eagle2-{n}" for n in (7, 15, 25, 40)), "eagle2"),
+    "budgets": (*(f"eagle2:draft_tokens={n},name=eagle2 {n} tokens" for n in (7, 15, 25, 40)), "eagle2"),
 }
+LOOKUP = "copies"  # TreeConfig's option
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -64,11 +67,12 @@ class Contender:
         return GenerationOptions.from_names({**kept, **own, "temperature": temperature, "seed": seed})
 
 
-def contenders(words: Sequence[str]) -> list[Contender]:
+def contenders(words: Sequence[str], base: Mapping[str, Any] | None = None) -> list[Contender]:
     """Contenders from what was typed; plain decoding, which all are compared with, comes first.
 
     Args:
         words: presets, methods (several with commas), or `METHOD:option=value,...`.
+        base: generation options that all share; names say what they hold with these.
 
     Raises:
         ConfigError: an unknown method or option, a value of another type, or two contenders of one name.
@@ -79,34 +83,39 @@ def contenders(words: Sequence[str]) -> list[Contender]:
         for spec in specs:
             preset = _preset(spec)
             for text in (spec,) if preset is None else preset:
-                _add(found, _parsed(text, wanted=preset is None))
+                _add(found, _parsed(text, base or {}, wanted=preset is None), base or {})
     return list(found.values())
 
 
 def _preset(name: str) -> tuple[str, ...] | None:
+    known = methods()
+    ordered = tuple(dict.fromkeys((*(n for n in PAPER_ORDER if n in known), *known)))
     if name == "all":
-        known = methods()
-        return tuple(dict.fromkeys((*(n for n in PAPER_ORDER if n in known), *known)))
+        return tuple(f"{method}:tree=fixed" if known[method].uses_costs else method for method in ordered)
+    if name == "auto":
+        sized = [method for method in ordered if known[method].uses_costs]
+        return tuple(f"{method}:tree=auto,{LOOKUP}={on}" for on in ("false", "true") for method in sized)
     preset = PRESETS.get(name)
-    return preset and tuple(spec for spec in preset if spec.split(":")[0] in methods())
+    return preset and tuple(spec for spec in preset if spec.split(":")[0] in known)
 
 
-def _add(found: dict[str, Contender], new: Contender) -> None:
+def _add(found: dict[str, Contender], new: Contender, base: Mapping[str, Any]) -> None:
     old = found.setdefault(new.name, new)
-    if (old.method, old.options) != (new.method, new.options):
+    if old.method != new.method or old.settings(base, 0.0, 0) != new.settings(base, 0.0, 0):
         raise ConfigError(f"two contenders are called {new.name!r}; give one of them another name=.")
     if new.wanted and not old.wanted:
         found[new.name] = new
 
 
-def _parsed(spec: str, *, wanted: bool) -> Contender:
+def _parsed(spec: str, base: Mapping[str, Any], *, wanted: bool) -> Contender:
     name, _, rest = spec.partition(":")
     if name not in methods():
         raise ConfigError(
             f"unknown method {name!r}; the methods are {', '.join(methods())}; "
             f"the presets are {', '.join(PRESETS)}."
         )
-    method, options, label = find_method(name), dict[str, Any](), spec
+    method, options = find_method(name), dict[str, Any]()
+    label: str | None = None
     for part in filter(None, rest.split(",")):
         key, equals, text = part.partition("=")
         if not equals:
@@ -118,10 +127,24 @@ def _parsed(spec: str, *, wanted: bool) -> Contender:
         if key in options:
             raise ConfigError(f"{spec!r} gives {key} twice.")
         options[key] = _typed(_known(key, method), text)
-    if not label:
+    if label == "":
         raise ConfigError(f"{spec!r} has an empty name.")
-    Contender(label, name, options).settings({}, 0.0, 0).of_method(name)  # checked before anything is loaded
-    return Contender(label, name, options, wanted)
+    contender = Contender(name, name, options, wanted)
+    contender.settings({}, 0.0, 0).of_method(name)  # checked before anything is loaded
+    return replace(contender, name=_named(contender, base) if label is None else label)
+
+
+def _named(contender: Contender, base: Mapping[str, Any]) -> str:
+    """What a contender holds."""
+    name, own = contender.name, dict(contender.options)
+    tree = contender.settings(base, 0.0, 0).tree
+    is_auto = tree.is_auto and find_method(name).uses_costs
+    if is_auto or own.get("tree") == "fixed":
+        own.pop("tree", None)
+    if is_auto:
+        own.pop(LOOKUP, None)
+        name += " auto + lookup" if getattr(tree, LOOKUP) else " auto"
+    return " ".join([name, *(f"{option}={str(value).lower()}" for option, value in own.items())])
 
 
 def _known(key: str, method: Method) -> NamedOption:

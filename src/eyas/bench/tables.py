@@ -10,16 +10,13 @@ from itertools import product
 from typing import Any, Literal
 
 from eyas.bench import statistics as st
-from eyas.bench.contenders import EQUAL, PRESETS
 from eyas.bench.equality import PLAIN
 from eyas.bench.results import Results
-from eyas.bench.rows import Row
 from eyas.bench.statistics import Samples
 from eyas.engine.metrics import PASSES
 
 Form = Literal["text", "int", "x", "f2", "f1", "ms", "pct", "pair", "interval", "x-interval"]
 Column = tuple[str, Form]
-MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 
 
 @dataclass(frozen=True)
@@ -69,12 +66,12 @@ def shown(value: Any, form: Form) -> str:
 def tables(results: Results) -> list[Table]:
     """All tables that the rows can fill."""
     found: list[Table] = []
-    for make in (paper, overall, by_task, ablations, equal_budget, budgets, costs, loops, ids, peers, lost):
+    for make in (speedups, overall, costs, loops, ids, peers, lost):
         found += make(results)
     return [table for table in found if table.rows]
 
 
-def paper(results: Results) -> list[Table]:
+def speedups(results: Results) -> list[Table]:
     """The paper's Table 1: speed-up and tau by method and set, at each temperature."""
     found = []
     for temperature in results.temperatures:
@@ -82,15 +79,15 @@ def paper(results: Results) -> list[Table]:
         rows = []
         for name in results.methods:
             mine = st.samples(results, name, temperature)
-            cells = [_pair(st.of_set(mine, each), st.of_set(plain, each)) for each in results.sets]
+            cells = [pair(st.of_set(mine, each), st.of_set(plain, each)) for each in results.sets]
             means = st.geometric_mean(cell[0] for cell in cells), st.mean(cell[1] for cell in cells)
             rows.append([name, *cells, means])
-        columns: list[tuple[str, Form]] = [("method", "text")]
+        columns: list[Column] = [("method", "text")]
         columns += [(name, "pair") for name in (*results.sets, "mean")]
         note = f"{_numbers(results, temperature)}. Each cell: speed-up over plain decoding / tau."
         note += " Means: geometric / arithmetic."
         found.append(
-            Table(f"paper-{temperature:g}", f"Speed-up and tau, T={temperature:g}", columns, rows, note)
+            Table(f"speedups-{temperature:g}", f"Speed-up and tau, T={temperature:g}", columns, rows, note)
         )
     return found
 
@@ -98,7 +95,7 @@ def paper(results: Results) -> list[Table]:
 def overall(results: Results) -> list[Table]:
     """Means over sets with their intervals, and speeds."""
     rows = []
-    for name, temperature, mine, plain in _each(results):
+    for name, temperature, mine, plain in each(results):
         rows.append(
             [
                 name,
@@ -113,7 +110,7 @@ def overall(results: Results) -> list[Table]:
                 st.repeat_spread(mine),
             ]
         )
-    columns: list[tuple[str, Form]] = [("method", "text"), ("T", "text"), ("tau", "f2")]
+    columns: list[Column] = [("method", "text"), ("T", "text"), ("tau", "f2")]
     columns += [(f"{st.LEVEL} % interval", "interval"), ("speed-up", "x"), (f"{st.LEVEL} % ", "x-interval")]
     columns += [
         ("with prefill", "x"),
@@ -128,57 +125,10 @@ def overall(results: Results) -> list[Table]:
     return [Table("overall", "All sets together", columns, rows, note)]
 
 
-def by_task(results: Results) -> list[Table]:
-    """Spec-Bench's table: speed-up by task and over all questions, for sets of several tasks."""
-    found = []
-    for name, temperature in product(results.sets, results.temperatures):
-        tasks = list(dict.fromkeys(_task(row) for row in results.rows if row["set"] == name))
-        if len(tasks) < 2:
-            continue
-        plain = st.of_set(st.samples(results, PLAIN, temperature), name)
-        rows = []
-        for method in results.methods:
-            mine = st.of_set(st.samples(results, method, temperature), name)
-            cells = [_pair(_of_task(mine, task), _of_task(plain, task)) for task in tasks]
-            rows.append([method, *cells, _pair(mine, plain)])
-        columns: list[tuple[str, Form]] = [("method", "text")]
-        columns += [(task, "pair") for task in (*tasks, "overall")]
-        title = f"{name} by task, T={temperature:g}"
-        note = "Each cell: speed-up / tau; overall is over all questions, as Spec-Bench counts."
-        found.append(Table(f"tasks-{name}-{temperature:g}", title, columns, rows, note))
-    return found
-
-
-def ablations(results: Results) -> list[Table]:
-    """The paper's Table 3: EAGLE-2 without value and without rerank."""
-    names = [spec.rpartition("name=")[2] for spec in PRESETS["ablations"]]
-    return _against(results, "ablations", "Ablations of EAGLE-2", names, "eagle2")
-
-
-def equal_budget(results: Results) -> list[Table]:
-    """EAGLE's static tree beside EAGLE-2's dynamic one with as many nodes."""
-    note = "Both verify 25 draft tokens a cycle on at most 5 levels, with the same head."
-    return _against(
-        results, "equal-budget", "Static and dynamic trees of equal size", [EQUAL, "eagle"], "eagle", note
-    )
-
-
-def budgets(results: Results) -> list[Table]:
-    """Tau by the number of nodes that are verified."""
-    rows = [
-        [name, f"{temperature:g}", drafted, st.over_sets(st.tau_of, results.sets, mine)]
-        for name, temperature, mine, _ in _each(results)
-        if (drafted := drafted_per_cycle(mine)) is not None and name != PLAIN
-    ]
-    columns: list[tuple[str, Form]] = [("method", "text"), ("T", "text"), ("draft tokens a cycle", "f1")]
-    rows.sort(key=lambda row: (row[1], row[2]))
-    return [Table("budgets", "Tau by node budget", [*columns, ("tau", "f2")], rows)]
-
-
 def costs(results: Results) -> list[Table]:
     """Target forwards and draft cost per token."""
     rows = []
-    for name, temperature, mine, _ in _each(results):
+    for name, temperature, mine, _ in each(results):
         stats = [sample.stats for sample in mine.values()]
         tokens = sum(row["new_tokens"] for row in stats)
         phases, _ = st.phase_seconds(mine.values())
@@ -194,7 +144,7 @@ def costs(results: Results) -> list[Table]:
                 sum(s for phase, s in phases.items() if phase not in PASSES) / whole if whole else None,
             ]
         )
-    columns: list[tuple[str, Form]] = [
+    columns: list[Column] = [
         ("method", "text"),
         ("T", "text"),
         *((n, "f2") for n in _COSTS.values()),
@@ -214,12 +164,12 @@ _COSTS = {
 def loops(results: Results) -> list[Table]:
     """How many answers loop, which flatters every drafter, and tau without them."""
     rows = []
-    for name, temperature, mine, _ in _each(results):
+    for name, temperature, mine, _ in each(results):
         calm = {key: sample for key, sample in mine.items() if not sample.row["loops"]}
         share = 1 - len(calm) / len(mine) if mine else None
         taus = [st.over_sets(st.tau_of, results.sets, found) for found in (mine, calm)]
         rows.append([name, f"{temperature:g}", len(mine), share, *taus])
-    columns: list[tuple[str, Form]] = [("method", "text"), ("T", "text"), ("answers", "int")]
+    columns: list[Column] = [("method", "text"), ("T", "text"), ("answers", "int")]
     columns += [("looping", "pct"), ("tau", "f2"), ("tau without loops", "f2")]
     return [Table("loops", "Answers that loop", columns, rows)]
 
@@ -237,7 +187,7 @@ def ids(results: Results) -> list[Table]:
         if checked:
             rows.append([name, f"{temperature:g}", promised, len(checked), *counts])
             rows[-1] += [len(checked) - len(sound), share]
-    columns: list[tuple[str, Form]] = [("contender", "text"), ("T", "text"), ("promises", "text")]
+    columns: list[Column] = [("contender", "text"), ("T", "text"), ("promises", "text")]
     names = ("answers", "equal", "excused", "failed", "other", "lost to errors")
     columns += [*((name, "int") for name in names), ("ids equal from the start", "pct")]
     note = (
@@ -261,7 +211,7 @@ def peers(results: Results) -> list[Table]:
         first = st.mean(st.mean(sample.prefill) for sample in mine.values())
         ratio = st.speedup_over_sets(results.sets, mine, plain)
         rows.append([name, speed, first, ratio, 1.0 if name == PLAIN else st.mean(checks)])
-    columns: list[tuple[str, Form]] = [("contender", "text"), ("tokens/s", "f1"), ("first token", "ms")]
+    columns: list[Column] = [("contender", "text"), ("tokens/s", "f1"), ("first token", "ms")]
     columns += [("against our plain decoding", "x"), ("ids equal from the start", "pct")]
     note = "The same prompt ids and number of new tokens for all, greedy."
     return [Table("peers", "Beside other programs", columns, rows, note)]
@@ -295,7 +245,7 @@ def drafted_per_cycle(mine: Samples) -> float | None:
     return sum(row["draft_tokens"] for row in stats) / cycles if cycles else None
 
 
-def _each(results: Results) -> Iterable[tuple[str, float, Samples, Samples]]:
+def each(results: Results) -> Iterable[tuple[str, float, Samples, Samples]]:
     """Method, temperature, its samples and plain decoding's."""
     for temperature in results.temperatures:
         plain = st.samples(results, PLAIN, temperature)
@@ -303,37 +253,9 @@ def _each(results: Results) -> Iterable[tuple[str, float, Samples, Samples]]:
             yield name, temperature, st.samples(results, name, temperature), plain
 
 
-def _pair(mine: Samples, plain: Samples) -> tuple[float | None, float | None]:
+def pair(mine: Samples, plain: Samples) -> tuple[float | None, float | None]:
+    """Speed-up and tau."""
     return st.speedup(mine, plain), st.tau_of(mine)
-
-
-def _against(
-    results: Results, id_: str, title: str, names: Sequence[str], base: str, note: str = ""
-) -> list[Table]:
-    """Some contenders beside one of them: tau, and its difference with an interval."""
-    rows = []
-    if base not in results.methods or len({*names} & {*results.methods}) < 2:
-        return []
-    for temperature, name in product(results.temperatures, names):
-        if name not in results.methods:
-            continue
-        mine, other, plain = (st.samples(results, each, temperature) for each in (name, base, PLAIN))
-        row: list[Any] = [name, f"{temperature:g}", st.over_sets(st.tau_of, results.sets, mine), None, None]
-        left, right = (st.over_sets(st.tau_of, results.sets, found) for found in st.common(mine, other))
-        if name != base and left is not None and right is not None:
-            row[3:] = [left - right, st.tau_interval(mine, other)]
-        rows.append([*row, st.speedup_over_sets(results.sets, mine, plain)])
-    columns: list[tuple[str, Form]] = [("method", "text"), ("T", "text"), ("tau", "f2")]
-    columns += [(f"tau - {base}'s", "f2"), (f"{st.LEVEL} % interval", "interval"), ("speed-up", "x")]
-    return [Table(id_, title, columns, rows, note)]
-
-
-def _task(row: Row) -> str:
-    return "mt_bench" if row["category"] in MT_BENCH else row["category"] or row["set"]
-
-
-def _of_task(found: Samples, task: str) -> Samples:
-    return {key: sample for key, sample in found.items() if _task(sample.row) == task}
 
 
 def _numbers(results: Results, temperature: float) -> str:

@@ -13,7 +13,7 @@ from eyas.bench.results import ROWS, Results
 from eyas.bench.run import Bench
 from eyas.bench.summary import problems
 from eyas.cli.aliases import add_aliases
-from eyas.cli.bench_report import add_check, add_mixed, add_plot, add_report, add_spec_bench, export, show
+from eyas.cli.bench_report import add_check, add_mixed, add_plot, add_report, show
 from eyas.cli.measure import CHECK_FAILED, add_question_options, base_settings, measure, question_sets
 from eyas.cli.output import note
 from eyas.cli.parser import Commands, add_model_options, add_options
@@ -78,7 +78,6 @@ def _add_run(steps: Commands) -> None:
         help=f"{ROWS} and run.json go there (default: eyas-bench)",
     )
     add_mixed(group)
-    add_spec_bench(group)
     group.add_argument("--json", action="store_true", help="print the report as one document")
     _add_peers(parser)
     add_model_options(parser, leave_out=("method",))
@@ -120,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         repeats=args.repeats,
         cycles=args.cycles,
     )
-    wanted = contenders(args.methods)
+    wanted = contenders(args.methods, base)
     sets = question_sets(args)
     names = list(PEERS) if args.peers == ["all"] else args.peers
     session = provenance(args.command_line)
@@ -142,7 +141,6 @@ def run(args: argparse.Namespace) -> int:
         note(f"left out: {name} ({reason})")
     measure(bench, args.out, session)
     results = Results.load(args.out, mixed=args.mixed)
-    export(args, results)
     show(args, results)
     rows = [row for name in results.contenders for row in results.checked(name)]
     found = problems(rows, target.dtype)

@@ -4,12 +4,10 @@ import argparse
 from pathlib import Path
 
 from eyas.bench import check, plots
-from eyas.bench.expectations import expectations
-from eyas.bench.export import write_spec_bench
 from eyas.bench.files import write_whole
 from eyas.bench.render import page, terminal, write_markdown
 from eyas.bench.results import Results
-from eyas.bench.tables import Table, tables
+from eyas.bench.tables import tables
 from eyas.cli.measure import CHECK_FAILED
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands
@@ -21,8 +19,8 @@ def add_report(steps: Commands) -> None:
     parser = steps.add_parser(
         "report",
         help="tables from a result folder",
-        description="Tables of speed-ups and acceptance lengths, by set, task, ablation and node budget; "
-        "costs, loops, ids, other programs; and what of the paper's findings holds.",
+        description="Tables of speed-ups and acceptance lengths by set, of costs, looping answers, ids and "
+        "other programs, and of failures.",
     )
     _add_folder(parser)
     parser.add_argument(
@@ -34,42 +32,28 @@ def add_report(steps: Commands) -> None:
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page there")
     parser.add_argument("--json", action="store_true", help="print one document instead of tables")
-    add_spec_bench(parser)
     parser.set_defaults(run=run_report)
 
 
 def run_report(args: argparse.Namespace) -> int:
     """Print the tables, and write what is asked for."""
     results = Results.load(args.folder, mixed=args.mixed)
-    found = all_tables(results)
+    found = tables(results)
     if args.markdown is not None:
         write_markdown(args.markdown, found, f"eyas bench: {args.folder.name}")
     if args.html is not None:
         write_whole(args.html, page(found, results.run, _figures(results), f"eyas bench: {args.folder.name}"))
-    export(args, results)
     show(args, results)
     return 0
 
 
-def all_tables(results: Results) -> list[Table]:
-    """Every table, the expectations last."""
-    return [*tables(results), *expectations(results)]
-
-
 def show(args: argparse.Namespace, results: Results) -> None:
     """Print the tables, or with --json their document."""
-    found = all_tables(results)
+    found = tables(results)
     if args.json:
         write_json({"run": results.run, "tables": {table.id: table.to_dict() for table in found}})
     else:
         write(terminal(found))
-
-
-def export(args: argparse.Namespace, results: Results) -> None:
-    """Write the answers in Spec-Bench's format, if that is asked for."""
-    if args.spec_bench_answers is not None:
-        written = write_spec_bench(results, args.spec_bench_answers)
-        note(f"{len(written)} files of answers in {args.spec_bench_answers}")
 
 
 def _figures(results: Results) -> dict[str, str]:
@@ -86,22 +70,24 @@ def add_plot(steps: Commands) -> None:
     """Declare `eyas bench plot`."""
     parser = steps.add_parser(
         "plot",
-        help="figures from a result folder",
-        description="Figures as SVG and PNG: speed-ups by set, acceptance by position in the tree, "
-        "confidence against acceptance, tau by depth and by node budget, where a cycle's time goes.",
+        help="a figure from a result folder",
+        description="The speed-ups by set as SVG and PNG.",
     )
     _add_folder(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the figures go (default: figures/ in the folder)"
+        "--out", type=Path, metavar="DIR", help="where the figure goes (default: figures/ in the folder)"
     )
     parser.set_defaults(run=run_plot)
 
 
 def run_plot(args: argparse.Namespace) -> int:
-    """Draw; the names of the files are the answer."""
+    """Draw; prints the names of the files."""
     results = Results.load(args.folder, mixed=args.mixed)
-    for path in plots.write_figures(results, args.out or args.folder / "figures"):
+    written = plots.write_figures(results, args.out or args.folder / "figures")
+    for path in written:
         write(f"{path}\n")
+    if not written:
+        note("there is no figure: no answer was timed; run with --repeats 1 or more")
     return 0
 
 
@@ -168,14 +154,4 @@ def add_mixed(parser: argparse._ActionsContainer) -> None:
         action="store_true",
         help="keep and count rows that other code, another model, head or machine made, instead of "
         "refusing them",
-    )
-
-
-def add_spec_bench(parser: argparse._ActionsContainer) -> None:
-    """--spec-bench-answers."""
-    parser.add_argument(
-        "--spec-bench-answers",
-        type=Path,
-        metavar="DIR",
-        help="write the answers there in the format that Spec-Bench's speed.py reads",
     )

@@ -101,9 +101,9 @@ def run(args: argparse.Namespace) -> int:
         compare=not args.no_equal_check,
         batch=args.batch,
     )
-    wanted = contenders(_named_once(args.methods))
-    if not config.compare:
-        wanted = [contender for contender in wanted if contender.name in args.methods]
+    wanted = contenders(_named_once(args.methods), settings)
+    if not config.compare and PLAIN not in args.methods:
+        wanted = wanted[1:]
     sets = question_sets(args)
     session = provenance(args.command_line)
     bench = Bench(load_llm(args), sets, wanted, config, settings, foreign="ignore")

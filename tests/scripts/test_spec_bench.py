@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from benchmarks.paper.spec_bench import accept_lengths
 from synthetic import answer, folder
-
-from eyas.bench.export import accept_lengths
 
 
 def read(path):
@@ -21,7 +20,7 @@ def read(path):
     return np.array(speeds).mean(), np.mean(lengths)
 
 
-def test_its_reader_finds_our_numbers(eyas, tmp_path):
+def test_its_reader_finds_our_numbers(report, tmp_path):
     same = {"new_tokens": 31, "category": "rag"}
     drafted = {"cycles": 10, "cycle_tokens": 18, "accepted_by_depth": [6, 2], "drafted_by_depth": [10, 10]}
     words = {"token_ids": [1, 2], "text": "plain's"}
@@ -33,8 +32,8 @@ def test_its_reader_finds_our_numbers(eyas, tmp_path):
         answer("eagle2", 7, turn=2, seconds=(1.5,), prefill=0.5, **same, **drafted),
         answer("eagle2", 7, temperature=1.0, seconds=(1.0,), text="hot", token_ids=[3], **same, **drafted),
     )
-    done = eyas("bench", "report", path, "--spec-bench-answers", tmp_path / "answers")
-    assert done.code == 0
+    code, _, _ = report(path, "--spec-bench-answers", tmp_path / "answers")
+    assert code == 0
     speed, length = read(tmp_path / "answers" / "a" / "eagle2-temperature-0.jsonl")
     assert speed == 62 / 3.5
     assert length == pytest.approx(1.8)
@@ -62,8 +61,15 @@ def test_cycles_come_back_from_their_counts():
     assert accept_lengths({"cycles": 0, "accepted_by_depth": []}) == []
 
 
-def test_without_times_there_is_nothing_to_export(eyas, tmp_path):
+def test_without_times_there_is_nothing_to_export(report, tmp_path):
     path = folder(tmp_path / "made", answer("autoregressive", 1))
-    assert (
-        "run with --repeats 1" in eyas("bench", "report", path, "--spec-bench-answers", tmp_path / "x").error
-    )
+    code, out, err = report(path, "--spec-bench-answers", tmp_path / "x")
+    assert (code, out) == (2, "")
+    assert "run with --repeats 1" in err
+
+
+def test_a_place_of_the_wrong_kind_is_named(report, tmp_path):
+    path = folder(tmp_path / "made", answer("autoregressive", 1, seconds=(1.0,), text="a", token_ids=[1]))
+    code, _, err = report(path, "--spec-bench-answers", path / "rows.jsonl")
+    assert code == 2
+    assert "cannot make the folder" in err

@@ -1,0 +1,1 @@
+"""Reports that hold the results of `eyas bench run` against the papers' claims."""
