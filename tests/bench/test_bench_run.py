@@ -51,6 +51,18 @@ def test_every_prompt_is_checked_then_timed_in_turns(eyas, argv, rows, tmp_path)
     assert all(row[1][0] > 0 and row[1][1] >= 1 for row in table["rows"])
 
 
+def test_without_counted_cycles_the_checked_answer_is_timed(eyas, argv, rows):
+    done = eyas(*argv, "--methods", "eagle2", "pld", "--repeats", "1", "--no-cycles", "--json")
+    assert done.code == 0, done.err
+    found = rows()
+    assert len(found) == 3 * 3
+    assert {(row["repeat"], row["timed"], row["cycles"] is None) for row in found} == {(0, True, True)}
+    order = [row["contender"] for row in found]
+    plain, tree, lookup = "autoregressive", "eagle2", "pld"
+    assert order == [plain, tree, lookup, plain, lookup, tree, plain, tree, lookup], "in turns, plain first"
+    assert all(row[1][0] > 0 for row in done.document["tables"]["speedups-0"]["rows"])
+
+
 def test_the_second_turn_follows_plain_decodings_answer_for_all(eyas, argv, rows, tmp_path):
     eyas(*argv, "--repeats", "0")
     turns = {}
@@ -303,7 +315,7 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(eyas, argv, start, rows, tmp
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))
 
-    argv = (*argv, "--repeats", "1", "--no-cycles")
+    argv = (*argv, "--repeats", "2", "--no-cycles")
     full = start(*argv, preexec_fn=small_files)
     _, err = full.communicate()
     assert full.returncode == 2

@@ -1,9 +1,10 @@
 """What a measurement does, in its order, and the identity of each of its rows.
 
-A *prompt* is one turn of a question at one temperature and seed. Every contender first answers it untimed
-(repeat 0: its ids are checked, its cycles counted), then `repeats` times with a clock. Timed repeats are
-interleaved over contenders, so that a busy neighbour slows all of them alike, and each repeat starts with
-another contender, so that none always follows the same one.
+A *prompt* is one turn of a question at one temperature and seed. Every contender answers it once to have its
+ids checked (repeat 0), then again until `repeats` answers are timed. Counting cycles takes a little time, so
+the checked answer is a timed one only where cycles are not counted. Repeats are interleaved over contenders, so
+that a busy neighbour slows all of them alike, and start with another contender at each prompt and repeat, so
+that none always follows the same one.
 
 `eyas eval` is such a plan without timed repeats.
 """
@@ -24,7 +25,7 @@ from eyas.engine.interfaces import TargetInfo
 from eyas.errors import ConfigError
 from eyas.models.machine import cpu_model, engine_hash
 
-CHECKED = 0  # the untimed repeat
+CHECKED = 0  # the repeat whose ids are checked
 PLAIN_CONTENDER = Contender(PLAIN, PLAIN)
 WINDOW = 4  # prompts per slot of a batch: enough to keep it full, few enough to leave whole comparisons early
 
@@ -37,7 +38,7 @@ class BenchConfig:
     seeds: tuple[int, ...] = (0,)  # used at temperatures above 0
     limit: int | None = None  # first questions of each file; None is all
     turns: int | None = None  # first turns of each question; None is all
-    repeats: int = 3  # timed ones; 0 measures acceptance only
+    repeats: int = 3  # timed answers to a prompt; 0 measures acceptance only
     cycles: bool = True  # store counts by confidence and position, and the seconds of each phase of a cycle
     compare: bool = True  # compare ids with plain decoding's
     batch: int = 1  # answers generated at a time; above 1 their seconds cannot be told apart
@@ -58,6 +59,21 @@ class BenchConfig:
                 "answers in a batch, or without a comparison of ids, have no speed and no second turn; "
                 "set repeats=0 and turns=1."
             )
+
+
+    @property
+    def is_checked_timed(self) -> bool:
+        """Whether the answer that is checked is also the first timed one."""
+        return self.repeats > 0 and not self.cycles
+
+    @property
+    def num_answers(self) -> int:
+        """Answers of a contender to a prompt, the checked one included."""
+        return self.repeats + (not self.is_checked_timed)
+
+    def is_timed(self, repeat: int) -> bool:
+        """Whether a repeat's seconds count."""
+        return repeat != CHECKED or self.is_checked_timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +162,17 @@ class BenchPlan:
                             rank += 1
 
     def tasks(self, prompt: BenchPrompt) -> list[BenchTask]:
-        """A prompt's rows in order: plain decoding's checked answer, the others', then the timed repeats."""
+        """A prompt's rows in order: the checked answers, plain decoding's first, then the other repeats."""
         peers = self.peers if prompt.temperature == 0 else ()
         order = [*self.contenders, *peers]
-        tasks = [self.task(prompt, contender, CHECKED) for contender in order]
-        for repeat in range(1, 1 + self.config.repeats):
-            first = (prompt.rank + repeat - 1) % len(order)
-            tasks += [self.task(prompt, contender, repeat) for contender in order[first:] + order[:first]]
+        plain = [contender for contender in order if contender.method == PLAIN][:1]
+        others = [contender for contender in order if contender not in plain]
+        if self.config.is_checked_timed:
+            others = _rotated(others, prompt.rank)
+        tasks = [self.task(prompt, contender, CHECKED) for contender in (*plain, *others)]
+        for repeat in range(1, self.config.num_answers):
+            first = prompt.rank + repeat - 1
+            tasks += [self.task(prompt, contender, repeat) for contender in _rotated(order, first)]
         return tasks
 
     def task(self, prompt: BenchPrompt, contender: Contender, repeat: int) -> BenchTask:
@@ -193,13 +213,18 @@ class BenchPlan:
     def __len__(self) -> int:
         answers = len(self.contenders) * sum(1 for _ in self.prompts())
         answers += len(self.peers) * sum(prompt.temperature == 0 for prompt in self.prompts())
-        return answers * (1 + self.config.repeats)
+        return answers * self.config.num_answers
 
     def _settings(self, contender: Contender, temperature: float, seed: int) -> GenerationOptions:
         known = (contender.name, temperature, seed)
         if known not in self._known:
             self._known[known] = contender.settings(self.base, temperature, seed)
         return self._known[known]
+
+
+def _rotated(order: list[Contender], first: int) -> list[Contender]:
+    first %= max(1, len(order))
+    return order[first:] + order[:first]
 
 
 def maker(target: TargetInfo, draft_dtype: str) -> dict[str, Any]:

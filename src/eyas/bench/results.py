@@ -92,7 +92,7 @@ class Results:
         return sorted({row["temperature"] for row in self.rows})
 
     def checked(self, contender: str, temperature: float | None = None) -> list[Row]:
-        """A contender's rows without a clock: ids, counts, errors."""
+        """A contender's checked rows: ids, counts, errors."""
         return [
             row
             for row in self._by_contender.get(contender, ())
@@ -104,7 +104,7 @@ class Results:
         return [
             row
             for row in self._by_contender.get(contender, ())
-            if row["repeat"] != CHECKED and row["temperature"] == temperature and sound(row)
+            if is_timed(row) and row["temperature"] == temperature and sound(row)
         ]
 
     def answer(self, row: Row) -> tuple[list[int], str]:
@@ -137,6 +137,12 @@ def prompt_key(row: Row) -> PromptKey:
 def place(row: Row) -> PromptKey:
     """Where a row stands in tables, whatever its options: contender, temperature, prompt, repeat."""
     return row["contender"], row["temperature"], *prompt_key(row), row["repeat"]
+
+
+def is_timed(row: Row) -> bool:
+    """Whether a row's seconds count; rows of older folders do not say so."""
+    timed: bool = row.get("timed", row["repeat"] != CHECKED)
+    return timed
 
 
 def sound(row: Row) -> bool:

@@ -273,6 +273,7 @@ class Bench:
             **task.named,
             "lossless": self._lossless.get(task.contender.name),
             "batch": self.plan.config.batch,
+            "timed": self.plan.config.is_timed(task.repeat),
             "error": None,
         }
         if isinstance(outcome, Exception):

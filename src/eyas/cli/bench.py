@@ -60,8 +60,8 @@ def _add_run(steps: Commands) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="timed answers to each prompt, after the one that is checked; 0 measures acceptance alone "
-        "(default: 3)",
+        help="timed answers to each prompt, after the one whose ids are checked; with --no-cycles that one "
+        "is the first of them; 0 measures acceptance only (default: 3)",
     )
     group.add_argument(
         "--cycles",
