@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from eyas.errors import ConfigError
-from eyas.models.chat_template import render_chat
+from eyas.models.chat_template import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "a < b & 'c' ☂"}]
 
@@ -30,12 +30,12 @@ def test_the_text_is_that_of_transformers(template, prompt):
         add_generation_prompt=prompt,
         bos_token="<s>",
     )
-    ours = render_chat(template, messages=MESSAGES, add_generation_prompt=prompt, bos_token="<s>")
+    ours = ChatTemplate(template).render(messages=MESSAGES, add_generation_prompt=prompt, bos_token="<s>")
     assert [ours] == theirs
 
 
 def test_the_date_is_todays():
-    year = render_chat("{{ strftime_now('%Y') }}")
+    year = ChatTemplate("{{ strftime_now('%Y') }}").render()
     assert int(year) - datetime.datetime.now().year in (0, -1)
 
 
@@ -57,8 +57,23 @@ def test_the_date_is_todays():
 )
 def test_failures_and_break_outs_are_one_line(template, reason):
     with pytest.raises(ConfigError) as caught:
-        render_chat(template, messages=MESSAGES)
+        ChatTemplate(template).render(messages=MESSAGES)
     assert reason in str(caught.value)
     assert "--raw" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert MESSAGES == [{"role": "user", "content": "a < b & 'c' ☂"}]
+
+
+def test_a_template_is_compiled_once(monkeypatch):
+    template = ChatTemplate("{{ messages[0].content }}")
+    first = template.render(messages=MESSAGES)
+    monkeypatch.setattr("eyas.models.chat_template._environment", None)  # would be an error
+    assert template.render(messages=MESSAGES) == first
+
+
+def test_one_conversation_leaves_nothing_for_the_next():
+    source = (
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"
+    )
+    template = ChatTemplate(source)
+    assert [template.render(messages=MESSAGES * count) for count in (1, 3, 1)] == ["1", "3", "1"]

@@ -7,7 +7,7 @@ import torch
 from eyas.engine.interfaces import Coupling, TargetCall
 from eyas.engine.sampling import Sampler, SamplingConfig, best_of_row, log_softmax
 from eyas.errors import ModelError
-from eyas.runtimes.torch.blocks import TorchLMHead
+from eyas.runtimes.torch.blocks import HeadRows, TorchLMHead
 from eyas.runtimes.torch.rows import TorchRows
 from eyas.runtimes.torch.topk import best_of_rows
 
@@ -247,6 +247,33 @@ def test_logits_of_a_draft_vocabulary_are_the_targets_and_nothing_elsewhere(llam
         assert some.shape == wanted.shape
         np.testing.assert_allclose(some[:, known], wanted[:, known], rtol=0, atol=atol)
         assert np.all(np.delete(some, known, axis=1) == -np.inf)
+
+
+def test_adding_tokens_to_a_draft_vocabulary_fetches_only_the_new_rows(torch_llama, monkeypatch):
+    fetched, fetch = [], torch_llama._head_rows
+    monkeypatch.setattr(torch_llama, "_head_rows", lambda ids: fetched.append(ids.tolist()) or fetch(ids))
+    head = torch_llama.lm_head(np.array([0, 4, 9, 33]))
+    for more in ([7, 4, 7], [40, 5], [7, 9]):
+        head = head.plus(np.array(more, dtype=np.int64))
+    assert fetched == [[0, 4, 9, 33], [7], [5, 40]]
+
+
+def test_equal_logits_of_added_tokens_go_to_the_lowest_id():
+    table = HeadRows(torch.ones(8, 2), None)
+    head = TorchLMHead(
+        *HeadRows(table.weight[:3], None),
+        lambda logits: logits,
+        np.array([2, 4, 6]),
+        8,
+        lambda ids: HeadRows(table.weight[torch.from_numpy(ids)], None),
+    )
+    head = head.plus(np.array([5])).plus(np.array([1, 3]))
+    assert head.top_k(torch.ones(1, 2), 4).token_ids.tolist() == [[1, 2, 3, 4]]
+
+
+def test_transformers_does_not_warn_about_the_caches_name(torch_llama, recwarn):
+    forward(torch_llama)
+    assert not [warning for warning in recwarn if "past_key_values" in str(warning.message)]
 
 
 def test_scores_round_to_the_targets_precision(llama, coarse):

@@ -225,6 +225,7 @@ class LLM:
             "head_check": head.check,
             "method": self._resolve(method or self.method),
             "runtime": target.runtime,
+            "runtime_reason": target.runtime_reason,
             "dtype": target.dtype,
             "threads": target.threads,
         }

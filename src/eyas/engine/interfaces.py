@@ -200,6 +200,7 @@ class TargetInfo:
     name: str
     family: str  # model_type of its config
     runtime: str
+    runtime_reason: str | None = None  # why "auto" did not choose native
     dtype: str
     device: str = "cpu"
     hidden_size: int

@@ -1,4 +1,4 @@
-"""Chat templates: programs that came with a model, run where they can read what they are given and no more.
+"""Chat templates: programs that came with a model, run where they can read only what they are given.
 
 The environment is the one that transformers gives them (block trimming, loop controls, `tojson`,
 `raise_exception`, `strftime_now`, `{% generation %}`), on Jinja's immutable sandbox.
@@ -6,25 +6,40 @@ The environment is the one that transformers gives them (block trimming, loop co
 
 import datetime
 import json
+from functools import cached_property
 from typing import Any
 
 from eyas.errors import ConfigError
 
 
-def render_chat(template: str, **values: Any) -> str:
-    """The text of a conversation.
+class ChatTemplate:
+    """A model's template, compiled at its first use.
 
-    Raises:
-        ConfigError: the template cannot be parsed, refuses the conversation, or fails.
+    Args:
+        source: Jinja.
     """
-    try:
-        return str(_environment().from_string(template).render(tools=None, documents=None, **values))
-    except Exception as error:  # somebody else's program: it may fail in any way
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(
-            f"the model's chat template refuses this conversation ({reason[0][:200]}); change the messages, "
-            "or use --raw."
-        ) from error
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    @cached_property
+    def _template(self) -> Any:
+        return _environment().from_string(self._source)
+
+    def render(self, **values: Any) -> str:
+        """The text of a conversation.
+
+        Raises:
+            ConfigError: the template cannot be parsed, refuses the conversation, or fails.
+        """
+        try:
+            return str(self._template.render(tools=None, documents=None, **values))
+        except Exception as error:  # somebody else's program: it may fail in any way
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ConfigError(
+                f"the model's chat template refuses this conversation ({reason[0][:200]}); change the "
+                "messages, or use --raw."
+            ) from error
 
 
 def _environment() -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eyas.errors import ConfigError, ModelError
-from eyas.models.chat_template import render_chat
+from eyas.models.chat_template import ChatTemplate
 from eyas.models.decoding import Decoding, StreamDecoder
 from eyas.models.weights import read_json, text_config
 
@@ -32,7 +32,7 @@ class Tokenizer:
         stop_token_ids: Sequence[int] = (),
     ) -> None:
         self._backend = backend
-        self._chat_template = chat_template
+        self._chat_template = None if chat_template is None else ChatTemplate(chat_template)
         self._special_names = dict(special_names or {})
         self.stop_token_ids = tuple(stop_token_ids)
         # A tokenizer.json may cut or pad every text; a prompt must come whole or be refused.
@@ -115,12 +115,11 @@ class Tokenizer:
             ConfigError: the model has no template, or its template refuses these messages.
         """
         if self._chat_template is None:
-            raise ConfigError("this model has no chat template; use --raw and write the prompt whole.")
+            raise ConfigError("this model has no chat template; use --raw and write the whole prompt.")
         for message in messages:
             if not {"role", "content"} <= message.keys():
                 raise ConfigError(f"a chat message needs role and content, but one has {sorted(message)}.")
-        text = render_chat(
-            self._chat_template,
+        text = self._chat_template.render(
             messages=[dict(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
             **self._special_names,

@@ -1,9 +1,10 @@
-"""Who computes: one folder a runtime. Importing this package imports none of them."""
+"""The runtimes: one folder each. Importing this package imports none of them."""
 
+import logging
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from eyas.engine.interfaces import Runtime
 from eyas.errors import ConfigError
@@ -13,6 +14,19 @@ _LOADERS = {
     "native": "eyas.runtimes.native:load_native_runtime",
     "torch": "eyas.runtimes.torch:load_torch_runtime",
 }
+_LOGGER = logging.getLogger("eyas.runtimes")
+
+
+class RuntimeChoice(NamedTuple):
+    """A runtime, and why it was not the fastest one.
+
+    Attributes:
+        name: of the runtime.
+        reason: why native cannot serve the model; None where it can.
+    """
+
+    name: str
+    reason: str | None = None
 
 
 def runtime_names() -> list[str]:
@@ -32,6 +46,9 @@ def load_runtime(
 ) -> Runtime:
     """Load a target on a runtime.
 
+    With "auto", one line on stderr says why native cannot serve the model, if it cannot; `runtime_reason` of
+    the target keeps it.
+
     Args:
         runtime: a name, or "auto", which takes native for what it can serve.
         model_dir: an ordinary Hugging Face directory.
@@ -45,25 +62,39 @@ def load_runtime(
         ConfigError: an unknown runtime, dtype or device, or one that is not installed.
         ModelError: a model that the runtime cannot serve.
     """
+    reason: str | None = None
     if runtime == "auto":
-        runtime = choose_runtime(model_dir, dtype, device)
+        runtime, reason = choose_runtime(model_dir, dtype, device)
     if runtime not in _LOADERS:
         raise ConfigError(f"unknown runtime {runtime!r}; it is auto, {', '.join(_LOADERS)}.")
     module, function = _LOADERS[runtime].split(":")
     load = cast(Callable[..., Runtime], getattr(import_module(module), function))
-    return load(model_dir, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads, device=device)
+    because = {} if reason is None else {"reason": reason}
+    loaded = load(
+        model_dir, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads, device=device, **because
+    )
+    if reason is not None:  # after loading, so that an error stands alone
+        _LOGGER.warning("eyas: runtime %s, since %s", runtime, reason)
+    return loaded
 
 
-def choose_runtime(model_dir: Path, dtype: str = "auto", device: str = "cpu") -> str:
-    """What "auto" means for a model: native on the CPU where it is built and knows model and precision.
-
-    Otherwise it is torch.
+def choose_runtime(model_dir: Path, dtype: str = "auto", device: str = "cpu") -> RuntimeChoice:
+    """The choice of "auto": native on the CPU where it is built and knows model and precision, else torch.
 
     Raises:
         ModelError: no readable config.json.
     """
     from eyas.runtimes.native import is_built, precisions, unsupported
 
-    if device != "cpu" or not is_built() or dtype not in precisions() or unsupported(model_dir):
-        return "torch"
-    return "native"
+    if device != "cpu":
+        reason = f"native computes on the cpu and device is {device!r}"
+    elif not is_built():
+        reason = "this installation has no native runtime"
+    elif dtype not in precisions():
+        reason = f"native does not compute in {dtype}"
+    else:
+        model_reason = unsupported(model_dir)
+        if model_reason is None:
+            return RuntimeChoice("native")
+        reason = model_reason.removesuffix("; use --runtime torch.")
+    return RuntimeChoice("torch", reason)

@@ -106,7 +106,7 @@ def test_configs_that_cannot_be_honoured(model, changes, word):
     assert word in message
     assert "--runtime torch" in message
     assert unsupported(model) == message
-    assert choose_runtime(model) == "torch"
+    assert choose_runtime(model) == ("torch", message.removesuffix("; use --runtime torch."))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_an_installation_without_the_module(original, monkeypatch):
     assert "\n" not in message
     assert "compiler" in message
     assert "--runtime torch" in message
-    assert choose_runtime(original) == "torch"
+    assert choose_runtime(original) == ("torch", "this installation has no native runtime")
 
 
 def test_an_unknown_runtime(original):
@@ -274,11 +274,13 @@ def test_an_unknown_runtime(original):
     ],
 )
 def test_auto_is_native_where_it_can_serve(original, dtype, runtime):
-    assert choose_runtime(original, dtype) == runtime
+    choice = choose_runtime(original, dtype)
+    assert choice.name == runtime
+    assert choice.reason == (None if runtime == "native" else f"native does not compute in {dtype}")
 
 
 def test_other_devices_are_for_torch(original):
-    assert choose_runtime(original, "float32", "cuda") == "torch"
+    assert choose_runtime(original, "float32", "cuda").name == "torch"
     with pytest.raises(ConfigError, match="device is 'cuda', but native computes on the cpu"):
         load_runtime("native", original, name="tiny", device="cuda")
     with pytest.raises(ConfigError, match="'cuda:99' cannot be used"):
@@ -289,3 +291,14 @@ def test_auto_loads_what_it_chose(original):
     target = load_runtime("auto", original, name="tiny", dtype="int8", threads=1).target
     assert (target.runtime, target.dtype, target.threads) == ("native", "int8", 1)
     assert load_runtime("auto", original, name="tiny", dtype="float64").target.runtime == "torch"
+
+
+def test_auto_says_why_it_is_not_native(original, caplog):
+    unchanged = load_runtime("auto", original, name="tiny", threads=1)
+    assert unchanged.target.runtime_reason is None
+    assert not caplog.records
+    loaded = load_runtime("auto", original, name="tiny", dtype="float64")
+    [record] = caplog.records
+    message = record.getMessage()
+    assert message == "eyas: runtime torch, since native does not compute in float64"
+    assert loaded.target.runtime_reason in message

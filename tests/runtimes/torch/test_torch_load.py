@@ -1,5 +1,6 @@
 """What the torch runtime refuses, in one line that names it."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -123,6 +124,7 @@ def test_the_probe_leaves_the_window_as_it_was(model_dirs):
 def test_logits_beyond_an_lm_head_leave_plain_decoding(model_dirs, monkeypatch):
     forward = transformers.LlamaForCausalLM.forward
 
+    @functools.wraps(forward)
     def squared(self, *args, **kwargs):
         output = forward(self, *args, **kwargs)
         output.logits = output.logits * output.logits.abs()

@@ -22,6 +22,7 @@ def load_torch_runtime(
     threads: int | None = None,
     device: str = "cpu",
     name: str | None = None,
+    reason: str | None = None,
 ) -> "TorchRuntime":
     """Load a model's directory and check by a probe that trees work on it.
 
@@ -32,7 +33,8 @@ def load_torch_runtime(
         draft_dtype: "auto"; draft networks run in the target's precision here.
         threads: torch's threads; None leaves them as they are. They belong to the process.
         device: where torch puts the model, such as "cpu" or "cuda:0".
-        name: how messages call the model; None is the directory's name.
+        name: what messages call the model; None is the directory's name.
+        reason: why this runtime was chosen, for provenance.
 
     Raises:
         ConfigError: an unknown dtype or device, or torch and transformers are not installed.
@@ -52,7 +54,14 @@ def load_torch_runtime(
         ) from error
     from eyas.runtimes.torch.load import load
 
-    return load(model_dir, dtype=dtype, threads=threads, device=device, name=name or Path(model_dir).name)
+    return load(
+        model_dir,
+        dtype=dtype,
+        threads=threads,
+        device=device,
+        name=name or Path(model_dir).name,
+        reason=reason,
+    )
 
 
 __all__ = ["load_torch_runtime"]

@@ -1,7 +1,8 @@
-"""What draft networks are made of, beside decoder layers: the target's LM head, and linear layers."""
+"""What draft networks are made of besides decoder layers: the target's LM head, and linear layers."""
 
 from collections.abc import Callable
-from typing import Any
+from copy import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +62,18 @@ class TorchResBlock:
         return straight + functional.silu(self._inner(*inputs))
 
 
+class HeadRows(NamedTuple):
+    """Rows of an LM head.
+
+    Attributes:
+        weight: (M, H).
+        bias: (M,) or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
 class TorchLMHead:
     """The target's LM head, or some of its rows.
 
@@ -70,7 +83,7 @@ class TorchLMHead:
         transform: what the model does to the logits, such as a soft-cap.
         token_ids: (M,) target ids of the rows, ascending; None if they are 0..M-1.
         vocab_size: V of the target.
-        of: makes the head of other ids; not asked for one that has them all.
+        rows: the target's rows of other ids, for `plus`; None for a head that has them all.
     """
 
     def __init__(
@@ -80,20 +93,32 @@ class TorchLMHead:
         transform: Callable[[Tensor], Tensor],
         token_ids: Ints | None,
         vocab_size: int,
-        of: "Callable[[Ints], TorchLMHead] | None" = None,
+        rows: Callable[[Ints], HeadRows] | None = None,
     ) -> None:
         self.weight = weight
-        self._of = of
-        self._vocab_size = vocab_size
         self._bias = bias
         self._transform = transform
         self._token_ids = token_ids
+        self._vocab_size = vocab_size
+        self._rows = rows
+        self._own_ids = token_ids
+        self._more: HeadRows | None = None  # of ids that were added, in the order of their addition
+        self._order: Tensor | None = None  # columns of own and added rows in the order of their ids
 
     def plus(self, token_ids: Ints) -> "TorchLMHead":
-        """This head and the rows of further ids."""
-        if self._token_ids is None or self._of is None:
+        """This head and the rows of further ids; only those that are new are fetched from the target's."""
+        if self._token_ids is None or self._rows is None or self._own_ids is None:
             return self
-        return self._of(np.union1d(self._token_ids, token_ids))
+        new = np.setdiff1d(token_ids, self._token_ids)
+        if not len(new):
+            return self
+        grown = copy(self)
+        grown._more = _below(self._more, self._rows(new))
+        grown._own_ids = np.concatenate((self._own_ids, new))
+        order = np.argsort(grown._own_ids)  # ties go to the lower id
+        grown._token_ids = grown._own_ids[order]
+        grown._order = torch.from_numpy(order).to(self.weight.device)
+        return grown
 
     @torch.inference_mode()
     def logits(self, hidden: Features) -> Floats:
@@ -109,7 +134,11 @@ class TorchLMHead:
     def raw_logits(self, hidden: Features) -> Tensor:
         """(T, M) in the model's precision."""
         rows = as_tensor(hidden).to(self.weight.device)
-        return self._transform(functional.linear(rows, self.weight, self._bias))
+        logits = functional.linear(rows, self.weight, self._bias)
+        if self._more is not None:
+            more = functional.linear(rows, self._more.weight, self._more.bias)
+            logits = torch.cat((logits, more), dim=-1)[:, self._order]
+        return self._transform(logits)
 
     @torch.inference_mode()
     def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
@@ -149,3 +178,10 @@ class TorchLMHead:
 def _winning(scaled: Floats) -> Floats:
     """Log-softmax over the finite entries; the others keep -inf. All -inf stays so."""
     return log_softmax(scaled) if np.isfinite(scaled).any() else scaled
+
+
+def _below(above: HeadRows | None, rows: HeadRows) -> HeadRows:
+    if above is None:
+        return rows
+    bias = None if above.bias is None or rows.bias is None else torch.cat((above.bias, rows.bias))
+    return HeadRows(torch.cat((above.weight, rows.weight)), bias)

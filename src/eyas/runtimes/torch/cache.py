@@ -1,6 +1,6 @@
 """Keys and values of one sequence, in buffers that grow and are never copied per call.
 
-`TargetCache` is what a stock model gets as `past_key_values`; `StackCache` serves our own draft layers. Both
+`TargetCache` is what a stock model gets as its cache; `StackCache` serves our own draft layers. Both
 implement `eyas.engine.interfaces.PathCache`: rows are written behind the pending ones, a commit moves the
 kept rows in place, and a forward that is interrupted leaves the counts as they were.
 """

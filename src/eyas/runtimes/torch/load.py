@@ -23,7 +23,15 @@ DTYPES = {
 }
 
 
-def load(model_dir: Path, *, dtype: str, threads: int | None, device: str, name: str) -> TorchRuntime:
+def load(
+    model_dir: Path,
+    *,
+    dtype: str,
+    threads: int | None,
+    device: str,
+    name: str,
+    reason: str | None = None,
+) -> TorchRuntime:
     """See `eyas.runtimes.torch.load_torch_runtime`."""
     place = _device(device)
     number = resolve_dtype(dtype, place)
@@ -32,16 +40,18 @@ def load(model_dir: Path, *, dtype: str, threads: int | None, device: str, name:
             raise ConfigError(f"threads is {threads}, but it must be at least 1.")
         torch.set_num_threads(threads)
     config = _read_config(model_dir, name)
-    reason = unusable(config)
-    if reason:
-        raise refusal(config.model_type, name, reason)
+    problem = unusable(config)
+    if problem:
+        raise refusal(config.model_type, name, problem)
     model = _read_model(model_dir, config, number, place, name)
     if getattr(model, "_is_stateful", False):
         raise refusal(config.model_type, name, "it has recurrent layers, whose state cannot branch")
     limit = context_limit(config.get_text_config(decoder=True))
     if limit is None:
         raise refusal(config.model_type, name, "its config has no max_position_embeddings")
-    runtime = TorchRuntime(model, name=name, limit=limit, fingerprint=target_fingerprint(model_dir))
+    runtime = TorchRuntime(
+        model, name=name, limit=limit, fingerprint=target_fingerprint(model_dir), reason=reason
+    )
     check_trees(runtime)
     return runtime
 

@@ -13,7 +13,7 @@ from eyas.engine.interfaces import FINAL, Features, Shortcut, TargetCall, Target
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
 from eyas.models.spec import StackSpec
-from eyas.runtimes.torch.blocks import TorchLinear, TorchLMHead, TorchResBlock, as_tensor, to_torch
+from eyas.runtimes.torch.blocks import HeadRows, TorchLinear, TorchLMHead, TorchResBlock, as_tensor, to_torch
 from eyas.runtimes.torch.cache import TargetCache
 from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
 from eyas.runtimes.torch.rows import TorchRows
@@ -29,10 +29,17 @@ class TorchRuntime:
         name: how messages call it.
         limit: positions that it can serve, and what sets that limit.
         fingerprint: of its files.
+        reason: why this runtime was chosen.
     """
 
     def __init__(
-        self, model: Any, *, name: str, limit: tuple[int, str], fingerprint: str | None = None
+        self,
+        model: Any,
+        *,
+        name: str,
+        limit: tuple[int, str],
+        fingerprint: str | None = None,
+        reason: str | None = None,
     ) -> None:
         text = model.config.get_text_config(decoder=True)
         family = str(model.config.model_type)
@@ -47,7 +54,10 @@ class TorchRuntime:
         self._head_bias: Tensor | None = getattr(head, "bias", None)
         self._embedding: Tensor = model.get_input_embeddings().weight
         self._transform = logit_transform(text)
-        self._takes_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+        parameters = inspect.signature(model.forward).parameters
+        self._takes_keep = "logits_to_keep" in parameters
+        # transformers 5.24 calls it `cache`; `past_key_values` goes in 5.40.
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self.head_is_plain = True  # logits are the LM head of the features; the probe knows
         self._states: Tensor | None = None
         decoder.register_forward_hook(self._remember)
@@ -57,6 +67,7 @@ class TorchRuntime:
             name=name,
             family=family,
             runtime="torch",
+            runtime_reason=reason,
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             hidden_size=int(self._head_weight.shape[1]),
@@ -91,8 +102,8 @@ class TorchRuntime:
                 input_ids=self._ids(call.token_ids)[None],
                 attention_mask=self.mask_plan.masks(placement, self.dtype, self.device),
                 position_ids=self._ids(placement.positions)[None],
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache_name: cache},
                 **keep,
             ).logits[0]
         cache.append(placement)
@@ -125,11 +136,17 @@ class TorchRuntime:
                 f"{self._target.name} (family {self._target.family!r}) computes its logits in a way that "
                 "eyas does not know, so no head can draft for it; use method 'pld'."
             )
-        weight, bias = self._head_weight, self._head_bias
-        if token_ids is not None:
-            index = self._ids(token_ids).to(weight.device)
-            weight, bias = weight[index], None if bias is None else bias[index]
-        return TorchLMHead(weight, bias, self._transform, token_ids, self._target.vocab_size, self.lm_head)
+        if token_ids is None:
+            rows = HeadRows(self._head_weight, self._head_bias)
+        else:
+            rows = self._head_rows(token_ids)
+        return TorchLMHead(*rows, self._transform, token_ids, self._target.vocab_size, self._head_rows)
+
+    @torch.inference_mode()
+    def _head_rows(self, token_ids: Ints) -> HeadRows:
+        """The LM head's rows of some ids."""
+        index = self._ids(token_ids).to(self._head_weight.device)
+        return HeadRows(self._head_weight[index], None if self._head_bias is None else self._head_bias[index])
 
     def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLMHead:
         """An LM head of weight (V, H) and bias (V,), in the target's precision."""
