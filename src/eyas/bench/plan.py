@@ -60,7 +60,6 @@ class BenchConfig:
                 "set repeats=0 and turns=1."
             )
 
-
     @property
     def is_checked_timed(self) -> bool:
         """Whether the answer that is checked is also the first timed one."""
