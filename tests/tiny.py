@@ -5,6 +5,10 @@ from functools import partial
 
 import numpy as np
 
+from eyas.models.families.common import DRAFT
+from eyas.models.spec import llama_stack
+from eyas.models.tensors import stack_shapes
+
 HIDDEN, INTER, HEADS, KV_HEADS, LAYERS = 32, 48, 4, 2, 2
 VOCAB = 64
 
@@ -57,24 +61,27 @@ def matrices(seed, scale=0.3):
     return lambda *shape: (scale * rng.standard_normal(shape)).astype(np.float32)
 
 
+def stack(layers, *, first_norm=True, final_norm=False):
+    """The description of decoder layers of the Llama's sizes."""
+    return llama_stack(
+        hidden_size=HIDDEN,
+        intermediate_size=INTER,
+        num_layers=layers,
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        head_dim=HIDDEN // HEADS,
+        first_input_norm=first_norm,
+        final_norm=final_norm,
+    )
+
+
 def layer_weights(matrix, layers, *, first_norm=True, prefix=""):
-    """Random decoder layers of the Llama's sizes."""
-    size, weights = HIDDEN // HEADS, {}
-    for layer in range(layers):
-        name = f"{prefix}layers.{layer}."
-        weights |= {
-            name + "self_attn.q_proj.weight": matrix(HEADS * size, HIDDEN),
-            name + "self_attn.k_proj.weight": matrix(KV_HEADS * size, HIDDEN),
-            name + "self_attn.v_proj.weight": matrix(KV_HEADS * size, HIDDEN),
-            name + "self_attn.o_proj.weight": matrix(HIDDEN, HEADS * size),
-            name + "mlp.gate_proj.weight": matrix(INTER, HIDDEN),
-            name + "mlp.up_proj.weight": matrix(INTER, HIDDEN),
-            name + "mlp.down_proj.weight": matrix(HIDDEN, INTER),
-            name + "post_attention_layernorm.weight": np.ones(HIDDEN, dtype=np.float32),
-        }
-        if layer or first_norm:
-            weights[name + "input_layernorm.weight"] = np.ones(HIDDEN, dtype=np.float32)
-    return weights
+    """Random decoder layers of the Llama's sizes, their norms 1."""
+    shapes = DRAFT.shapes(stack_shapes(stack(layers, first_norm=first_norm)))
+    return {
+        prefix + name: matrix(*shape) if len(shape) > 1 else np.ones(shape, dtype=np.float32)
+        for name, shape in shapes.items()
+    }
 
 
 def layer_sizes(layers):

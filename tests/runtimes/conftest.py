@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_models import FAMILIES, Stock, save_model
 
+from eyas.models.families import families
 from eyas.runtimes.native import is_built, load_native_runtime
 from eyas.runtimes.torch import load_torch_runtime
 
@@ -15,7 +16,7 @@ torch.set_num_threads(1)  # tiny models are slower on several, above all on a bu
 # Name -> its loader, its most precise dtype, the families it serves.
 RUNTIMES = {"torch": (load_torch_runtime, "float64", list(FAMILIES))}
 if is_built():
-    own = [family for family in FAMILIES if family.startswith(("llama", "qwen", "mistral"))]
+    own = [name for name, config in FAMILIES.items() if config().model_type in families()]
     RUNTIMES["native"] = (load_native_runtime, "float32", own)
 SERVED = [(runtime, family) for runtime, (*_, families) in RUNTIMES.items() for family in families]
 
