@@ -38,3 +38,67 @@ def test_the_compiled_engine_is_found_where_it_is_installed(monkeypatch):
     assert machine.engine_hash() == hashlib.sha256(Path(native.__file__).read_bytes()).hexdigest()
     monkeypatch.setattr(machine, "native", None)
     assert machine.engine_hash() is None
+
+
+def test_the_compiled_engine_is_read_once(monkeypatch):
+    pytest.importorskip("eyas._native")
+    wanted = machine.engine_hash()
+    monkeypatch.setattr(hashlib, "file_digest", None)  # would be an error
+    assert machine.engine_hash() == wanted
+
+
+@pytest.fixture
+def cgroups(tmp_path, monkeypatch):
+    """A machine of 64 CPUs, two to a core; the fixture writes what its control groups say."""
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path / "fs")
+    monkeypatch.setattr(machine, "TOPOLOGY", tmp_path / "cpu")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: range(64), raising=False)
+    for cpu in range(64):
+        folder = tmp_path / f"cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{cpu % 32},{cpu % 32 + 32}\n")
+
+    def write(lines, files):
+        (tmp_path / "cgroup").write_text(lines)
+        for name, content in files.items():
+            path = tmp_path / "fs" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+
+    return write
+
+
+NO_LIMIT = ("0::/\n", {"cpu.max": "max 100000\n"})
+QUOTAS = {
+    "none": (*NO_LIMIT, 32),
+    "version 2": ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+    "an ancestor's": ("0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
+    "part of a CPU": ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+    "a part more": ("0::/\n", {"cpu.max": "250000 100000\n"}, 2),
+    "more than there is": ("0::/\n", {"cpu.max": "9000000 100000\n"}, 32),
+    "version 1": (
+        "4:cpu,cpuacct:/x\n1:memory:/\n",
+        {"cpu,cpuacct/x/cpu.cfs_quota_us": "400000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"},
+        4,
+    ),
+    "version 1, no limit": (
+        "4:cpu:/\n",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        32,
+    ),
+    "nonsense": ("x\n0::/\n", {"cpu.max": "many few\n"}, 32),
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_a_containers_quota_limits_the_threads(cgroups, name):
+    lines, files, cores = QUOTAS[name]
+    cgroups(lines, files)
+    assert machine.usable_cores() == cores
+
+
+def test_affinity_limits_the_threads(cgroups, monkeypatch):
+    cgroups(*NO_LIMIT)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1, 32}, raising=False)
+    assert machine.usable_cores() == 2

@@ -11,7 +11,8 @@ from eyas.cli.parser import Commands
 from eyas.drafters.find import Heads
 from eyas.errors import EyasError
 from eyas.models import cache_dir, default_model_dir, target_fingerprint
-from eyas.models.machine import cpu_flags, cpu_model
+from eyas.models.machine import cpu_flags, cpu_model, usable_cores
+from eyas.models.packed import LIMIT, packed_bytes
 
 # Instruction sets that matter to matrix products, as /proc/cpuinfo names them.
 INSTRUCTION_SETS = (
@@ -53,7 +54,7 @@ def examine() -> dict[str, Any]:
         "cpu": cpu_model(),
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
         "cores": os.cpu_count(),
-        "usable_cores": _usable_cores(),
+        "usable_cores": usable_cores(),
         "threads": _threads(),
         **_stored(),
     }
@@ -62,7 +63,11 @@ def examine() -> dict[str, Any]:
 def _stored() -> dict[str, Any]:
     """The cache, and what of the default model it holds."""
     place = default_model_dir()
-    report: dict[str, Any] = {"cache": str(cache_dir()), "default_model": "absent (`eyas pull` fetches it)"}
+    report: dict[str, Any] = {
+        "cache": str(cache_dir()),
+        "packed_weights": f"{packed_bytes() / 1e6:.0f} MB of at most {LIMIT / 1e6:.0f} MB",
+        "default_model": "absent (`eyas pull` fetches it)",
+    }
     if not (place / "config.json").is_file():
         return report | {"head": "unknown until the model is there"}
     report["default_model"] = str(place)
@@ -71,12 +76,6 @@ def _stored() -> dict[str, Any]:
     except EyasError as error:  # a broken cache is what this command is asked about
         return report | {"head": f"cannot be looked for: {error}"}
     return report | {"head": str(head.path) if head.path else "none found"}
-
-
-def _usable_cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _threads() -> int | str:

@@ -12,6 +12,7 @@ from eyas.errors import ConfigError
 from eyas.models import Progress, silent, target_fingerprint
 from eyas.models.families import open_tensors
 from eyas.models.formats import formats_of
+from eyas.models.machine import usable_cores
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import ModelTensors
 from eyas.runtimes.native.layers import make_stack
@@ -101,18 +102,7 @@ def _isa() -> str | None:
 
 def _threads(threads: int | None) -> int:
     if threads is None:
-        return physical_cores()
+        return usable_cores()
     if not (isinstance(threads, int) and 1 <= threads <= 256):
         raise ConfigError(f"threads is {threads!r}, but it must be a whole number in 1..256.")
     return threads
-
-
-def physical_cores() -> int:
-    """Cores that this process may use; siblings of one core count once."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
-    return len(cores)
