@@ -24,7 +24,7 @@ from eyas.bench.files import write_whole
 from eyas.bench.provenance import head_hash, provenance
 from eyas.bench.questions import find_question_files, read_questions
 from eyas.engine.costs import CostTable
-from eyas.drafters.eagle_head import READ_AT_ONCE
+from eyas.drafters.policy.session import MOST_READ
 from eyas.engine.cycle import Engine, Request
 
 SETS = ("mt_bench", "humaneval", "gsm8k", "alpaca", "sum", "qa")
@@ -48,7 +48,7 @@ def main() -> None:
     stored = next(made["costs"] for made in run["contenders"].values() if made.get("costs"))
     llm = eyas.load(model=args.model, head=args.head, runtime="native", dtype=args.dtype, method="eagle2")
     engine, table = llm.engine(), CostTable.from_dict(stored)  # one table: what it derives for a context, it keeps
-    options = {"temperature": args.temperature, "seed": 0, "max_new_tokens": 128, "tree": "auto", "copies": args.copies}
+    options = {"temperature": args.temperature, "seed": 0, "max_new_tokens": 128, "tree": "auto", "lookup": args.lookup}
     replays: dict[str, list[Replay]] = {}
     for path in find_question_files(args.questions, os.environ.get("EYAS_EVAL_DATA")):
         questions = read_questions(path)
@@ -77,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--head", help="as of `eyas generate`")
     parser.add_argument("--dtype", default="bfloat16", help="that of the run")
     parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--copies", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--lookup", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--questions", nargs="+", default=SETS, help="files, or names in EYAS_EVAL_DATA")
     parser.add_argument("--limit", type=int, default=20, help="questions of each file, first turns")
     parser.add_argument("--out", type=Path, required=True)
@@ -94,9 +94,9 @@ def replayed(engine: Engine, request: Request) -> Replay:
         costs = request.costs.at(committed)
         engine.step([run])
         assert run.last_cycle is not None, "a cycle"
-        replay.milliseconds += costs.cycle[run.last_cycle.tree.num_draft_tokens] + run.load.draft_ms
-        if run.load.draft_ms:  # the head ran, and first read what it had not
-            replay.milliseconds += costs.reading(min(READ_AT_ONCE, committed - read))
+        replay.milliseconds += costs.cycle[run.last_cycle.tree.num_draft_tokens] + run.share.draft_ms
+        if run.share.draft_ms:  # the head ran, and first read what it had not
+            replay.milliseconds += costs.reading(min(MOST_READ, committed - read))
             read = committed
     replay.tokens = len(run.tokens) - 1
     for committed in range(len(request.prompt_ids), len(request.prompt_ids) + replay.tokens):

@@ -229,6 +229,8 @@ AUTO_LIMITS = {"draft_tokens": 63, "depth": 8, "tree_top_k": 10}  # 64 rows with
 # Where `tree` is not given: "auto" for these runtimes, "fixed" for all others. A runtime belongs here once
 # measuring it takes no more than a few seconds and its costs stay as they were measured.
 AUTO_TREE_RUNTIMES: frozenset[str] = frozenset({"native"})
+# The same for methods: all others mean their paper's tree unless "auto" is asked for.
+AUTO_TREE_METHODS: frozenset[str] = frozenset({"eagle2"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,8 +281,9 @@ class TreeConfig(Options):
             'confidence alone (Table 3 of the paper, "w/o value")'
         ),
     ] = True
-    copies: Annotated[
-        bool, Option("with --tree auto, add the continuation of the latest n-gram's previous occurrence")
+    lookup: Annotated[
+        bool,
+        Option("with --tree auto, add the continuation of the newest n-gram's previous occurrence"),
     ] = True
     rerank: Annotated[
         bool,

@@ -51,13 +51,22 @@ def test_dear_passes_are_measured_in_every_other_round(model, monkeypatch):
     monkeypatch.setattr(
         llm.runtime, "forward", lambda calls: passes.append(len(calls[0].token_ids)) or forward(calls)
     )
-    calibrate(llm.runtime, llm.engine().drafter)
+    calibrate(llm.runtime, llm.tree_policy().drafter, find_method("eagle2").options())
     assert passes.count(24) == 3
     assert passes.count(48) == 2
 
 
-def test_a_method_without_trees_of_its_own_is_refused(eyas, bare_model):
-    assert "drafts no trees" in eyas("calibrate", "--model", bare_model, *QUICK).error
+def test_a_method_whose_trees_have_no_size_is_refused(eyas, bare_model):
+    words = ("--model", bare_model, *QUICK, "--method", "lookahead")
+    assert "lookahead drafts no trees whose size can be chosen" in eyas("calibrate", *words).error
+    refused = eyas("generate", "Hello", *words, "--tree", "auto")
+    assert "tree is 'auto', but lookahead drafts no trees whose size can be chosen" in refused.error
+
+
+def test_a_method_without_a_network_drafts_for_nothing(eyas, bare_model):
+    kept = eyas("calibrate", "--model", bare_model, *QUICK, "--json").document
+    assert kept["method"] == "pld"
+    assert (kept["root_ms"], kept["pair_ms"], kept["draft_ms"]) == (0, 0, [[1, 0.001]])
 
 
 def test_auto_measures_once_and_says_by_what_it_decided(eyas, model, monkeypatch):
@@ -97,6 +106,8 @@ def test_a_short_context_is_measured_as_far_as_it_goes(tmp_path, positions):
     directory = write_llama(tmp_path / "target", max_positions=positions)
     runtime = load_runtime("torch", directory, name="tiny", dtype="float32", threads=1)
     head = write_head(tmp_path / "head")
-    table = calibrate(runtime, find_method("eagle2").drafter.load(runtime, DraftFiles(head=lambda: head)))
+    eagle2 = find_method("eagle2")
+    drafter = eagle2.drafter.load(runtime, DraftFiles(head=lambda: head))
+    table = calibrate(runtime, drafter, eagle2.options())
     assert 1 <= table.verify_ms[-1][0] < positions
     assert len(table.cycle) == 64

@@ -253,9 +253,9 @@ def test_what_is_no_prompt(llm, prompt, message):
         llm.generate(prompt)
 
 
-@pytest.mark.parametrize("option", ["depth", "draft_tokens", "rerank", "copies"])
+@pytest.mark.parametrize("option", ["depth", "draft_tokens", "rerank"])
 def test_options_of_a_tree_that_a_method_does_not_grow(llm, option):
-    settings = {"max_new_tokens": 2, option: option not in ("rerank", "copies") and 3}
+    settings = {"max_new_tokens": 2, option: option != "rerank" and 3}
     assert llm.generate("hello", method="eagle2", **settings).token_ids
     for method in ("pld", "eagle", "autoregressive"):
         with pytest.raises(ConfigError, match=f"{option} is not an option of {method}"):

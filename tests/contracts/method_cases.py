@@ -52,7 +52,7 @@ class Case:
                 target.runtime, path, name="draft", dtype=target.dtype, threads=1
             ),
         )
-        return method.drafter.load(runtime, files)
+        return method.load(runtime, files)
 
 
 def default_cases() -> list[Case]:

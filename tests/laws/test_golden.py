@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eyas.config import TreeConfig
-from eyas.drafters.policy.expansion import grow_tree
+from eyas.drafters.expansion import grow_tree
 from eyas.engine.sampling import gumbel
 from eyas.engine.tree import DraftTree
 from eyas.engine.verification import verify
@@ -39,7 +39,7 @@ def test_expansion(case):
     below = {path_of(words): rows for words, rows in case["confidences"].items()}
     paths = [[()]]
 
-    def draft(frontier):
+    def draft(frontier, _k):
         if frontier is not None:
             rows = zip(frontier.parent_rows, frontier.token_ids, strict=True)
             paths.append([(*paths[-1][row], token) for row, token in rows])

@@ -9,7 +9,7 @@ import torch
 
 from eyas.config import TreeConfig
 from eyas.drafters.head_arrays import check_names, read_arrays, write_arrays
-from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.ranked import Frontier
 from eyas.drafters.registry import find_method
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import DraftContext, DraftFiles

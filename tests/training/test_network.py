@@ -7,7 +7,7 @@ import torch
 from eyas.config import TreeConfig
 from eyas.drafters.eagle_head import EAGLE, EagleHead, HeadState
 from eyas.drafters.heads import read_head, write_head
-from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.ranked import Frontier
 from eyas.engine.interfaces import DraftContext
 from eyas.engine.sampling import Sampler, SamplingConfig
 from eyas.training.config import HeadConfig

@@ -31,9 +31,11 @@ from eyas.api.options import (
     check_shaping,
 )
 from eyas.api.prompts import Message, Prompt, to_token_ids
-from eyas.config import AUTO_TREE_RUNTIMES, TreeMode
+from eyas.config import AUTO_TREE_METHODS, AUTO_TREE_RUNTIMES, TreeMode
 from eyas.drafters.find import HeadChoice, Heads
-from eyas.drafters.policy.calibration import calibrate, store_table, stored_table, table_path
+from eyas.drafters.policy.calibration import calibrate
+from eyas.drafters.policy.cost_store import store_table, stored_table, table_path
+from eyas.drafters.policy.session import TreePolicy
 from eyas.drafters.registry import find_method
 from eyas.engine.capacity import check_answer_fits, check_room
 from eyas.engine.costs import CostTable
@@ -142,9 +144,15 @@ class LLM:
         name = self._resolve(method or self.method)
         if name not in self._engines:
             files = DraftFiles(head=self.head(name).require, model=self._load_model)
-            drafter = find_method(name).drafter.load(self.runtime, files)
+            drafter = find_method(name).load(self.runtime, files)
             self._engines[name] = Engine(self.runtime, drafter)
         return self._engines[name]
+
+    def tree_policy(self, method: str | None = None) -> TreePolicy:
+        """The drafter of a method, under the tree policy of each request."""
+        drafter = self.engine(method).drafter
+        assert isinstance(drafter, TreePolicy), "as the registry loads it"
+        return drafter
 
     def head(self, method: str | None = None) -> HeadChoice:
         """The draft networks that a method finds for this target."""
@@ -158,16 +166,16 @@ class LLM:
             fresh: measure again.
 
         Returns:
-            None for a method whose trees do not follow costs.
+            None for a method whose trees have no size that could be chosen.
         """
-        name, engine = self._resolve(method or self.method), self.engine(method)
-        if not find_method(name).uses_costs:
+        name, policy = self._resolve(method or self.method), self.tree_policy(method)
+        if not policy.is_sizable:
             return None
         path = self.costs_path(name)
         with self._lock:
             table = None if fresh else self._costs.get(name) or stored_table(path)
             if table is None:
-                table = calibrate(self.runtime, engine.drafter)
+                table = calibrate(self.runtime, policy.drafter, find_method(name).options())
                 with suppress(FetchError):  # a cache that cannot be written: measured again next time
                     store_table(path, table)
             self._costs[name] = table
@@ -175,13 +183,17 @@ class LLM:
 
     def costs_path(self, method: str | None = None) -> Path:
         """Where the cost table of this model and method is kept."""
-        return table_path(self.runtime, self.head(method).path, self.draft_dtype)
+        name = self._resolve(method or self.method)
+        return table_path(self.runtime, name, self.head(method).path, self.draft_dtype)
 
     def request(
         self, prompt: Prompt, options: GenerationOptions, choice: int = 0, method: str | None = None
     ) -> Request:
         """A prompt and its options as the engine takes them. `options` must hold a seed."""
         check_answer_fits(options.stopping, self.runtime)
+        own = options.of_method(self._resolve(method or self.method))
+        if options.tree.is_auto:
+            self.tree_policy(method).check_auto(own)
         prompt_ids = self.prompt_ids(prompt, options)
         model_stops = self.tokenizer.stop_token_ids
         assert options.sampling.seed is not None, "options come with a seed"
@@ -199,7 +211,7 @@ class LLM:
             sampler=sampler,
             text=AnswerText(options.stopping, self.tokenizer.stream_decoder(), model_stops),
             tree=options.tree,
-            options=options.of_method(self._resolve(method or self.method)),
+            options=own,
             num_log_probs=options.logprobs,
             costs=self.costs(method) if options.tree.is_auto else None,
         )
@@ -242,9 +254,11 @@ class LLM:
         Raises:
             ConfigError: an unknown option, a value out of bounds, or one that the method does not have.
         """
-        check_shaping(options, self._resolve(method or self.method))
+        name = self._resolve(method or self.method)
+        check_shaping(options, name)
         default = min(StoppingConfig().max_new_tokens, self.runtime.target.context_limit)
-        tree: TreeMode = "auto" if self.runtime.target.runtime in AUTO_TREE_RUNTIMES else "fixed"
+        is_auto = self.runtime.target.runtime in AUTO_TREE_RUNTIMES and name in AUTO_TREE_METHODS
+        tree: TreeMode = "auto" if is_auto else "fixed"
         return GenerationOptions.from_names({"max_new_tokens": default, **options}, tree)
 
     def _resolve(self, method: str) -> str:

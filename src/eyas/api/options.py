@@ -69,7 +69,8 @@ Device = Annotated[
 ]
 
 # What shapes the tree that EAGLE-2 grows in each cycle; other methods' trees have a shape of their own.
-SHAPING = (*TREE_SIZES, "score_precision", "expand_by_value", "copies", "rerank")
+SHAPING = (*TREE_SIZES, "score_precision", "expand_by_value", "rerank")
+SHAPED = "eagle2"
 GROUPS: dict[str, type[Options]] = {
     "sampling": SamplingConfig,
     "stopping": StoppingConfig,
@@ -182,7 +183,7 @@ def check_shaping(options: Collection[str], method: str) -> None:
         ConfigError: names the first.
     """
     shaping = [name for name in SHAPING if name in options]
-    if shaping and not find_method(method).uses_costs:
+    if shaping and method != SHAPED:
         raise ConfigError(f"{shaping[0]} is not an option of {method}; leave it out, or change the method.")
 
 

@@ -33,7 +33,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     "equal-budget": ("eagle", f"eagle2:draft_tokens=25,depth=5,name={EQUAL}"),
     "budgets": (*(f"eagle2:draft_tokens={n},name=eagle2 {n} tokens" for n in (7, 15, 25, 40)), "eagle2"),
 }
-LOOKUP = "copies"  # TreeConfig's option
+LOOKUP = "lookup"  # TreeConfig's option
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -91,9 +91,9 @@ def _preset(name: str) -> tuple[str, ...] | None:
     known = methods()
     ordered = tuple(dict.fromkeys((*(n for n in PAPER_ORDER if n in known), *known)))
     if name == "all":
-        return tuple(f"{method}:tree=fixed" if known[method].uses_costs else method for method in ordered)
+        return tuple(f"{method}:tree=fixed" if known[method].is_sizable else method for method in ordered)
     if name == "auto":
-        sized = [method for method in ordered if known[method].uses_costs]
+        sized = [method for method in ordered if known[method].is_sizable]
         return tuple(f"{method}:tree=auto,{LOOKUP}={on}" for on in ("false", "true") for method in sized)
     preset = PRESETS.get(name)
     return preset and tuple(spec for spec in preset if spec.split(":")[0] in known)
@@ -138,7 +138,7 @@ def _named(contender: Contender, base: Mapping[str, Any]) -> str:
     """What a contender holds."""
     name, own = contender.name, dict(contender.options)
     tree = contender.settings(base, 0.0, 0).tree
-    is_auto = tree.is_auto and find_method(name).uses_costs
+    is_auto = tree.is_auto and find_method(name).is_sizable
     if is_auto or own.get("tree") == "fixed":
         own.pop("tree", None)
     if is_auto:

@@ -7,7 +7,7 @@ child of the best child. Its *confidence* is its own, not its path's.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from eyas.drafters.policy.acceptance import observed
+from eyas.drafters.acceptance import observed
 from eyas.engine.cycle import Cycle, Engine, Request, Run, common_prefix
 from eyas.engine.metrics import PHASES, Laps
 from eyas.engine.tree import DraftTree

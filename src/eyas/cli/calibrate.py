@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     costs = llm.costs(fresh=True)
     if costs is None:
         raise ConfigError(
-            f"method {llm.method!r} drafts no trees whose size could be chosen; take eagle2, with a head."
+            f"{llm.method} drafts no trees whose size can be chosen, so nothing is measured; use another method."
         )
     announce_method(args, llm)
     if args.json:

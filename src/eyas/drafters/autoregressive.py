@@ -7,6 +7,7 @@ with like, and its ids are the oracle of law L1.
 from collections.abc import Sequence
 from typing import Self
 
+from eyas.drafters.ranked import PlainSession
 from eyas.drafters.registry import register_drafter
 from eyas.engine.interfaces import DraftContext, DraftFiles, Features, Runtime
 from eyas.engine.tree import DraftTree, root_only
@@ -21,12 +22,12 @@ class Autoregressive:
         """Nothing to load."""
         return cls()
 
-    def open(self) -> "Session":
+    def open(self) -> "AutoregressiveSession":
         """A session without state."""
-        return Session()
+        return AutoregressiveSession()
 
 
-class Session:
+class AutoregressiveSession(PlainSession):
     """Proposes the root alone."""
 
     num_forwards = 0

@@ -15,10 +15,11 @@ from functools import partial
 from typing import Annotated, Self
 
 from eyas.config import Option
-from eyas.drafters.eagle_head import EagleHead, HeadState
-from eyas.drafters.policy.expansion import Frontier, grow_static
+from eyas.drafters.eagle_head import EagleHead, EagleSession
+from eyas.drafters.expansion import grow_static
+from eyas.drafters.ranked import Frontier, TreeLimits
 from eyas.drafters.registry import register_drafter
-from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime
+from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Runtime
 from eyas.engine.tree import DraftTree, Floats, Ints, root_only
 from eyas.engine.verification import WALK, RatioTest, Rule
 
@@ -65,45 +66,37 @@ class Eagle:
         """Read the head and put it on the runtime."""
         return cls(EagleHead.load(runtime, files.head()))
 
-    def open(self) -> "Session":
+    def open(self) -> "Eagle1Session":
         """A session with an empty head cache."""
-        return Session(self._head)
+        return Eagle1Session(self._head)
 
 
-class Session:
+class Eagle1Session(EagleSession):
     """One sequence's head state; fills the static tree in each cycle."""
-
-    def __init__(self, head: EagleHead) -> None:
-        self._state = HeadState(head)
-
-    @property
-    def num_forwards(self) -> int:
-        """Passes of the head since `begin`."""
-        return self._state.num_forwards
 
     def begin(self, context: DraftContext, keep: int = 0) -> None:
         """Start an answer; the head keeps its first `keep` pairs."""
         assert isinstance(context.options, EagleOptions), "the options of this method"
-        self._stops = context.stop_token_ids
         self._is_drawn = context.options.eagle_ratio and not context.sampler.config.is_greedy
-        self._state.begin(context, keep)
+        super().begin(context, keep)
 
-    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
-        """Remember the committed pairs."""
-        self._state.extend(features, token_ids)
+    def limits(self, token_ids: Sequence[int]) -> TreeLimits:  # noqa: ARG002 - always the same
+        """The size of the static tree."""
+        return TreeLimits(len(TREE), max(map(len, TREE)), WIDTH)
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """The static tree, its ranks filled by the head."""
         if max_depth < 1:
             return root_only(token_ids[-1])
-        with self._state.expander(token_ids) as expand:
-            fill = partial(grow_static, token_ids[-1], TREE, max_depth=max_depth, terminal=self._stops)
+        stops = self._context.stop_token_ids
+        with self.expander(token_ids) as expand:
+            fill = partial(grow_static, token_ids[-1], TREE, max_depth=max_depth, terminal=stops)
             if not self._is_drawn:
-                return fill(lambda frontier: expand(frontier, WIDTH))
+                return fill(expand)
             proposals: dict[int, Floats] = {}
 
-            def draw(frontier: Frontier | None) -> tuple[Ints, Floats]:
-                children, log_probs, distributions = expand.sample(frontier, WIDTH)
+            def draw(frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
+                children, log_probs, distributions = expand.sample(frontier, k)
                 nodes = [0] if frontier is None else frontier.candidates
                 proposals.update(zip(nodes, distributions, strict=True))
                 return children, log_probs

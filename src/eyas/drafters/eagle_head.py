@@ -23,10 +23,9 @@ On disk a head has the layout of the authors' released ones, names without a pre
 Extensions of eyas beside those of `heads`: `layers.1.*` with `input_layernorm`; `coupled_scale` and
 `acceptance_map` in config.json.
 
-Trees of measured size must pay for what the head reads, so there it reads at most `READ_AT_ONCE` pairs for a
-tree, and `READ_IN_COMPANY` where other sequences wait for it. Where more are waiting (a long prompt, a long
-stretch without drafting) it begins anew with the last of them; the cache's first row then is a later pair,
-and positions, which are relative, count from it.
+The head can skip pairs: asked to read only the last ones (a long prompt, many cycles without drafting), it
+clears its cache and starts there. The cache's first row then is a later pair, and positions, which are
+relative, count from it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,21 +35,15 @@ from typing import Any, Self
 
 import numpy as np
 
+from eyas.drafters.acceptance import AcceptanceMap
 from eyas.drafters.head_layers import stack_config, stack_shapes
 from eyas.drafters.heads import HeadFile, read_head, register_head, write_plain
-from eyas.drafters.policy.acceptance import AcceptanceMap
-from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.ranked import Frontier, RankedSession
 from eyas.drafters.target import AnswerHead, check_target
 from eyas.engine.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, Runtime, TopK
 from eyas.engine.tree import Floats, Ints, Prefix
 from eyas.errors import CheckpointError, DataError
 from eyas.models.spec import StackSpec
-
-# Of prompts of 670 tokens the whole was worth no more accepted tokens than the end (docs/log.md, 2026-11-24).
-READ_AT_ONCE = 128
-# In company a tree is a level or two, and has to pay before the company changes: a quarter of the reading for
-# 6 % fewer accepted tokens (docs/log.md, 2026-11-27).
-READ_IN_COMPANY = 32
 
 DEFAULT_COUPLED_SCALE = (1.0,)
 ACCEPTANCE_MODES = ("greedy", "coupled", "top-k")
@@ -223,25 +216,20 @@ class HeadState:
         assert len(features) == len(token_ids), "one token after each feature"
         self._waiting.append((features, np.array(token_ids, dtype=np.int64)))
 
-    def num_waiting(self, token_ids: Sequence[int]) -> int:
-        """Pairs to read before a tree of measured size below the root `token_ids[-1]`."""
-        return min(self._most_read, len(token_ids) - 1 - self._num_skipped - self._cache.length)
+    def num_unread(self, token_ids: Sequence[int]) -> int:
+        """Pairs that the head has not read yet, below the root `token_ids[-1]`."""
+        return len(token_ids) - 1 - self._num_skipped - self._cache.length
 
-    @property
-    def _most_read(self) -> int:
-        """Pairs that are read at most for a tree of measured size."""
-        return READ_AT_ONCE if self._context.load.is_alone else READ_IN_COMPANY
-
-    def expander(self, token_ids: Sequence[int]) -> "Expander":
-        """Get ready to draft below the root `token_ids[-1]`."""
+    def expander(self, token_ids: Sequence[int], most_read: int | None) -> "Expander":
+        """Get ready to draft below the root `token_ids[-1]`, reading at most the last `most_read` pairs."""
         is_greedy = self._context.sampler.config.is_greedy
         answer = [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
-        return Expander(self, token_ids, answer)
+        return Expander(self, token_ids, answer, most_read)
 
-    def read(self, token_ids: Sequence[int]) -> Features:
+    def read(self, token_ids: Sequence[int], most: int | None) -> Features:
         """Read the waiting pairs; (1, H), what the head predicts below the root `token_ids[-1]`."""
         self._lm_head = self._answer_head.after(token_ids)
-        features, tokens = self._to_read()
+        features, tokens = self._to_read(most)
         output = self.append(tokens, features, None)
         self._cache.commit(range(len(tokens)))
         self._waiting = []
@@ -250,15 +238,14 @@ class HeadState:
         )
         return output[-1:]
 
-    def _to_read(self) -> tuple[Features, Ints]:
-        """The waiting pairs; what gathered over several cycles is read in one pass."""
+    def _to_read(self, most: int | None) -> tuple[Features, Ints]:
+        """The waiting pairs; those of several cycles are read in one pass."""
         assert self._waiting, "a root always comes with a new pair"
         features, tokens = self._waiting[0]
         if len(self._waiting) > 1:
             parts, ids = zip(*self._waiting, strict=True)
             features, tokens = self._head.runtime.join(parts), np.concatenate(ids)
-        most = self._most_read
-        if self._context.tree.is_auto and len(tokens) > most:
+        if most is not None and len(tokens) > most:
             self._num_skipped += self._cache.length + len(tokens) - most
             self._cache.truncate(0)
             features, tokens = features[-most:], tokens[-most:]
@@ -332,9 +319,12 @@ class Expander:
     The head first reads what waits when it is asked for the root's children.
     """
 
-    def __init__(self, state: HeadState, token_ids: Sequence[int], prefixes: list[Prefix]) -> None:
+    def __init__(
+        self, state: HeadState, token_ids: Sequence[int], prefixes: list[Prefix], most_read: int | None
+    ) -> None:
         self._state = state
         self._token_ids = token_ids
+        self._most_read = most_read
         self._features: Features  # (F, H) predicted features below the frontier's nodes
         self._prefixes = (
             prefixes  # per frontier node: the answer up to and including its token; none if greedy
@@ -374,7 +364,7 @@ class Expander:
     def _descend(self, frontier: Frontier | None) -> None:
         """Predict the features below a frontier; None is the root, and comes first."""
         if frontier is None:
-            self._features = self._state.read(self._token_ids)
+            self._features = self._state.read(self._token_ids, self._most_read)
             return
         first = self._first_row
         above = [-1 if first is None else first + row for row in frontier.parent_rows]
@@ -388,3 +378,37 @@ class Expander:
                 self._prefixes[row].extended(token)
                 for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
             ]
+
+
+class EagleSession(RankedSession):
+    """One sequence's head state, as all EAGLE methods use it. A method adds its own tree (`propose`)."""
+
+    def __init__(self, head: EagleHead) -> None:
+        self._state = HeadState(head)
+
+    @property
+    def num_forwards(self) -> int:
+        """Passes of the head since `begin`."""
+        return self._state.num_forwards
+
+    @property
+    def acceptance(self) -> AcceptanceMap | None:
+        """Maps the head's confidences to acceptance rates, if its file has a map."""
+        return self._state.acceptance
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Start an answer; the head keeps its first `keep` pairs."""
+        self._context = context
+        self._state.begin(context, keep)
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Remember the committed pairs."""
+        self._state.extend(features, token_ids)
+
+    def unread(self, token_ids: Sequence[int], most: int) -> int:
+        """Pairs that the head reads before it drafts."""
+        return min(most, self._state.num_unread(token_ids))
+
+    def expander(self, token_ids: Sequence[int], most_read: int | None = None) -> Expander:
+        """Get ready to draft below the root `token_ids[-1]`."""
+        return self._state.expander(token_ids, most_read)

@@ -37,7 +37,7 @@ from eyas.config import Option
 from eyas.drafters.head_arrays import Arrays
 from eyas.drafters.head_layers import stack_config, stack_shapes
 from eyas.drafters.heads import HeadFile, read_head, register_head
-from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.ranked import Frontier
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.static_tree import TREE, Heads, Level, StaticTreeSession
 from eyas.drafters.target import check_target
@@ -193,16 +193,21 @@ class Hydra:
             prefix = runtime.decoder_stack(config.prefix, stack)
         return cls(heads, prefix)
 
-    def open(self) -> "Session":
+    def open(self) -> "HydraSession":
         """A session that has read nothing."""
         reader = Newest() if self._prefix is None else PrefixReader(self._heads.runtime, self._prefix)
-        return Session(self._heads, reader)
+        return HydraSession(self._heads, reader)
 
 
 class Reader(Protocol):
     """Makes of the committed features what the heads condition on."""
 
     num_forwards: int  # of one `read`
+
+    @property
+    def num_waiting(self) -> int:
+        """Features that the next `read` reads."""
+        ...
 
     def begin(self, keep: int) -> None:
         """Start an answer on the first `keep` features."""
@@ -221,6 +226,7 @@ class Newest:
     """The newest feature itself (Hydra)."""
 
     num_forwards = 0
+    num_waiting = 1
 
     def begin(self, keep: int) -> None:
         """Nothing to keep: the newest feature is to come."""
@@ -245,6 +251,11 @@ class PrefixReader:
         self._cache = stack.new_cache()
         self._waiting: list[Features] = []
 
+    @property
+    def num_waiting(self) -> int:
+        """Features that the layer has not read yet."""
+        return sum(len(features) for features in self._waiting)
+
     def begin(self, keep: int) -> None:
         """Keep what was read, or waits, of the first `keep` features."""
         waiting, self._waiting = self._waiting, []
@@ -268,7 +279,7 @@ class PrefixReader:
         return outputs[-1:]
 
 
-class Session(StaticTreeSession):
+class HydraSession(StaticTreeSession):
     """One sequence's features, as its heads condition on them."""
 
     def __init__(self, heads: Heads, reader: Reader) -> None:
@@ -285,6 +296,10 @@ class Session(StaticTreeSession):
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002 - `propose` gets them
         """Remember the committed features."""
         self.reader.extend(features)
+
+    def unread(self, token_ids: Sequence[int], most: int) -> int:  # noqa: ARG002 - the layer reads all of them
+        """Features that the prefix layer reads before the heads draft."""
+        return self.reader.num_waiting
 
     def first_level(self, root: int, answer: Prefix) -> Level:
         """The parts c and e(root) of z."""

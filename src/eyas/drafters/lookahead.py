@@ -58,9 +58,9 @@ class Lookahead:
         """Nothing to load."""
         return cls()
 
-    def open(self) -> "Session":
+    def open(self) -> "LookaheadSession":
         """A session without a window."""
-        return Session()
+        return LookaheadSession()
 
 
 class Window:
@@ -118,7 +118,7 @@ class Pool:
         return list(self._ngrams.get(first, ()))
 
 
-class Session:
+class LookaheadSession:
     """One sequence's window and pool."""
 
     num_forwards = 0

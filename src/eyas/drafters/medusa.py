@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from eyas.config import Option
 from eyas.drafters.heads import HeadFile, read_head, register_head
-from eyas.drafters.policy.expansion import Frontier
+from eyas.drafters.ranked import Frontier
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.static_tree import TREE, Heads, Level, StaticTreeSession
 from eyas.drafters.target import check_target
@@ -163,12 +163,12 @@ class Medusa:
         own = [(weights[f"{head}.{config.layers}.weight"], None) for head in range(config.heads) if has_own]
         return cls(Heads(runtime, directory, layers, own, file.draft_ids))
 
-    def open(self) -> "Session":
+    def open(self) -> "MedusaSession":
         """A session that knows no feature yet."""
-        return Session(self._heads)
+        return MedusaSession(self._heads)
 
 
-class Session(StaticTreeSession):
+class MedusaSession(StaticTreeSession):
     """One sequence's newest feature; heads have no cache."""
 
     def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - the newest feature is to come

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, Self
 
 from eyas.config import Option
 from eyas.drafters.ngrams import NgramEnds
+from eyas.drafters.ranked import Continuation, ContinuationSession
 from eyas.drafters.registry import register_drafter
 from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime
 from eyas.engine.tree import DraftTree, before_stop, chain
@@ -58,12 +59,12 @@ class PromptLookup:
         """Nothing to load."""
         return cls()
 
-    def open(self) -> "Session":
+    def open(self) -> "PldSession":
         """A session without text."""
-        return Session()
+        return PldSession()
 
 
-class Session:
+class PldSession(ContinuationSession):
     """One sequence's n-grams."""
 
     num_forwards = 0
@@ -80,11 +81,16 @@ class Session:
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """A chain of what followed, cut before a stop token and at `max_depth`."""
-        self._ends.read(token_ids)
-        return chain(token_ids[-1], before_stop(self._lookup(token_ids)[:max_depth], self._stops))
+        return chain(token_ids[-1], self.continuation(token_ids, max_depth).token_ids)
 
-    def _lookup(self, token_ids: Sequence[int]) -> Sequence[int]:
-        """The continuation by the rule; what follows the earliest occurrence is longest."""
+    def continuation(self, token_ids: Sequence[int], max_depth: int) -> Continuation:
+        """The same, with the length of the n-gram that was found."""
+        self._ends.read(token_ids)
+        n, found = self._lookup(token_ids)
+        return Continuation(before_stop(found[:max_depth], self._stops), n)
+
+    def _lookup(self, token_ids: Sequence[int]) -> tuple[int, Sequence[int]]:
+        """n, and the continuation by the rule; what follows the earliest occurrence is longest."""
         length, count = len(token_ids), self._options.pld_tokens
         for n in range(min(self._options.max_ngram, length - 1), 0, -1):
             start = self._ends.end(token_ids[-n:])
@@ -92,5 +98,5 @@ class Session:
                 continue
             if self._options.pld_rule == "reference" and (start + count > length or start >= length - n):
                 continue
-            return token_ids[start : start + count]
-        return []
+            return n, token_ids[start : start + count]
+        return 0, []

@@ -6,9 +6,11 @@ from functools import cache, cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from typing import TypeVar
+from typing import Self, TypeVar, get_type_hints
 
-from eyas.engine.interfaces import Drafter, DraftOptions
+from eyas.drafters.policy.session import TreePolicy
+from eyas.drafters.ranked import SizableSession
+from eyas.engine.interfaces import Drafter, DraftFiles, DraftOptions, Runtime
 from eyas.engine.verification import Lossless
 from eyas.errors import ConfigError
 
@@ -19,14 +21,27 @@ class Method:
 
     Attributes:
         head: kind of the draft networks that it loads (`eyas.drafters.find`); None for none.
-        uses_costs: its trees follow measured costs where tree is "auto"; it finds them in the context.
     """
 
     name: str
     drafter: type[Drafter]
     options: type[DraftOptions] = DraftOptions
     head: str | None = None
-    uses_costs: bool = False
+
+    def load(self, runtime: Runtime, files: DraftFiles) -> TreePolicy:
+        """Its drafter on a runtime, under the tree policy of each request.
+
+        Raises:
+            CheckpointError, ConfigError: what it needs is missing or does not fit.
+        """
+        return TreePolicy(self.drafter.load(runtime, files), self.name)
+
+    @cached_property
+    def is_sizable(self) -> bool:
+        """Whether tree="auto" can size its trees: read from the type that its `open` is declared to return."""
+        session = get_type_hints(self.drafter.open).get("return")
+        session = self.drafter if session is Self else session
+        return isinstance(session, type) and issubclass(session, SizableSession)
 
     @property
     def summary(self) -> str:
@@ -53,13 +68,12 @@ def register_drafter(
     *,
     options: type[DraftOptions] = DraftOptions,
     head: str | None = None,
-    uses_costs: bool = False,
 ) -> Callable[[DrafterClass], DrafterClass]:
     """Make a drafter known by `name`: to generate, bench, serve, --help and the contract tests."""
 
     def register(drafter: DrafterClass) -> DrafterClass:
         assert name not in _METHODS, f"two drafters are called {name!r}"
-        _METHODS[name] = Method(name, drafter, options, head, uses_costs)
+        _METHODS[name] = Method(name, drafter, options, head)
         return drafter
 
     return register

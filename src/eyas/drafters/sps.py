@@ -22,7 +22,7 @@ scheme instead: the draft draws from its own processed distribution, and a ratio
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Protocol, Self
 
@@ -31,6 +31,7 @@ import numpy as np
 from eyas.config import MOST_DEPTH, Option
 from eyas.drafters.head_layers import stack_config, stack_shapes
 from eyas.drafters.heads import HeadCheckpoint, kind_of, read_config, read_head, register_head
+from eyas.drafters.ranked import Frontier, RankedSession, TreeLimits
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.target import AnswerHead, check_target, check_vocabulary
 from eyas.engine.interfaces import (
@@ -39,6 +40,7 @@ from eyas.engine.interfaces import (
     DraftFiles,
     DraftOptions,
     Features,
+    LMHead,
     PathCache,
     Runtime,
     TargetCall,
@@ -196,71 +198,116 @@ class SpeculativeSampling:
         check_vocabulary(runtime, directory, own.target.vocab_size)
         return cls(WholeModel(own))
 
-    def open(self) -> "Session":
+    def open(self) -> "SpsSession":
         """A session with an empty cache."""
-        return Session(self._model)
+        return SpsSession(self._model)
 
 
-class Session:
+class SpsSession(RankedSession):
     """One sequence's draft cache; writes a chain per cycle."""
 
+    num_forwards = 0
+
     def __init__(self, model: DraftModel) -> None:
-        self.num_forwards = 0
         self._model = model
         self._cache = model.new_cache()
-        self._pending: list[int] = []  # tokens of the cache's pending rows, a chain
+        self._pending: dict[tuple[int, int], int] = {}  # token and parent -> pending row of the cache
 
     def begin(self, context: DraftContext, keep: int = 0) -> None:
         """Start an answer; rows of the first `keep` tokens stay."""
         assert isinstance(context.options, SpsOptions), "the options of this method"
         self.num_forwards = 0
         self._context = context
+        self._options = context.options
         self._answer_head = self._model.answer_head()
         self._is_drawn = context.options.sps_ratio and not context.sampler.config.is_greedy
         self._length = _Length(context.options)
         self._cache.truncate(min(keep, self._cache.length))
-        self._pending = []
+        self._pending = {}
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002 - tokens are read later
         """Learn how many drafted tokens were accepted."""
         self._length.settle(len(token_ids) - 1)
 
+    def limits(self, token_ids: Sequence[int]) -> TreeLimits:
+        """The draft model's context bounds the depth, and so does `sps_length` if it is a number."""
+        limits = TreeLimits()
+        depth = min(limits.depth, self._options.fixed_length or limits.depth, self._room(token_ids))
+        return replace(limits, depth=depth)
+
+    def unread(self, token_ids: Sequence[int], most: int) -> int:  # noqa: ARG002 - it reads all of them
+        """Tokens that the draft model reads before it drafts."""
+        return len(token_ids) - self._cache.length - len(self._accepted_rows(token_ids))
+
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """A chain of drafted tokens."""
-        # The last drafted token needs no row, so n tokens and k drafted ones take n + k - 1 positions.
-        most = min(max_depth, self._length.most, self._model.limit - len(token_ids) + 1)
+        most = min(max_depth, self._length.most, self._room(token_ids))
         if most < 1:
             return root_only(token_ids[-1])
-        self._lm_head = self._answer_head.after(token_ids)
-        features = self._catch_up(token_ids)
-        prefix = Prefix(token_ids[len(self._context.prompt_ids) :])
         drafted, log_values, proposals = [token_ids[-1]], [0.0], dict[int, Floats]()
-        while True:
-            token, log_prob = self._next(features, prefix, proposals)
-            drafted.append(token)
-            log_values.append(log_values[-1] + min(0.0, log_prob))
-            is_last = len(drafted) > most or log_prob < self._length.least_log_prob
-            if is_last or token in self._context.stop_token_ids:
-                break
-            prefix = prefix.extended(token)
-            features = self._forward([token], np.array([len(self._pending) - 1]))
-            self._pending.append(token)
+        with self.expander(token_ids) as expand:
+            frontier = None
+            while True:
+                token, log_prob = self._next(expand, frontier, proposals)
+                drafted.append(token)
+                log_values.append(log_values[-1] + min(0.0, log_prob))
+                is_last = len(drafted) > most or log_prob < self._length.least_log_prob
+                if is_last or token in self._context.stop_token_ids:
+                    break
+                frontier = Frontier([len(drafted) - 1], [token], [log_values[-1]], [0])
         self._length.num_drafted = len(drafted) - 1
         return DraftTree(np.array(drafted), np.arange(-1, len(drafted) - 1), np.array(log_values), proposals)
 
-    def _catch_up(self, token_ids: Sequence[int]) -> Features:
+    def expander(self, token_ids: Sequence[int], most_read: int | None = None) -> "SpsExpander":  # noqa: ARG002
+        """Get ready to draft below the root `token_ids[-1]`."""
+        return SpsExpander(self, token_ids)
+
+    def read(self, token_ids: Sequence[int]) -> tuple[Features, LMHead]:
         """Keep the pending rows that came true, and read what is missing; the output (1, H) at the root."""
-        missing = token_ids[self._cache.length :]
-        agreed = 0
-        while agreed < min(len(self._pending), len(missing) - 1) and self._pending[agreed] == missing[agreed]:
-            agreed += 1
-        self._cache.commit(range(agreed))
-        self._pending = []
-        for start in range(agreed, len(missing), ROWS):
+        path = self._accepted_rows(token_ids)
+        missing = token_ids[self._cache.length + len(path) :]
+        self._cache.commit(path)
+        self._pending = {}
+        for start in range(0, len(missing), ROWS):
             part = missing[start : start + ROWS]
             features = self._forward(part, None)
             self._cache.commit(range(len(part)))
-        return features[-1:]
+        return features[-1:], self._answer_head.after(token_ids)
+
+    def append(self, token_ids: Sequence[int], parents: Sequence[int]) -> Features:
+        """Run drafted tokens (T,) under pending rows; they stay pending until the next tree."""
+        features = self._forward(token_ids, np.array(parents))
+        for key in zip(token_ids, parents, strict=True):
+            self._pending[key] = len(self._pending)
+        return features
+
+    @property
+    def num_pending(self) -> int:
+        """Rows of the tree under way."""
+        return len(self._pending)
+
+    @property
+    def context(self) -> DraftContext:
+        """Of the answer."""
+        return self._context
+
+    def _room(self, token_ids: Sequence[int]) -> int:
+        """Levels for which the draft model has positions.
+
+        The last drafted token needs no row, so n tokens and k drafted ones take n + k - 1 positions.
+        """
+        return self._model.limit - len(token_ids) + 1
+
+    def _accepted_rows(self, token_ids: Sequence[int]) -> list[int]:
+        """Pending rows that agree with what was committed since, but for the root."""
+        path: list[int] = []
+        row = -1
+        for token in token_ids[self._cache.length : -1]:
+            if (token, row) not in self._pending:
+                break
+            row = self._pending[token, row]
+            path.append(row)
+        return path
 
     def _forward(self, token_ids: Sequence[int], parents: Ints | None) -> Features:
         laps = self._context.laps
@@ -272,17 +319,59 @@ class Session:
             laps.mark("draft")
         return features
 
-    def _next(self, features: Features, prefix: Prefix, proposals: dict[int, Floats]) -> tuple[int, float]:
+    def _next(
+        self, expand: "SpsExpander", frontier: Frontier | None, proposals: dict[int, Floats]
+    ) -> tuple[int, float]:
         """The token after a row and its log-probability; what it was drawn from joins `proposals`."""
-        sampler = self._context.sampler
-        if self._is_drawn:
-            log_probs = sampler.log_probs(self._lm_head.logits(features)[0], prefix)
-            proposals[len(proposals)] = np.exp(log_probs)
-            [drawn] = sampler.draw_draft(log_probs, len(prefix), 1).tolist()
-            return drawn, float(log_probs[drawn])
-        coupling = Coupling(sampler, [prefix], 1.0) if self._context.is_coupled else None
-        top = self._lm_head.top_k(features, 1, coupling)
-        return int(top.token_ids[0, 0]), float(top.log_probs[0, 0])
+        if not self._is_drawn:
+            token_ids, log_probs = expand(frontier, 1)
+            return int(token_ids[0, 0]), float(log_probs[0, 0])
+        token, distribution = expand.sample(frontier)
+        proposals[len(proposals)] = np.exp(distribution)
+        return token, float(distribution[token])
+
+
+class SpsExpander:
+    """Drafts one tree, level by level. Its rows stay pending: the next tree keeps those that came true."""
+
+    def __init__(self, session: SpsSession, token_ids: Sequence[int]) -> None:
+        self._session = session
+        self._context = session.context
+        self._token_ids = token_ids
+        self._prefixes = [Prefix(token_ids[len(self._context.prompt_ids) :])]  # one per frontier node
+        self._rows = [-1]  # pending row of each frontier node
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to drop."""
+
+    def __call__(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
+        """The `k` best children of each frontier node (None: of the root)."""
+        features, sampler = self._descend(frontier), self._context.sampler
+        coupling = Coupling(sampler, self._prefixes, 1.0) if self._context.is_coupled else None
+        top = self._lm_head.top_k(features, k, coupling)
+        return top.token_ids, top.log_probs
+
+    def sample(self, frontier: Frontier | None) -> tuple[int, Floats]:
+        """A child *drawn* from the draft's processed distribution, and that (V,) in natural logs."""
+        features, sampler = self._descend(frontier), self._context.sampler
+        [prefix] = self._prefixes
+        log_probs = sampler.log_probs(self._lm_head.logits(features)[0], prefix)
+        [drawn] = sampler.draw_draft(log_probs, len(prefix), 1).tolist()
+        return drawn, log_probs
+
+    def _descend(self, frontier: Frontier | None) -> Features:
+        if frontier is None:
+            features, self._lm_head = self._session.read(self._token_ids)
+            return features
+        first = self._session.num_pending
+        features = self._session.append(frontier.token_ids, [self._rows[row] for row in frontier.parent_rows])
+        pairs = zip(frontier.parent_rows, frontier.token_ids, strict=True)
+        self._prefixes = [self._prefixes[row].extended(token) for row, token in pairs]
+        self._rows = [*range(first, self._session.num_pending)]
+        return features
 
 
 class _Length:

@@ -4,7 +4,7 @@ Source: Medusa (arXiv 2401.10774), Sec. 2.3.3; the tree of its experiments and o
 list of sibling ranks on its path: (0, 2) is the third child of the root's best child.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from eyas.drafters.policy.expansion import Draft, Frontier, grow_static
+from eyas.drafters.expansion import grow_static
+from eyas.drafters.ranked import Expand, Frontier, RankedSession, TreeLimits
 from eyas.drafters.target import AnswerHead, check_vocabulary
 from eyas.engine.interfaces import Coupling, DraftContext, Features, Linear, LMHead, ResBlock, Runtime, TopK
 from eyas.engine.tree import DraftTree, Floats, Ints, Prefix, root_only
@@ -56,13 +57,13 @@ class Head(NamedTuple):
     layers: Sequence[ResBlock | Linear]
     lm_head: LMHead
 
-    def children(self, level: Level, coupling: Coupling | None) -> TopK:
-        """The best children below each row."""
+    def children(self, level: Level, k: int, coupling: Coupling | None) -> TopK:
+        """The `k` best children below each row."""
         first, *later = self.layers
         rows = first(*level.inputs)
         for layer in later:
             rows = layer(rows)
-        return self.lm_head.top_k(rows, WIDTH, coupling)
+        return self.lm_head.top_k(rows, k, coupling)
 
 
 class Heads:
@@ -107,11 +108,12 @@ class Heads:
         return [Head(*pair) for pair in zip(self._layers, lm_heads, strict=True)]
 
 
-class StaticTreeSession(ABC):
+class StaticTreeSession(RankedSession):
     """One sequence; fills the static tree in each cycle. A method says what its heads read."""
 
+    num_forwards = 0
+
     def __init__(self, heads: Heads) -> None:
-        self.num_forwards = 0
         self._networks = heads
 
     def start(self, context: DraftContext, draft_tokens: int) -> None:
@@ -120,6 +122,10 @@ class StaticTreeSession(ABC):
         self._context = context
         self._answer_head = self._networks.for_answer()
         self._tree = first_nodes(draft_tokens)
+
+    def limits(self, token_ids: Sequence[int]) -> TreeLimits:  # noqa: ARG002 - always the same
+        """The size of the static tree, and a level for each head."""
+        return TreeLimits(len(self._tree), len(self._networks), WIDTH)
 
     @abstractmethod
     def first_level(self, root: int, answer: Prefix) -> Level:
@@ -135,29 +141,34 @@ class StaticTreeSession(ABC):
         depth = min(max_depth, len(self._networks))
         if depth < 1:
             return root_only(root)
-        fill = self.filling(token_ids)
-        return grow_static(root, self._tree, fill, max_depth=depth, terminal=self._context.stop_token_ids)
+        stops = self._context.stop_token_ids
+        with self.expander(token_ids) as expand:
+            return grow_static(root, self._tree, expand, max_depth=depth, terminal=stops)
 
-    def filling(self, token_ids: Sequence[int]) -> Draft:
+    @contextmanager
+    def expander(self, token_ids: Sequence[int], most_read: int | None = None) -> Iterator[Expand]:  # noqa: ARG002
         """Gives the children of one level after the other, below the last of these committed tokens."""
         lm_head = None if self._answer_head is None else self._answer_head.after(token_ids)
         heads = iter(self._networks.over(lm_head))
         answer = Prefix(token_ids[len(self._context.prompt_ids) :])
-        level = self.first_level(token_ids[-1], answer)
+        level: Level | None = None
 
-        def fill(frontier: Frontier | None) -> tuple[Ints, Floats]:
+        def expand(frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
             nonlocal level
             nodes = 1
-            if frontier is not None:
+            if frontier is None:
+                level = self.first_level(token_ids[-1], answer)
+            else:
+                assert level is not None, "the root comes first"
                 nodes, level = len(frontier.token_ids), self.next_level(level, frontier)
             context = self._context
             coupling = Coupling(context.sampler, level.prefixes, 1.0) if context.is_coupled else None
             with self.drafting():
-                top = next(heads).children(level, coupling)
+                top = next(heads).children(level, k, coupling)
             times = nodes // len(level.prefixes)
             return top.token_ids.repeat(times, axis=0), top.log_probs.repeat(times, axis=0)
 
-        return fill
+        yield expand
 
     @contextmanager
     def drafting(self) -> Iterator[None]:

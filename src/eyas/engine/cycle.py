@@ -12,16 +12,17 @@ from time import perf_counter
 import numpy as np
 
 from eyas.config import TreeConfig
+from eyas.engine.batch_cost import SequenceShare, begin_cycle
 from eyas.engine.capacity import check_room
 from eyas.engine.costs import CostTable
 from eyas.engine.interfaces import (
     FINAL,
     Choice,
     DraftContext,
-    Drafter,
     DraftOptions,
     DraftSession,
     Features,
+    LoadedDrafter,
     PathCache,
     Runtime,
     Taps,
@@ -30,7 +31,6 @@ from eyas.engine.interfaces import (
     taps_of,
 )
 from eyas.engine.judge import RowsJudge
-from eyas.engine.load import Load, share_cycle
 from eyas.engine.metrics import GenerationStats, Laps, StatsCounter
 from eyas.engine.sampling import Sampler
 from eyas.engine.stopping import AnswerText
@@ -95,7 +95,7 @@ class Run:
     token_ids: list[int]  # prompt and answer; the last one is the root, not yet in the cache
     taps: Taps = (FINAL,)  # hidden states that its session reads
     num_reused: int = 0  # prompt tokens that an earlier run's caches held already
-    load: Load = field(default_factory=Load)  # its company in the cycles that serve it
+    share: SequenceShare = field(default_factory=SequenceShare)  # of the cycles that serve it
     counter: StatsCounter = field(default_factory=StatsCounter)
     tokens: list[Token] = field(default_factory=list)
     prefill_seconds: float = 0.0
@@ -131,7 +131,7 @@ class Run:
 class Engine:
     """Runs the cycle of one drafter on one runtime."""
 
-    def __init__(self, runtime: Runtime, drafter: Drafter) -> None:
+    def __init__(self, runtime: Runtime, drafter: LoadedDrafter) -> None:
         self.runtime = runtime
         self.drafter = drafter
         self.laps: Laps | None = None  # set it to see where the time of cycles goes (`eyas profile`)
@@ -181,7 +181,7 @@ class Engine:
             options=request.options,
             stop_token_ids=request.text.stop_token_ids,
             costs=request.costs,
-            load=run.load,
+            share=run.share,
             laps=self.laps,
         )
         run.session.begin(context, keep)
@@ -211,7 +211,7 @@ class Engine:
             laps.start()
         outcomes: dict[int, Piece | Exception] = {}
         trees: dict[int, DraftTree] = {}
-        share_cycle([run.load for run in runs])
+        begin_cycle([run.share for run in runs])
         for at, run in enumerate(runs):
             try:
                 trees[at] = self._propose(run)
@@ -285,7 +285,7 @@ class Engine:
         """A run's tree; the runs after it see its rows."""
         room = self.runtime.target.context_limit - len(run.token_ids) - 1
         tree = run.session.propose(run.token_ids, room)
-        run.load.bring(len(tree.rows[0]), run.counter.mean_cycle_tokens)
+        run.share.set_tree(len(tree.rows[0]), run.counter.mean_cycle_tokens)
         return tree
 
     def _settle(self, run: Run, tree: DraftTree, rows: TargetRows) -> Piece:

@@ -23,8 +23,8 @@ from typing import Any, Protocol, Self
 from numpy.typing import NDArray
 
 from eyas.config import Options, TreeConfig
+from eyas.engine.batch_cost import SequenceShare
 from eyas.engine.costs import CostTable
-from eyas.engine.load import Load
 from eyas.engine.metrics import Laps
 from eyas.engine.sampling import Sampler, best_of_row, log_softmax
 from eyas.engine.tree import DraftTree, Floats, Ints
@@ -305,8 +305,8 @@ class DraftContext:
     options: DraftOptions = field(default_factory=DraftOptions)  # of the method's own kind
     stop_token_ids: frozenset[int] = frozenset()  # nothing follows these: they are never expanded
     laps: Laps | None = None  # where to book the time of draft passes, if anybody asks
-    costs: CostTable | None = None  # of this machine; there when tree.is_auto and the method uses costs
-    load: Load = field(default_factory=Load)  # what other answers bring to the same passes
+    costs: CostTable | None = None  # of this machine; needed by cost-aware trees (tree.is_auto)
+    share: SequenceShare = field(default_factory=SequenceShare)  # of the cost of a batch
 
     @property
     def is_coupled(self) -> bool:
@@ -343,24 +343,28 @@ class DraftSession(Protocol):
         ...
 
 
-class Drafter(Protocol):
-    """A method of proposing tokens; shared by all sequences. See docs/add-a-method.md.
+class LoadedDrafter(Protocol):
+    """Proposes tokens; shared by all sequences.
 
-    One that reads other hidden states than the final one says which in an attribute or property `taps`, known
-    once it is loaded: `extend` then gets features (T, len(taps) * H).
+    One that reads other hidden states than the final one says which in an attribute or property `taps`:
+    `extend` then gets features (T, len(taps) * H).
     """
-
-    @classmethod
-    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
-        """Build the networks on the runtime. Raises CheckpointError or ConfigError with the remedy."""
-        ...
 
     def open(self) -> DraftSession:
         """A session for one sequence."""
         ...
 
 
-def taps_of(drafter: Drafter) -> Taps:
+class Drafter(LoadedDrafter, Protocol):
+    """A method of proposing tokens. See docs/add-a-method.md."""
+
+    @classmethod
+    def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
+        """Build the networks on the runtime. Raises CheckpointError or ConfigError with the remedy."""
+        ...
+
+
+def taps_of(drafter: LoadedDrafter) -> Taps:
     """Which hidden states of the target a drafter reads: its `taps`, else the final one."""
     taps: Taps = getattr(drafter, "taps", (FINAL,))
     return taps

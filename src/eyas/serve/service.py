@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 import eyas
 from eyas.api.llm import LLM
-from eyas.api.options import GenerationOptions
+from eyas.api.options import SHAPED, GenerationOptions
 from eyas.api.prompts import Prompt
 from eyas.drafters.registry import Method, find_method, methods
 from eyas.engine.capacity import check_room
@@ -115,7 +115,7 @@ class Service:
             "eyas": {
                 "method": self.llm.method,
                 "methods": self._methods,
-                "sized_methods": [name for name in self._methods if find_method(name).uses_costs],
+                "sized_methods": [name for name in self._methods if name == SHAPED],
                 "runtime": target.runtime,
                 "dtype": target.dtype,
             },
@@ -261,7 +261,7 @@ class Service:
 
         def load() -> None:
             self.llm.engine(name)
-            if self.llm.options({}).tree.is_auto:
+            if self.llm.options({}, name).tree.is_auto:
                 self.llm.costs(name)
 
         try:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from eyas.api.llm import LLM
 from eyas.api.options import GenerationOptions
 from eyas.config import MAX_SEED, DraftSampling, Option, Options, TreeConfig
-from eyas.drafters.policy.acceptance import AcceptanceMap, Observation, observed
+from eyas.drafters.acceptance import AcceptanceMap, Observation, observed
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
 from eyas.errors import CheckpointError, DataError

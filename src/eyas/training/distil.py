@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from eyas.drafters.autoregressive import Autoregressive, Session
+from eyas.drafters.autoregressive import Autoregressive, AutoregressiveSession
 from eyas.engine.cycle import Engine, Request, Run
 from eyas.engine.interfaces import DraftContext, Features, Runtime
 from eyas.engine.metrics import Repeats
@@ -192,7 +192,7 @@ class Listening(Autoregressive):
         return ListeningSession(self._listens)
 
 
-class ListeningSession(Session):
+class ListeningSession(AutoregressiveSession):
     """Proposes the root alone; keeps what it is told."""
 
     def __init__(self, listens: bool) -> None:

@@ -10,7 +10,8 @@ from typing import Self
 
 import numpy as np
 
-from eyas.drafters.policy.expansion import Frontier, grow_tree
+from eyas.drafters.expansion import grow_tree
+from eyas.drafters.ranked import Frontier
 from eyas.engine.interfaces import DraftContext, DraftFiles, Features, Runtime, TargetCall
 from eyas.engine.tree import DraftTree, Floats, Ints, root_only
 
@@ -57,14 +58,14 @@ class Session:
         self._cache.commit(range(len(fresh)))
         tree, first = self._context.tree, [-1]  # first pending row of the frontier above
 
-        def expand(frontier: Frontier | None) -> tuple[Ints, Floats]:
+        def expand(frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
             features = root
             if frontier is not None:
                 rows = np.array(frontier.parent_rows)
                 parents = np.full(len(rows), -1) if first[0] < 0 else first[0] + rows
                 first[0] = self._cache.num_pending
                 features = self._forward(np.array(frontier.token_ids), parents)
-            top = self._head.top_k(features, tree.tree_top_k)
+            top = self._head.top_k(features, k)
             return top.token_ids, top.log_probs
 
         try:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas import _native
-from eyas.drafters.policy.acceptance import AcceptanceMap
-from eyas.drafters.policy.candidates import BELOW_ROOT, Candidates, new_candidates, unrounded
+from eyas.drafters.acceptance import AcceptanceMap
+from eyas.drafters.candidates import BELOW_ROOT, Candidates, new_candidates, unrounded
 
 
 @dataclass(frozen=True)

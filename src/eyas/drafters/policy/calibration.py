@@ -1,56 +1,68 @@
-"""Measures what a cycle costs on this machine, and keeps the result (`eyas calibrate`).
+"""Measures what a cycle costs on this machine (`eyas calibrate`): of any drafter whose trees can be sized."""
 
-A table belongs to everything that moves its numbers: target, runtime, precision, threads, head, machine,
-version and compiled engine. It lies as JSON in <cache>/costs/ under a hash of these.
-"""
-
-import hashlib
-import json
-import os
-import platform
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
 import eyas
 from eyas.config import TreeConfig
 from eyas.drafters.autoregressive import Autoregressive
+from eyas.drafters.candidates import new_candidates
+from eyas.drafters.expansion import Expansion
+from eyas.drafters.ranked import RankedSession
 from eyas.engine.costs import MAX_ROWS, CostTable
 from eyas.engine.cycle import Engine, Request
-from eyas.engine.interfaces import DraftContext, Drafter, DraftSession, PathCache, Runtime, TargetCall
+from eyas.engine.interfaces import (
+    DraftContext,
+    DraftOptions,
+    LoadedDrafter,
+    PathCache,
+    Runtime,
+    TargetCall,
+    taps_of,
+)
 from eyas.engine.metrics import Laps
 from eyas.engine.sampling import Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree import Ints
-from eyas.errors import ConfigError, DataError
-from eyas.models import cache_dir, locked
-from eyas.models.machine import cpu_model, engine_hash
+from eyas.errors import ConfigError
+from eyas.models.machine import cpu_model
 
 VERIFIED_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, MAX_ROWS)
-LARGE = 32  # rows of a tree that hardly ever pays: such passes are dear, and measured in every other round
+LARGE = (
+    32  # query tokens of a tree that rarely pays: these passes are slow, and measured in every other round
+)
 EXPANDED_NODES = (1, 2, 4, 7, 10)
 MANY_PAIRS = 32  # read for one tree, against one: enough to hide the noise of a single pass
-SHALLOW, DEEP = 2, 6  # levels: the difference of two trees is that of their levels
+LEVELS = 5  # below the first: the time of one is their mean
 CONTEXT = 256  # committed tokens while measuring
 SECONDS = 2.0  # rounds go on until then, since whoever generates first waits for them, but
-ROUNDS = (4, 15)  # at least and at most so many: a median of fewer is no better than its worst neighbour
+ROUNDS = (4, 15)  # at least and at most this many: a median of fewer is no better than its worst neighbour
 
 Measured = dict[tuple[str, int], list[float]]  # (part, rows) -> milliseconds, one a round
+NO_DRAFT_MS = ((1, 1e-3),)  # a level of a drafter without levels
 
 
-def calibrate(runtime: Runtime, drafter: Drafter, seconds: float = SECONDS) -> CostTable:
+def calibrate(
+    runtime: Runtime, drafter: LoadedDrafter, options: DraftOptions, seconds: float = SECONDS
+) -> CostTable:
     """Measure passes of the target and levels of the drafter: medians of interleaved rounds.
+
+    A drafter without a network (`ContinuationSession`) drafts for nothing.
+
+    Args:
+        runtime: of the target.
+        drafter: without a policy around it.
+        options: of its own kind.
+        seconds: to spend; never fewer rounds than `ROUNDS` says.
 
     Raises:
         ConfigError: the context is too short to measure in.
     """
-    bench = _Bench(runtime, drafter)
+    bench = _Bench(runtime, drafter, options)
     measured: Measured = defaultdict(list)
     bench.warm_up()
     deadline = perf_counter() + seconds
@@ -63,16 +75,14 @@ def calibrate(runtime: Runtime, drafter: Drafter, seconds: float = SECONDS) -> C
 
 
 def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
-    verify = tuple((rows, ms["verify", rows]) for rows in bench.verified)
-    levels, pairs, most = DEEP - SHALLOW, bench.pairs, bench.verified[-1]
-    draft = tuple(
-        (nodes, max(1e-3, (ms["deep", nodes] - ms["shallow", nodes]) / levels)) for nodes in EXPANDED_NODES
-    )
+    pairs, most = bench.pairs, bench.verified[-1]
+    root = ms.get(("root", 1), 0.0)
+    draft = tuple((nodes, max(1e-3, round(ms["level", nodes], 4))) for nodes in bench.expanded) or NO_DRAFT_MS
     return CostTable(
-        verify_ms=tuple((rows, round(value, 4)) for rows, value in verify),
-        draft_ms=tuple((rows, round(value, 4)) for rows, value in draft),
-        root_ms=round(ms["root", 1], 4),
-        pair_ms=round(max(0.0, ms["read", pairs] - ms["root", 1]) / max(1, pairs - 1), 4),
+        verify_ms=tuple((rows, round(ms["verify", rows], 4)) for rows in bench.verified),
+        draft_ms=draft,
+        root_ms=round(root, 4),
+        pair_ms=round(max(0.0, ms.get(("read", pairs), 0.0) - root) / max(1, pairs - 1), 4),
         overhead_ms=round(ms["overhead", 1], 4),
         context=bench.context,
         # Of many rows, which show it best; without a context they attend to next to nothing.
@@ -84,35 +94,44 @@ def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
 class _Bench:
     """A target cache and a draft session over the same tokens, to time on."""
 
-    def __init__(self, runtime: Runtime, drafter: Drafter) -> None:
+    def __init__(self, runtime: Runtime, drafter: LoadedDrafter, options: DraftOptions) -> None:
         limit = runtime.target.context_limit
-        self.context = max(1, min(CONTEXT, limit - MAX_ROWS - DEEP))
+        self.context = max(1, min(CONTEXT, limit - MAX_ROWS - LEVELS - 1))
         self.pairs = min(MANY_PAIRS, self.context)
         self.verified = tuple(rows for rows in VERIFIED_ROWS if self.context + rows <= limit)
-        if limit < self.context + 1 + DEEP:
+        if limit < self.context + 2 + LEVELS:
             raise ConfigError(
                 f"{runtime.target.name} holds {limit} tokens, too few to measure costs in; use tree='fixed'."
             )
-        self._runtime = runtime
+        self._runtime, self._options = runtime, options
         self._ids: list[int] = [
             (7919 * at + 13) % runtime.target.vocab_size for at in range(self.context + 1)
         ]
         self._cache = runtime.new_cache()
         ids = np.array(self._ids[:-1], dtype=np.int64)
-        [rows] = runtime.forward([TargetCall(self._cache, ids, last_only=True)])
+        [rows] = runtime.forward([TargetCall(self._cache, ids, last_only=True, taps=taps_of(drafter))])
         self._cache.commit(range(len(ids)))
         self._empty = runtime.new_cache()
         self._features = rows.features
-        self._session = drafter.open()
-        self._begin(self._session, TreeConfig(), 0)
-        self._session.extend(self._features, self._ids[1:])
+        session = drafter.open()
+        self._session = session if isinstance(session, RankedSession) else None
+        self.expanded: tuple[int, ...] = ()
+        if self._session is not None:
+            self._begin(self._session, 0)
+            self._session.extend(self._features, self._ids[1:])
+            limits = self._session.limits(self._ids)
+            self._width = limits.top_k
+            self._levels = max(0, min(LEVELS, limits.depth - 1))
+            if self._levels:
+                self.expanded = tuple(nodes for nodes in EXPANDED_NODES if nodes <= limits.top_k)
         self._plain = Engine(runtime, Autoregressive())
         self._run, _ = self._plain.start(self._request())
 
     def warm_up(self) -> None:
         """The largest passes once, untimed: buffers grow, pages come in."""
         self._verify(self._cache, self.verified[-1])
-        self._propose(EXPANDED_NODES[-1], DEEP, self.pairs)
+        if self._session is not None:
+            self._draft(self._session, self._width, self._levels, self.pairs)
 
     def measure(self, *, large: bool) -> Iterator[tuple[str, int, float]]:
         """One round: (part, rows, milliseconds) of everything, with or without the `LARGE` passes."""
@@ -121,11 +140,11 @@ class _Bench:
                 yield "verify", rows, self._verify(self._cache, rows)
         if large:
             yield "empty", self.verified[-1], self._verify(self._empty, self.verified[-1])
-        yield "root", 1, self._propose(1, depth=1)
-        yield "read", self.pairs, self._propose(1, depth=1, pairs=self.pairs)
-        for nodes in EXPANDED_NODES:
-            for part, depth in (("shallow", SHALLOW), ("deep", DEEP)):
-                yield part, nodes, self._propose(nodes, depth)
+        if self._session is not None:
+            yield "root", 1, self._draft(self._session, 1, 0)[0]
+            yield "read", self.pairs, self._draft(self._session, 1, 0, self.pairs)[0]
+            for nodes in self.expanded:
+                yield "level", nodes, self._draft(self._session, nodes, self._levels)[1]
         if self._run.is_finished:
             self._run, _ = self._plain.start(self._request(), self._run)
         self._plain.laps = Laps()
@@ -134,7 +153,7 @@ class _Bench:
         yield "overhead", 1, self._plain.laps.summary()["beside_passes_ms"]
 
     def _verify(self, cache: PathCache, rows: int) -> float:
-        """A target pass over a tree of so many rows, three children a node."""
+        """A target pass over a tree of this many query tokens, three children a node."""
         ids = np.resize(np.array(self._ids, dtype=np.int64), rows)
         parents: Ints = (np.arange(rows) - 1) // 3
         parents[0] = -1
@@ -143,17 +162,34 @@ class _Bench:
         cache.truncate(cache.length)
         return ms
 
-    def _propose(self, nodes: int, depth: int, pairs: int = 1) -> float:
-        """A tree of so many levels, `nodes` expanded on each after the first, once `pairs` were read."""
-        tree = TreeConfig(draft_tokens=min(7, nodes * depth), depth=depth, tree_top_k=nodes)
-        kept = len(self._ids) - 1 - pairs  # the last pairs are read anew: the tree before has read them
-        self._begin(self._session, tree, kept)
-        self._session.extend(self._features[-pairs:], self._ids[-pairs:])
-        return _milliseconds(lambda: self._session.propose(self._ids, depth))
+    def _draft(self, session: RankedSession, nodes: int, levels: int, pairs: int = 1) -> tuple[float, float]:
+        """Milliseconds of the first level, tree included, and of each of `levels` more that expand `nodes`
+        nodes.
 
-    def _begin(self, session: DraftSession, tree: TreeConfig, keep: int) -> None:
+        `pairs` committed tokens are read first, with their features.
+        """
+        kept = len(self._ids) - 1 - pairs  # the last ones are read again: the tree before has read them
+        self._begin(session, kept)
+        session.extend(self._features[-pairs:], self._ids[-pairs:])
+        began = perf_counter()
+        expansion = Expansion(new_candidates(nodes))
+        with session.expander(self._ids) as expand:
+            expansion.grow(None, *expand(None, self._width))
+            first = perf_counter()
+            for _ in range(levels):
+                frontier = expansion.frontier()
+                expansion.grow(frontier, *expand(frontier, self._width))
+            last = perf_counter()
+        expansion.rerank(self._ids[-1], 7)
+        ended = perf_counter()
+        return 1e3 * (first - began + ended - last), 1e3 * (last - first) / max(1, levels)
+
+    def _begin(self, session: RankedSession, keep: int) -> None:
         sampler = Sampler(SamplingConfig(), prompt_ids=self._ids, vocab_size=self._runtime.target.vocab_size)
-        session.begin(DraftContext(prompt_ids=self._ids, sampler=sampler, tree=tree), keep)
+        context = DraftContext(
+            prompt_ids=self._ids, sampler=sampler, tree=TreeConfig(), options=self._options
+        )
+        session.begin(context, keep)
 
     def _request(self) -> Request:
         """A short prompt: what a cycle takes beside its pass does not depend on the context."""
@@ -167,47 +203,3 @@ def _milliseconds(work: Callable[[], object]) -> float:
     began = perf_counter()
     work()
     return 1e3 * (perf_counter() - began)
-
-
-def stored_table(path: Path) -> CostTable | None:
-    """The table at `path`; None if there is none, or one that cannot be read."""
-    try:
-        return CostTable.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, DataError):
-        return None
-
-
-def store_table(path: Path, table: CostTable) -> None:
-    """Write a table, whole or not at all.
-
-    Raises:
-        FetchError: the cache cannot be written.
-    """
-    with locked(path):
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(table.to_dict(), indent=1) + "\n", encoding="utf-8")
-        new.replace(path)
-
-
-def table_path(runtime: Runtime, head: Path | None, draft_dtype: str) -> Path:
-    """Where the table of this runtime, target and head on this machine is kept."""
-    target = asdict(runtime.target)
-    if target["fingerprint"] is not None:
-        del target["name"]  # a folder may be called otherwise tomorrow
-    identity: dict[str, Any] = {
-        "target": target,
-        "head": None if head is None else _head_state(head),
-        "draft_dtype": draft_dtype,
-        "machine": [platform.machine(), cpu_model(), os.cpu_count()],
-        "isa": os.environ.get("EYAS_ISA"),
-        "eyas": [eyas.__version__, engine_hash()],
-    }
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_dir() / "costs" / f"{name}.json"
-
-
-def _head_state(head: Path) -> list[Any]:
-    """What tells one head from another without reading its weights."""
-    files = sorted(path for path in head.iterdir() if path.is_file() and path.suffix != ".md")
-    sizes = [[path.name, path.stat().st_size] for path in files]
-    return [sizes, hashlib.sha256((head / "config.json").read_bytes()).hexdigest()]

@@ -1,7 +1,7 @@
 """Where a tree of measured size stops: twice, in Python, and compiled where that was built.
 
-The rules are those of `eyas.drafters.policy.budget`. Each level asks a few times how many of the best values
-pay, which takes
+The rules are those of `eyas.drafters.policy.cost_aware`. Each level asks a few times how many of the best
+values pay, which takes
 Python longer than a small model its pass over a row; so `native/growth.cpp` does the same, and the class here
 serves where nothing is compiled and is what the tests hold the compiled one against.
 """

@@ -1,4 +1,4 @@
-"""Copies: found where the text had them, as likely as they turn out to be, and within the laws of trees."""
+"""Prompt lookup: found where the text has it, as likely as it proves to be, within the laws of trees."""
 
 import math
 
@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.drafters.policy.candidates import BELOW_ROOT, Candidates, joint_rate
-from eyas.drafters.policy.copies import MOST, NOTHING, SIZES, Copies
+from eyas.drafters.candidates import BELOW_ROOT, Candidates, joint_rate
+from eyas.drafters.policy.lookup import MOST, NO_CHAIN, SIZES, ExpectedChains, PromptLookup
+
+
+def lookups(temperature=0.0, stops=()):
+    return ExpectedChains(PromptLookup(stops), temperature)
+
 
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=60)
 
@@ -28,62 +33,60 @@ def found_by_search(text):
 
 @given(text=texts, cuts=st.lists(st.integers(1, 60), max_size=8))
 def test_a_growing_text_is_searched_as_a_whole_one(text, cuts):
-    copies = Copies()
+    chains = lookups()
     for cut in sorted({*(cut for cut in cuts if cut < len(text)), len(text)}):
-        copied = copies.after(text[:cut], 20)
+        chain = chains.after(text[:cut], 20)
         found, start = found_by_search(text[:cut])
         if not found:
-            assert copied is NOTHING
+            assert chain is NO_CHAIN
             continue
         followed = list(text[start:cut])
         while len(followed) < MOST:
             followed += followed[: MOST - len(followed)]
-        assert 0 < len(copied.token_ids) == len(copied.rates) <= 20
-        assert [*copied.token_ids] == followed[: len(copied.token_ids)]
-        assert all(0 < rate < 1 for rate in copied.rates)
+        assert 0 < len(chain.token_ids) == len(chain.rates) <= 20
+        assert [*chain.token_ids] == followed[: len(chain.token_ids)]
+        assert all(0 < rate < 1 for rate in chain.rates)
 
 
 def test_what_followed_comes_again():
     text = [5, 6, 7, 8, 9, 10, 5, 6, 7]
-    copied = Copies().after(text, 3)
-    assert [*copied.token_ids] == [8, 9, 10]
-    assert copied.rates[0] < copied.rates[1] <= copied.rates[2], (
-        "each token that comes makes the next likelier"
-    )
+    chain = lookups().after(text, 3)
+    assert [*chain.token_ids] == [8, 9, 10]
+    assert chain.rates[0] < chain.rates[1] <= chain.rates[2], "each token that comes makes the next likelier"
 
 
 def test_a_loop_goes_on():
-    assert [*Copies().after([1, 2, 3, 1, 2], 7).token_ids] == [3, 1, 2, 3, 1, 2, 3]
+    assert [*lookups().after([1, 2, 3, 1, 2], 7).token_ids] == [3, 1, 2, 3, 1, 2, 3]
 
 
 def test_chains_end_before_stops_and_at_the_limit():
     text = [5, 6, 7, 8, 9, 5, 6]
-    assert [*Copies(stops=[8]).after(text, 9).token_ids] == [7]
-    assert [*Copies().after(text, 2).token_ids] == [7, 8]
-    assert not Copies(stops=[7]).after(text, 9)
-    assert not Copies().after(text, 0)
-    assert Copies().after([5, 6, 7], 9) is NOTHING
+    assert [*lookups(stops=[8]).after(text, 9).token_ids] == [7]
+    assert [*lookups().after(text, 2).token_ids] == [7, 8]
+    assert not lookups(stops=[7]).after(text, 9)
+    assert not lookups().after(text, 0)
+    assert lookups().after([5, 6, 7], 9) is NO_CHAIN
 
 
-def test_rates_follow_what_becomes_of_copies():
+def test_rates_follow_what_becomes_of_chains():
     def rate_after(outcome):
-        copies, text = Copies(), [1, 2, 9]
+        chains, text = lookups(), [1, 2, 9]
         for number in range(40):
             text += [1, 2]
-            copied = copies.after(text, 1)
-            text += [copied.token_ids[0] if outcome else 100 + number]
-        return copies.after([*text, 1, 2], 1).rates[0]
+            chain = chains.after(text, 1)
+            text += [chain.token_ids[0] if outcome else 100 + number]
+        return chains.after([*text, 1, 2], 1).rates[0]
 
     assert rate_after(False) < 0.2 < 0.8 < rate_after(True) < 1
 
 
 def test_drawn_tokens_repeat_less():
-    cold, warm, hot = (Copies(temperature).after([5, 6, 7, 5, 6], 1).rates[0] for temperature in (0, 0.5, 1))
-    assert cold > warm > hot == Copies(1.8).after([5, 6, 7, 5, 6], 1).rates[0]
+    cold, warm, hot = (lookups(temperature).after([5, 6, 7, 5, 6], 1).rates[0] for temperature in (0, 0.5, 1))
+    assert cold > warm > hot == lookups(1.8).after([5, 6, 7, 5, 6], 1).rates[0]
 
 
 @given(rate=st.floats(0.01, 0.99), seen=st.floats(0, 1), more=st.floats(0, 1))
-def test_copy_and_draft_agree_in_between(rate, seen, more):
+def test_lookup_and_draft_agree_in_between(rate, seen, more):
     joint = joint_rate(rate, seen)
     assert 0 <= joint <= 1
     assert joint_rate(rate, max(seen, more)) >= joint_rate(rate, min(seen, more))
@@ -129,7 +132,7 @@ def test_a_chain_without_a_draft_is_a_path():
     assert nodes(candidates) == [(3, 0, 0.9), (4, 1, 0.45), (3, 2, 0.225)]
 
 
-def test_below_a_copy_the_draft_is_worth_what_the_copy_leaves():
+def test_below_a_chain_the_draft_is_worth_what_the_chain_leaves():
     """Its best child is there already, so it is expanded later."""
     flat, tokens, logs, rows = grown([7, 4], [0.6, 0.9], top_k=3).frontier()
     joint = joint_rate(0.6, 0.5)

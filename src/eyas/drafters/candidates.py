@@ -14,7 +14,7 @@ parent in the frontier's order, each parent's children from most to least confid
 
 A value is the product of the confidences on the path, kept as a sum of natural logs.
 
-One chain below the root may be *expected* (`eyas.drafters.policy.copies`): its tokens have rates of their
+One chain below the root may be *expected* (`eyas.drafters.policy.lookup`): its tokens have rates of their
 own. Where its next
 token is below a parent that is expanded, the two rates are joined, it takes the last child's place if the
 draft does not name it, and what it gains its siblings lose. What is below no expanded parent comes as flat
@@ -56,7 +56,7 @@ def unrounded(values: Floats) -> Floats:
 
 class Confidence(Protocol):
     """How a head's confidences are to be read: straight lines between knots
-    (`eyas.drafters.policy.acceptance`)."""
+    (`eyas.drafters.acceptance`)."""
 
     @property
     def knots(self) -> Floats:

@@ -1,4 +1,4 @@
-"""Trees of measured size: connected, replayable, and never much slower than plain decoding."""
+"""Cost-aware trees: connected, replayable, and never much slower than plain decoding."""
 
 import math
 from dataclasses import replace
@@ -8,23 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.drafters.policy.budget import (
-    CREDIT_GROWTH,
-    FIRST_CREDIT,
-    FIRST_WORTH,
-    LEAST_GAIN,
-    Budget,
-    Prices,
-    Purse,
-)
-from eyas.drafters.policy.candidates import new_candidates
-from eyas.drafters.policy.copies import NOTHING, Copied
-from eyas.drafters.policy.expansion import Expansion
+from eyas.drafters.candidates import new_candidates
+from eyas.drafters.policy.cost_aware import FIRST_WORTH, LEAST_GAIN, CostAwareTrees
+from eyas.drafters.policy.lookup import NO_CHAIN, ExpectedChain
+from eyas.drafters.policy.time_budget import CREDIT_GROWTH, FIRST_CREDIT, SequenceCosts, TimeBudget
+from eyas.drafters.ranked import TreeLimits
+from eyas.engine.batch_cost import SequenceShare, begin_cycle
 from eyas.engine.costs import MAX_ROWS, CostTable
-from eyas.engine.load import Load, share_cycle
 from eyas.engine.tree import root_only
 from eyas.errors import DataError
-from fake import AUTO, FAST, FREE, SLOW
+from fake import FAST, FREE, SLOW
+
+LIMITS = TreeLimits()
 
 milliseconds = st.floats(0.01, 50)
 tables = st.builds(
@@ -44,7 +39,7 @@ tables = st.builds(
 def drafting(rng, sharpness, k=10):
     """A draft callback of random confidences, most confident first."""
 
-    def draft(frontier):
+    def draft(frontier, _):
         rows = 1 if frontier is None else len(frontier.token_ids)
         p = -np.sort(-rng.dirichlet(np.full(2 * k, sharpness), size=rows))[:, :k]
         with np.errstate(divide="ignore"):
@@ -53,22 +48,20 @@ def drafting(rng, sharpness, k=10):
     return draft
 
 
-def cycle(budget, rng, *, sharpness=0.2, max_depth=99, context=None, copied=NOTHING):
-    growth = budget.open(context=context, copied=copied)
+def cycle(trees, rng, *, sharpness=0.2, max_depth=99, context=None, chain=NO_CHAIN):
+    growth = trees.begin(context=context, chain=chain)
     if growth is None:
         return root_only(3)
-    return budget.grow(
-        3, growth, Expansion(new_candidates(AUTO.tree_top_k)), drafting(rng, sharpness), max_depth=max_depth
-    )
+    return trees.grow(3, growth, new_candidates(LIMITS.top_k), drafting(rng, sharpness), max_depth=max_depth)
 
 
 @given(table=tables, seed=st.integers(0, 10**6), sharpness=st.sampled_from([0.02, 0.2, 1.0]))
 def test_trees_are_connected_and_within_their_limits(table, seed, sharpness):
     """DraftTree asserts that parents stand before their children; values never rise downwards (L5)."""
     rng = np.random.default_rng(seed)
-    tree = cycle(Budget(table, AUTO), rng, sharpness=sharpness)
+    tree = cycle(CostAwareTrees(table, LIMITS), rng, sharpness=sharpness)
     assert len(tree.token_ids) <= MAX_ROWS
-    assert tree.depth <= AUTO.depth
+    assert tree.depth <= LIMITS.depth
     for node in range(1, len(tree.parents)):
         assert tree.log_values[node] <= tree.log_values[tree.parents[node]]
 
@@ -76,19 +69,19 @@ def test_trees_are_connected_and_within_their_limits(table, seed, sharpness):
 @given(table=tables, seed=st.integers(0, 10**6), outcomes=st.lists(st.integers(0, 8), max_size=60))
 def test_time_exceeds_plain_decodings_by_the_credit_at_most(table, seed, outcomes):
     """Whatever is accepted: by the table, no answer is much slower than plain decoding."""
-    budget, rng = Budget(table, AUTO), np.random.default_rng(seed)
+    trees, rng = CostAwareTrees(table, LIMITS), np.random.default_rng(seed)
     spent = tokens = 0
     for outcome in outcomes:
-        tree = cycle(budget, rng)
+        tree = cycle(trees, rng)
         credit = FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(tokens)
         emitted = 1 + min(outcome, tree.depth)
-        budget.settle(emitted)
-        spent, tokens = spent + budget._spent, tokens + emitted
+        trees.end_cycle(emitted)
+        spent, tokens = spent + trees._spent_ms, tokens + emitted
         assert spent <= table.plain * (tokens + credit) * (1 + 1e-9)
 
 
 chains = st.lists(st.tuples(st.integers(0, 9), st.floats(0.05, 0.98)), max_size=12).map(
-    lambda chain: Copied([token for token, _ in chain], [rate for _, rate in chain])
+    lambda chain: ExpectedChain([token for token, _ in chain], [rate for _, rate in chain])
 )
 
 
@@ -97,60 +90,62 @@ chains = st.lists(st.tuples(st.integers(0, 9), st.floats(0.05, 0.98)), max_size=
     seed=st.integers(0, 10**6),
     cycles=st.lists(st.tuples(chains, st.integers(0, 12)), max_size=40),
 )
-def test_copies_keep_every_limit(table, seed, cycles):
+def test_chains_keep_every_limit(table, seed, cycles):
     """Connected (asserted by DraftTree), falling values, no more rows than there may be, and the credit."""
-    budget, rng = Budget(table, AUTO), np.random.default_rng(seed)
+    trees, rng = CostAwareTrees(table, LIMITS), np.random.default_rng(seed)
     spent = tokens = 0
-    for copied, outcome in cycles:
-        tree = cycle(budget, rng, copied=copied)
+    for chain, outcome in cycles:
+        tree = cycle(trees, rng, chain=chain)
         assert len(tree.token_ids) <= MAX_ROWS
-        assert tree.depth <= max(AUTO.depth, len(copied.token_ids))
+        assert tree.depth <= max(LIMITS.depth, len(chain.token_ids))
         for node in range(1, len(tree.parents)):
             assert tree.log_values[node] <= tree.log_values[tree.parents[node]]
         credit = FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(tokens)
         emitted = 1 + min(outcome, tree.depth)
-        budget.settle(emitted)
-        spent, tokens = spent + budget._spent, tokens + emitted
+        trees.end_cycle(emitted)
+        spent, tokens = spent + trees._spent_ms, tokens + emitted
         assert spent <= table.plain * (tokens + credit) * (1 + 1e-9)
 
 
-def never(frontier):
+def never(*_):
     raise AssertionError("the draft is not asked")
 
 
 @pytest.mark.parametrize("table", [FAST, SLOW], ids=["fast", "slow"])
-def test_beside_a_sure_copy_the_draft_is_not_asked(table):
-    copied = Copied([5, 6, 7, 8], [0.98] * 4)
-    budget = Budget(table, AUTO)
-    growth = budget.open(copied=copied)
-    tree = budget.grow(3, growth, Expansion(new_candidates(10)), never, max_depth=99)
+def test_next_to_a_sure_chain_nothing_is_drafted(table):
+    chain = ExpectedChain([5, 6, 7, 8], [0.98] * 4)
+    trees = CostAwareTrees(table, LIMITS)
+    growth = trees.begin(chain=chain)
+    tree = trees.grow(3, growth, new_candidates(10), never, max_depth=99)
     expected = [3, 5, 6, 7, 8] if table is FAST else [3, 5, 6]  # of dear rows fewer
     assert tree.token_ids.tolist() == expected
 
 
-def test_beside_a_doubtful_copy_the_draft_is_asked():
-    tree = cycle(Budget(FAST, AUTO), np.random.default_rng(0), copied=Copied([50, 51], [0.2, 0.3]))
+def test_next_to_a_doubtful_chain_the_network_drafts():
+    tree = cycle(
+        CostAwareTrees(FAST, LIMITS), np.random.default_rng(0), chain=ExpectedChain([50, 51], [0.2, 0.3])
+    )
     assert {*tree.token_ids[1:].tolist()} - {50, 51}
 
 
-def test_a_copy_serves_where_drafting_does_not_pay():
-    dear_draft = replace(SLOW, verify_ms=((1, 20.0), (64, 21.0)), root_ms=15.0)
-    budget, rng = Budget(dear_draft, AUTO), np.random.default_rng(0)
-    while budget.open() is not None:
-        cycle(budget, rng)
-        budget.settle(1)
-    growth = budget.open(copied=Copied([5, 6], [0.9, 0.9]))
-    tree = budget.grow(3, growth, Expansion(new_candidates(10)), never, max_depth=99)
+def test_a_chain_is_used_where_drafting_does_not_pay():
+    slow_draft = replace(SLOW, verify_ms=((1, 20.0), (64, 21.0)), root_ms=15.0)
+    trees, rng = CostAwareTrees(slow_draft, LIMITS), np.random.default_rng(0)
+    while trees.begin() is not None:
+        cycle(trees, rng)
+        trees.end_cycle(1)
+    growth = trees.begin(chain=ExpectedChain([5, 6], [0.9, 0.9]))
+    tree = trees.grow(3, growth, new_candidates(10), never, max_depth=99)
     assert tree.token_ids.tolist() == [3, 5, 6]
 
 
 @given(table=tables, seed=st.integers(0, 10**6), outcomes=st.lists(st.integers(0, 8), max_size=30))
 def test_a_replay_decides_the_same(table, seed, outcomes):
     def trees():
-        budget, rng = Budget(table, AUTO), np.random.default_rng(seed)
+        trees, rng = CostAwareTrees(table, LIMITS), np.random.default_rng(seed)
         for outcome in outcomes:
-            tree = cycle(budget, rng)
-            budget.settle(1 + min(outcome, tree.depth))
+            tree = cycle(trees, rng)
+            trees.end_cycle(1 + min(outcome, tree.depth))
             yield tree.token_ids.tolist(), tree.parents.tolist()
 
     assert list(trees()) == list(trees())
@@ -158,12 +153,12 @@ def test_a_replay_decides_the_same(table, seed, outcomes):
 
 def failures(table, tokens):
     """An answer whose drafts are never accepted: which cycles drafted, and its time."""
-    budget, rng, drafted, spent = Budget(table, AUTO), np.random.default_rng(0), [], 0.0
+    trees, rng, drafted, spent = CostAwareTrees(table, LIMITS), np.random.default_rng(0), [], 0.0
     for _ in range(tokens):
-        cycle(budget, rng)
-        budget.settle(1)
-        drafted.append(budget._spent > table.plain)
-        spent += budget._spent
+        cycle(trees, rng)
+        trees.end_cycle(1)
+        drafted.append(trees._spent_ms > table.plain)
+        spent += trees._spent_ms
     return drafted, spent
 
 
@@ -176,44 +171,44 @@ def test_drafting_that_never_pays_costs_three_percent_at_most(table):
 
 
 def test_a_success_pays_for_the_next_tries():
-    purse = Purse(plain=4.0)
-    while purse.room > 6.0:
-        purse.settle(1, 6.0)
-    purse.settle(4, 6.0)
-    assert purse.room > 6.0
+    budget = TimeBudget(plain_ms=4.0)
+    while budget.left_ms > 6.0:
+        budget.add_cycle(1, 6.0)
+    budget.add_cycle(4, 6.0)
+    assert budget.left_ms > 6.0
     for _ in range(50):
-        purse.settle(4, 6.0)
-    assert purse.savings == 3 * 4.0, "long successes are forgotten"
+        budget.add_cycle(4, 6.0)
+    assert budget.savings_ms == 3 * 4.0, "long successes are forgotten"
 
 
 def test_confident_drafts_get_deeper_trees():
     sizes = {}
     for sharpness in (0.02, 2.0):
         rng = np.random.default_rng(1)
-        trees = [cycle(Budget(FAST, AUTO), rng, sharpness=sharpness) for _ in range(40)]
+        trees = [cycle(CostAwareTrees(FAST, LIMITS), rng, sharpness=sharpness) for _ in range(40)]
         sizes[sharpness] = np.mean([tree.depth for tree in trees])
     assert sizes[0.02] > 2 * sizes[2.0]
 
 
-def test_dear_rows_make_small_trees():
+def test_expensive_query_tokens_make_small_trees():
     def mean_size(table):
         rng = np.random.default_rng(2)
-        return np.mean([cycle(Budget(table, AUTO), rng).num_draft_tokens for _ in range(40)])
+        return np.mean([cycle(CostAwareTrees(table, LIMITS), rng).num_draft_tokens for _ in range(40)])
 
     assert mean_size(FAST) > 3 * mean_size(SLOW)
 
 
-def company(count, rows=6):
-    """The load of one sequence among `count` others that bring so many rows each."""
-    loads = [Load(rows=rows, tokens=1.8, draft_ms=1.0) for _ in range(count + 1)]
-    share_cycle(loads)
-    return loads[0]
+def in_batch(count, rows=6):
+    """The share of one sequence in a batch with `count` others of this many query tokens each."""
+    shares = [SequenceShare(query_tokens=rows, expected_tokens=1.8, draft_ms=1.0) for _ in range(count + 1)]
+    begin_cycle(shares)
+    return shares[0]
 
 
-def test_trees_shrink_as_the_load_grows():
+def test_trees_shrink_as_the_batch_grows():
     def mean_size(count):
         rng = np.random.default_rng(2)
-        trees = [cycle(Budget(FAST, AUTO, company(count)), rng, sharpness=0.1) for _ in range(40)]
+        trees = [cycle(CostAwareTrees(FAST, LIMITS, in_batch(count)), rng, sharpness=0.1) for _ in range(40)]
         return np.mean([tree.num_draft_tokens for tree in trees])
 
     alone, two, three, eight, many = (mean_size(count) for count in (0, 1, 2, 7, 31))
@@ -221,60 +216,62 @@ def test_trees_shrink_as_the_load_grows():
     assert eight < alone / 2
 
 
-def test_among_many_nothing_is_tried_on_credit():
+def test_in_a_large_batch_no_credit_is_used():
     """Where a share of a full pass is cheaper than a first level, not even the first cycle drafts."""
 
     def among(count):
-        loads = [Load() for _ in range(count)]
-        share_cycle(loads)
-        return Budget(FAST, AUTO, loads[0]).open()
+        shares = [SequenceShare() for _ in range(count)]
+        begin_cycle(shares)
+        return CostAwareTrees(FAST, LIMITS, shares[0]).begin()
 
     assert among(1) is not None
     assert among(2) is not None
     assert among(16) is None
 
 
-def test_in_company_reading_is_paid_by_the_cycles_that_were_let_pass():
-    """Alone a sequence draws on its credit; in company it first lets cycles pass that would have saved it."""
-    alone, costly = Budget(FAST, AUTO), 100
-    assert alone.open(waiting=costly) is not None
-    budget = Budget(FAST, AUTO, company(1, rows=1))
-    prices = Prices.of(FAST, company(1, rows=1))
-    first_level = FAST.root_ms + prices.cycle[1] - prices.cycle[0]
-    saving = prices.saving(FIRST_WORTH, FAST.root_ms) - LEAST_GAIN * first_level
+def test_in_a_batch_reading_is_paid_by_the_savings_that_were_missed():
+    """At batch size 1 the credit pays; in a batch it first skips cycles whose savings would have paid."""
+    alone, costly = CostAwareTrees(FAST, LIMITS), 100
+    assert alone.begin(unread=costly) is not None
+    trees = CostAwareTrees(FAST, LIMITS, in_batch(1, rows=1))
+    costs = SequenceCosts.of(FAST, in_batch(1, rows=1))
+    first_level = FAST.root_ms + costs.cycle_ms[1] - costs.cycle_ms[0]
+    saving = costs.saving(FIRST_WORTH, FAST.root_ms) - LEAST_GAIN * first_level
     aside = math.ceil((FAST.reading(costly) / saving - 1) * 2)  # of what is missed, half is its share
     assert aside > 2
-    opened = [budget.open(waiting=costly) is not None for _ in range(aside + 2)]
+    opened = [trees.begin(unread=costly) is not None for _ in range(aside + 2)]
     assert opened == [False] * aside + [True, False], "what was saved up is spent by reading"
-    assert budget.open(waiting=1) is not None, "one pair is in the price of every level below the root"
+    assert trees.begin(unread=1) is not None, "one pair is in the price of every level below the root"
 
 
 @given(table=tables, seed=st.integers(0, 10**6), outcomes=st.lists(st.integers(0, 8), max_size=20))
-def test_a_sequence_alone_decides_as_if_nothing_were_shared(table, seed, outcomes):
-    assert Prices.of(table, Load()) == Prices(table.cycle)
+def test_at_batch_size_1_decisions_are_those_of_a_single_sequence(table, seed, outcomes):
+    assert SequenceCosts.of(table, SequenceShare()) == SequenceCosts(table.cycle)
 
-    def trees(budget):
+    def drafted(trees):
         rng = np.random.default_rng(seed)
         for outcome in outcomes:
-            tree = cycle(budget, rng)
-            budget.settle(1 + min(outcome, tree.depth))
+            tree = cycle(trees, rng)
+            trees.end_cycle(1 + min(outcome, tree.depth))
             yield tree.token_ids.tolist(), tree.parents.tolist()
 
-    left_alone = Load()
-    share_cycle([left_alone])
-    assert list(trees(Budget(table, AUTO))) == list(trees(Budget(table, AUTO, left_alone)))
+    single = SequenceShare()
+    begin_cycle([single])
+    assert list(drafted(CostAwareTrees(table, LIMITS))) == list(
+        drafted(CostAwareTrees(table, LIMITS, single))
+    )
 
 
 @given(table=tables, count=st.integers(1, 40), rows=st.integers(1, 64))
-def test_prices_add_up_to_the_whole_cycle(table, count, rows):
+def test_shares_add_up_to_the_whole_cycle(table, count, rows):
     """However a cycle's time is split, it is that of one pass over all rows, and of all the work beside."""
-    prices = Prices.of(table, company(count, rows))
+    costs = SequenceCosts.of(table, in_batch(count, rows))
     for more in (0, 1, 63):
         whole = table.verify(1 + count * rows + more) + (1 + count) * table.overhead_ms + count * 1.0
-        assert prices.other_ms + prices.cycle[more] == pytest.approx(whole)
-    assert list(prices.cycle) == sorted(prices.cycle)
+        assert costs.other_ms + costs.cycle_ms[more] == pytest.approx(whole)
+    assert list(costs.cycle_ms) == sorted(costs.cycle_ms)
     nobody_drafts = table.verify(1 + count) / (1 + count) + table.overhead_ms
-    assert prices.cycle[0] == pytest.approx(nobody_drafts)
+    assert costs.cycle_ms[0] == pytest.approx(nobody_drafts)
 
 
 @given(
@@ -282,16 +279,16 @@ def test_prices_add_up_to_the_whole_cycle(table, count, rows):
         st.tuples(st.integers(0, 4), st.integers(1, 64), st.floats(1, 9), st.floats(0, 50)), max_size=30
     )
 )
-def test_a_company_is_the_sum_of_its_loads(changes):
-    loads = [Load() for _ in range(5)]
-    share_cycle(loads)
+def test_batch_totals_are_the_sums_of_their_shares(changes):
+    shares = [SequenceShare() for _ in range(5)]
+    begin_cycle(shares)
     for at, rows, tokens, draft_ms in changes:
-        loads[at].bring(rows, tokens)
-        loads[at].spend(draft_ms)
-    company = loads[0].company
-    assert company.rows == sum(load.rows for load in loads)
-    assert company.tokens == pytest.approx(sum(load.tokens for load in loads))
-    assert company.draft_ms == pytest.approx(sum(load.draft_ms for load in loads), abs=1e-9)
+        shares[at].set_tree(rows, tokens)
+        shares[at].set_draft_ms(draft_ms)
+    totals = shares[0].batch
+    assert totals.query_tokens == sum(share.query_tokens for share in shares)
+    assert totals.expected_tokens == pytest.approx(sum(share.expected_tokens for share in shares))
+    assert totals.draft_ms == pytest.approx(sum(share.draft_ms for share in shares), abs=1e-9)
 
 
 @given(
@@ -300,16 +297,16 @@ def test_a_company_is_the_sum_of_its_loads(changes):
     seed=st.integers(0, 10**6),
     outcomes=st.lists(st.integers(0, 8), max_size=40),
 )
-def test_among_others_too_time_exceeds_plain_decodings_by_the_credit_at_most(table, count, seed, outcomes):
-    budget, rng = Budget(table, AUTO, company(count)), np.random.default_rng(seed)
+def test_in_a_batch_too_time_exceeds_plain_decodings_by_the_credit_at_most(table, count, seed, outcomes):
+    trees, rng = CostAwareTrees(table, LIMITS, in_batch(count)), np.random.default_rng(seed)
     spent = tokens = 0
     for outcome in outcomes:
-        tree = cycle(budget, rng)
+        tree = cycle(trees, rng)
         credit = FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(tokens)
         emitted = 1 + min(outcome, tree.depth)
-        budget.settle(emitted)
-        spent, tokens = spent + budget._spent, tokens + emitted
-        assert spent <= budget._purse.plain * (tokens + credit) * (1 + 1e-9)
+        trees.end_cycle(emitted)
+        spent, tokens = spent + trees._spent_ms, tokens + emitted
+        assert spent <= trees._time.plain_ms * (tokens + credit) * (1 + 1e-9)
 
 
 @given(
@@ -319,13 +316,13 @@ def test_among_others_too_time_exceeds_plain_decodings_by_the_credit_at_most(tab
 )
 def test_what_a_level_saves_is_the_time_of_its_tokens_without_it(table, count, values):
     """With as many nodes as are best: expected tokens at plain decoding's rate, less what the cycle takes."""
-    prices = Prices.of(table, company(count))
-    plain = (prices.other_ms + prices.cycle[0]) / (1 + prices.other_tokens)
+    costs = SequenceCosts.of(table, in_batch(count))
+    plain = (costs.other_ms + costs.cycle_ms[0]) / (1 + costs.other_tokens)
     savings = []
     for nodes in range(1, len(values) + 1):
-        tokens = 1 + prices.other_tokens + sum(values[:nodes])
-        savings.append(tokens * plain - (prices.other_ms + prices.cycle[nodes] + 0.7))
-    assert prices.saving(values, 0.7) == pytest.approx(max(savings), abs=1e-9)
+        tokens = 1 + costs.other_tokens + sum(values[:nodes])
+        savings.append(tokens * plain - (costs.other_ms + costs.cycle_ms[nodes] + 0.7))
+    assert costs.saving(values, 0.7) == pytest.approx(max(savings), abs=1e-9)
 
 
 def test_costs_go_on_beyond_the_table():
@@ -345,7 +342,7 @@ def test_costs_go_on_beyond_the_table():
 
 @given(depth=st.integers(0, 10))
 def test_the_context_bounds_the_depth(depth):
-    tree = cycle(Budget(FAST, AUTO), np.random.default_rng(0), sharpness=0.02, max_depth=depth)
+    tree = cycle(CostAwareTrees(FAST, LIMITS), np.random.default_rng(0), sharpness=0.02, max_depth=depth)
     assert tree.depth <= depth
 
 
@@ -365,7 +362,7 @@ def test_costs_lie_on_straight_lines():
     assert FAST.levels[9] == 0.5
 
 
-def test_a_measurement_too_dear_is_mended_by_its_neighbours():
+def test_a_measurement_too_slow_is_corrected_by_its_neighbours():
     table = CostTable(
         verify_ms=((1, 4.0), (2, 9.0), (3, 5.0), (4, 4.0), (5, 8.0), (64, 90.0)),
         draft_ms=((1, 1.0),),
@@ -377,7 +374,7 @@ def test_a_measurement_too_dear_is_mended_by_its_neighbours():
 
 
 @given(table=tables, context=st.integers(0, 4000), more=st.integers(0, 2000))
-def test_rows_grow_dearer_with_the_context_and_plain_decoding_with_them(table, context, more):
+def test_query_tokens_cost_more_with_the_context_and_plain_decoding_with_them(table, context, more):
     assert table.at(256) == table
     near, far = table.at(context), table.at(context + more)
     assert far is table.at(context + more), "made once"
@@ -395,7 +392,9 @@ def test_trees_shrink_as_the_context_grows():
 
     def drafted(context):
         rng = np.random.default_rng(0)
-        return [cycle(Budget(table, AUTO), rng, context=context).num_draft_tokens for _ in range(40)]
+        return [
+            cycle(CostAwareTrees(table, LIMITS), rng, context=context).num_draft_tokens for _ in range(40)
+        ]
 
     near, far = np.mean(drafted(256)), np.mean(drafted(4096))
     assert 1 < far < near - 2

@@ -1,19 +1,18 @@
 """How a draft tree grows: EAGLE-2's expansion and rerank, and static trees.
 
 Source: EAGLE-2 (arXiv 2406.16858), Sec. 4.1 (expansion) and 4.2 (rerank); docs/algorithm.md has a worked
-example. The arithmetic of a dynamic tree is in `eyas.drafters.policy.candidates`.
+example. The arithmetic of a dynamic tree is in `eyas.drafters.candidates`.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from itertools import groupby
 
 import numpy as np
 
 from eyas.config import TreeConfig
-from eyas.drafters.policy.candidates import (
+from eyas.drafters.candidates import (
     BELOW_ROOT,
     NO_NUMBER,
     AnyCandidates,
@@ -21,33 +20,15 @@ from eyas.drafters.policy.candidates import (
     new_candidates,
     unrounded,
 )
+from eyas.drafters.ranked import Expand, Frontier
 from eyas.engine.tree import DraftTree, Floats, Ints
-
-
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """The F nodes of one level that are expanded next, best first."""
-
-    candidates: list[int]  # flat indices
-    token_ids: list[int]
-    log_values: list[float]
-    parent_rows: list[int]  # row of each node's parent in the frontier before (the root is row 0)
-
-    def first(self, count: int) -> "Frontier":
-        """Its `count` best nodes."""
-        return Frontier(
-            self.candidates[:count],
-            self.token_ids[:count],
-            self.log_values[:count],
-            self.parent_rows[:count],
-        )
 
 
 class Expansion:
     """A dynamic tree, grown level by level: candidates in the terms of the drafters.
 
     Args:
-        candidates: none yet, from `eyas.drafters.policy.candidates.new_candidates`.
+        candidates: none yet, from `eyas.drafters.candidates.new_candidates`.
     """
 
     def __init__(self, candidates: AnyCandidates) -> None:
@@ -99,13 +80,10 @@ class Expansion:
         return DraftTree(*self._candidates.expanded(root, draft_tokens), best=partial(self.rerank, root))
 
 
-Draft = Callable[[Frontier | None], tuple[Ints, Floats]]
-
-
 def grow_tree(
     root: int,
     config: TreeConfig,
-    draft: Draft,
+    expand: Expand,
     *,
     max_depth: int,
     terminal: Collection[int] = (),
@@ -116,8 +94,7 @@ def grow_tree(
     Args:
         root: token id at the top.
         config: sizes of the tree.
-        draft: runs the draft network on a frontier of F nodes (None: on the root) and returns each node's
-            best children as (token ids (F, K), log confidences (F, K)), most confident first.
+        expand: drafts a level.
         max_depth: no node is deeper, whatever `config` says: the context ends there.
         terminal: stop tokens, which are never expanded.
         rounding: rounds each sum of logs (score_precision).
@@ -129,7 +106,7 @@ def grow_tree(
             frontier = expansion.frontier()
             if not frontier.token_ids:
                 break
-        expansion.grow(frontier, *draft(frontier))
+        expansion.grow(frontier, *expand(frontier, config.tree_top_k))
     keep = expansion.rerank if config.rerank else expansion.expanded
     return keep(root, config.draft_tokens)
 
@@ -137,7 +114,7 @@ def grow_tree(
 def grow_static(
     root: int,
     choices: Iterable[tuple[int, ...]],
-    draft: Draft,
+    expand: Expand,
     *,
     max_depth: int,
     terminal: Collection[int] = (),
@@ -148,8 +125,8 @@ def grow_static(
         root: token id at the top.
         choices: each node as the sibling ranks on its path, e.g. (0, 2) = third child of the best child.
             With a node its parent is in the list too, and so are its better siblings.
-        draft: as in `grow_tree`; it is called for the nodes that have children, level by level. A frontier's
-            candidates are node indices. A child of log confidence -inf does not exist.
+        expand: drafts a level; it is called for the nodes that have children. A frontier's candidates are
+            node indices.
         max_depth: deeper nodes are left out.
         terminal: stop tokens, which are never expanded: what the list has below them is left out.
 
@@ -158,13 +135,14 @@ def grow_static(
     """
     paths = sorted((path for path in choices if len(path) <= max_depth), key=lambda path: (len(path), path))
     inner = {path[:-1] for path in paths}
+    width = 1 + max((path[-1] for path in paths), default=0)
     nodes: dict[tuple[int, ...], int] = {(): 0}
     token_ids, parents, log_values = [root], [-1], [0.0]
     frontier: Frontier | None = None
     rows: dict[tuple[int, ...], int] = {(): 0}  # where its nodes stand in it
     for _, group in groupby(paths, key=len):
         level = list(group)
-        children, log_confidences = draft(frontier)
+        children, log_confidences = expand(frontier, width)
         if np.isnan(log_confidences).any():
             raise FloatingPointError(NO_NUMBER)
         for path in level:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.drafters.policy.acceptance import KNOTS, AcceptanceMap, Observation, observed
+from eyas.drafters.acceptance import KNOTS, AcceptanceMap, Observation, observed
 from eyas.engine.tree import DraftTree
 from eyas.engine.verification import Verdict
 from eyas.errors import DataError

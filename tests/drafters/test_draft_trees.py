@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import reference
 from eyas.config import TreeConfig
+from eyas.drafters.candidates import best_of
 from eyas.drafters.eagle import TREE as EAGLE_TREE
-from eyas.drafters.policy.candidates import best_of
-from eyas.drafters.policy.expansion import grow_static, grow_tree
+from eyas.drafters.expansion import grow_static, grow_tree
 from eyas.engine.tree import ancestor_mask, chain, node_depths, root_only
 from eyas.errors import ConfigError
 
@@ -18,7 +18,7 @@ def draft_from(confidences, k, log=np.log):
     """A `draft` callback over confidences by path; remembers each frontier's paths."""
     paths = [[()]]
 
-    def draft(frontier):
+    def draft(frontier, _k):
         if frontier is not None:
             above = paths[-1]
             paths.append(
@@ -97,7 +97,7 @@ def test_every_tree_is_ancestor_closed_under_ties_in_every_precision(data, k, de
         with np.errstate(invalid="ignore"):
             return np.where(np.isfinite(values), np.round(values * precision) / precision, values)
 
-    def draft(frontier):
+    def draft(frontier, _k):
         rows = 1 if frontier is None else len(frontier.token_ids)
         logs = np.array([sorted((data.draw(levels) for _ in range(k)), reverse=True) for _ in range(rows)])
         return np.tile(np.arange(k), (rows, 1)), logs
@@ -177,7 +177,7 @@ def test_stop_tokens_are_kept_but_never_expanded():
 
 @pytest.mark.parametrize("rerank", [True, False])
 def test_not_a_number_is_an_error(rerank):
-    def draft(frontier):
+    def draft(frontier, _k):
         return np.array([[0]]), np.array([[np.nan]])
 
     config = TreeConfig(draft_tokens=1, depth=1, tree_top_k=1, rerank=rerank)
@@ -221,9 +221,9 @@ def test_static_trees_take_the_named_ranks(shape, seed, max_depth, stops, vocab)
     draft = draft_from(confidences, 4)
     passes = []
 
-    def counted(frontier):
+    def counted(frontier, k):
         passes.append(0 if frontier is None else len(frontier.token_ids))
-        return draft(frontier)
+        return draft(frontier, k)
 
     tree = grow_static(9, shape, counted, max_depth=max_depth, terminal=stops)
     expected, values = [], []
@@ -260,7 +260,7 @@ def test_eagles_tree_is_the_papers():
 
 def test_a_static_tree_refuses_what_is_not_a_number():
     with pytest.raises(FloatingPointError, match="not a number"):
-        grow_static(0, CHOICES, lambda _: (np.array([[1, 2]]), np.array([[np.nan, -1.0]])), max_depth=3)
+        grow_static(0, CHOICES, lambda *_: (np.array([[1, 2]]), np.array([[np.nan, -1.0]])), max_depth=3)
 
 
 parent_lists = st.lists(st.integers(0, 10**6), max_size=12).map(

@@ -1,0 +1,137 @@
+"""Prompt lookup in cost-aware trees: the tree includes the continuation of the newest n-gram's last
+occurrence.
+
+An answer repeats its prompt and itself, above all in summaries, code and lists, and a small draft network is
+poor at copying over hundreds of tokens. So a cost-aware tree includes one chain that is looked up, as in
+prompt lookup decoding (Apoorv Saxena, 2023). It costs no pass of the network, which does not run at all where
+the chain is likely enough. How likely it is depends on how many of the newest tokens also stand before it:
+
+    text        the cat sat on the mat . Then the cat sat on ?
+    matched     the cat sat on                                    4 tokens: "the", then with 5 "mat", ...
+
+The initial rates by that number were measured on greedy and on sampled answers (docs/log.md, 2026-11-28);
+what becomes of the chains in an answer corrects them. A method that finds continuations by itself
+(`eyas.drafters.ranked.ContinuationSession`) supplies the chain instead, with rates of the same kind.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from eyas.drafters.ngrams import NgramEnds
+from eyas.drafters.ranked import Continuation
+from eyas.engine.tree import before_stop
+
+SIZES = (8, 4, 2)  # n-grams that are looked up, the longest first
+# Rates of a token by how many tokens before it matched: this many, and up to the next number.
+MATCHED = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)
+GREEDY_RATES = (0.2, 0.35, 0.53, 0.64, 0.74, 0.81, 0.85, 0.91, 0.94, 0.97)
+SAMPLED_RATES = (0.1, 0.2, 0.31, 0.41, 0.54, 0.66, 0.75, 0.86, 0.90, 0.90)  # at temperature 1
+PRIOR = 8  # observations that the initial rates count for
+MOST = 32  # tokens of a chain
+LEAST_VALUE = 0.02  # a chain ends before tokens that are less likely
+
+Find = Callable[[Sequence[int], int], Continuation]  # of a text, at most so many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedChain:
+    """A chain below the root, and the rate at which each token is accepted if the one before was."""
+
+    token_ids: Sequence[int] = ()
+    rates: Sequence[float] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.token_ids)
+
+
+NO_CHAIN = ExpectedChain()
+
+
+class ExpectedChains:
+    """The continuations of one answer with their acceptance rates, which follow what becomes of them.
+
+    Args:
+        find: looks for a continuation.
+        temperature: of the answer's sampling.
+    """
+
+    def __init__(self, find: Find, temperature: float = 0.0) -> None:
+        sampled = min(1.0, temperature)
+        pairs = zip(GREEDY_RATES, SAMPLED_RATES, strict=True)
+        self._find = find
+        self._hits = [PRIOR * (greedy + sampled * (other - greedy)) for greedy, other in pairs]
+        self._tries = [float(PRIOR)] * len(MATCHED)
+        self._last, self._last_length = Continuation(), 0  # what was found, and for a text of which length
+
+    def after(self, token_ids: Sequence[int], count: int) -> ExpectedChain:
+        """Up to `count` tokens that may follow `token_ids`, the text of the previous call and more."""
+        self._learn(token_ids)
+        found = self._find(token_ids, min(count, MOST))
+        rates: list[float] = []
+        value = 1.0
+        for at in range(len(found.token_ids)):
+            rates.append(self._rate(found.matched + at))
+            value *= rates[-1]
+            if value < LEAST_VALUE:
+                break
+        kept = found.token_ids[: len(rates)]
+        self._last, self._last_length = Continuation(kept, found.matched), len(token_ids)
+        return ExpectedChain(kept, rates) if kept else NO_CHAIN
+
+    def _rate(self, matched: int) -> float:
+        at = _bucket(matched)
+        return self._hits[at] / self._tries[at]
+
+    def _learn(self, token_ids: Sequence[int]) -> None:
+        """Count which tokens of the previous chain came true, up to the first that did not."""
+        came = token_ids[self._last_length :]
+        for offset, (expected, token) in enumerate(zip(self._last.token_ids, came, strict=False)):
+            at = _bucket(self._last.matched + offset)
+            self._tries[at] += 1
+            if expected != token:
+                return
+            self._hits[at] += 1
+
+
+def _bucket(matched: int) -> int:
+    return bisect_right(MATCHED, matched) - 1
+
+
+class PromptLookup:
+    """Finds what followed the newest tokens at their previous occurrence in a growing text.
+
+    Args:
+        stops: a continuation ends before these tokens.
+    """
+
+    def __init__(self, stops: Collection[int] = ()) -> None:
+        self._stops = stops
+        self._ends = NgramEnds(SIZES)
+
+    def __call__(self, token_ids: Sequence[int], count: int) -> Continuation:
+        """At most `count` tokens that may follow `token_ids`, the text of the previous call and more."""
+        matched, start = self._longest(token_ids)
+        if not matched:
+            return Continuation()
+        text = list(token_ids[start : start + MOST])
+        while len(text) < MOST:  # the continuation reaches into itself: a loop
+            text += text[: MOST - len(text)]
+        return Continuation(before_stop(text[: max(0, count)], self._stops), matched)
+
+    def _longest(self, token_ids: Sequence[int]) -> tuple[int, int]:
+        """How many of the newest tokens match, at most MOST, and where their continuation begins.
+
+        The longest n-grams are tried first, and of equal ones the last occurrence counts; (0, 0) if there is
+        none.
+        """
+        self._ends.read(token_ids)
+        length = len(token_ids)
+        for n in SIZES:
+            end = self._ends.end(token_ids[-n:]) if n < length else None
+            if end is None:
+                continue
+            while n < min(end, MOST) and token_ids[end - n - 1] == token_ids[length - n - 1]:
+                n += 1
+            return n, end
+        return 0, 0

@@ -1,0 +1,161 @@
+"""A drafter under a tree policy: `fixed` is its own tree, `auto` a cost-aware one."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from eyas.drafters.candidates import new_candidates
+from eyas.drafters.policy.cost_aware import CostAwareTrees
+from eyas.drafters.policy.lookup import NO_CHAIN, ExpectedChains, Find, PromptLookup
+from eyas.drafters.ranked import ContinuationSession, PlainSession, RankedSession, SizableSession, TreeLimits
+from eyas.engine.interfaces import (
+    DraftContext,
+    DraftOptions,
+    DraftSession,
+    Features,
+    LoadedDrafter,
+    Taps,
+    taps_of,
+)
+from eyas.engine.tree import DraftTree, root_only
+from eyas.errors import ConfigError
+
+# Tokens that a network reads at most for a cost-aware tree, of those that accumulated while it did not draft.
+# Of prompts of 670 tokens the whole gave no more accepted tokens than the end (docs/log.md, 2026-11-24).
+MOST_READ = 128
+# In a batch a tree is a level or two, and has to pay before the batch changes: a quarter of the reading for 6
+# % fewer accepted tokens (docs/log.md, 2026-11-27).
+MOST_READ_IN_BATCH = 32
+
+
+class TreePolicy:
+    """A loaded drafter whose sessions follow the tree policy of each request.
+
+    Args:
+        drafter: proposes the method's own trees.
+        name: of the method, for messages.
+    """
+
+    def __init__(self, drafter: LoadedDrafter, name: str) -> None:
+        self.drafter = drafter
+        self.name = name
+
+    @property
+    def taps(self) -> Taps:
+        """The hidden states that the drafter reads."""
+        return taps_of(self.drafter)
+
+    @cached_property
+    def is_sizable(self) -> bool:
+        """Whether its trees have a size that can be chosen from costs."""
+        return isinstance(self.drafter.open(), SizableSession)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether it never drafts anything, so that all policies are the same."""
+        return isinstance(self.drafter.open(), PlainSession)
+
+    def check_auto(self, options: DraftOptions) -> None:
+        """Refuse cost-aware trees where they are impossible.
+
+        Raises:
+            ConfigError: the method, or one of its `options`, does not have them.
+        """
+        if not (self.is_sizable or self.is_plain):
+            raise ConfigError(
+                f"tree is 'auto', but {self.name} drafts no trees whose size can be chosen; set tree='fixed'."
+            )
+        if options.rule.lossless == "distribution":
+            raise ConfigError(
+                f"tree is 'auto', but the ratio test of {self.name} needs each tree whole, as it was drawn; "
+                "set tree='fixed'."
+            )
+
+    def open(self) -> "PolicySession":
+        """A session of the drafter under the policy."""
+        return PolicySession(self.drafter.open(), self)
+
+
+class PolicySession:
+    """One sequence: passes everything on to the drafter's session, and sizes its trees where asked to."""
+
+    def __init__(self, session: DraftSession, policy: TreePolicy) -> None:
+        self.session = session
+        self._policy = policy
+        self._auto: _AutoTrees | None = None
+
+    @property
+    def num_forwards(self) -> int:
+        """Passes of the draft network since `begin`."""
+        return self.session.num_forwards
+
+    def begin(self, context: DraftContext, keep: int = 0) -> None:
+        """Start an answer under the policy of its request.
+
+        Raises:
+            ConfigError: cost-aware trees without a table, or with a method or option that does not have them.
+        """
+        self._auto = None
+        self.session.begin(context, keep)
+        if context.tree.is_auto:
+            self._policy.check_auto(context.options)
+            self._auto = None if self._policy.is_plain else _AutoTrees(self.session, context)
+
+    def extend(self, features: Features, token_ids: Sequence[int]) -> None:
+        """Tokens were committed."""
+        self.session.extend(features, token_ids)
+        if self._auto is not None:
+            self._auto.end_cycle(len(token_ids))
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """The tree of a cycle."""
+        if self._auto is None:
+            return self.session.propose(token_ids, max_depth)
+        return self._auto.propose(token_ids, max_depth)
+
+
+class _AutoTrees:
+    """Cost-aware trees of one answer over a drafter's session."""
+
+    def __init__(self, session: DraftSession, context: DraftContext) -> None:
+        if context.costs is None:
+            raise ConfigError(
+                "tree is 'auto', but the request has no cost table; measure one, or set tree='fixed'."
+            )
+        self._context = context
+        self._ranked = session if isinstance(session, RankedSession) else None
+        limits = TreeLimits() if self._ranked is None else self._ranked.limits(context.prompt_ids)
+        self._trees = CostAwareTrees(context.costs, limits, context.share, can_draft=self._ranked is not None)
+        self._chains: ExpectedChains | None = None
+        find: Find | None = PromptLookup(context.stop_token_ids) if context.tree.lookup else None
+        if isinstance(session, ContinuationSession):
+            find = session.continuation
+        if find is not None:
+            self._chains = ExpectedChains(find, context.sampler.config.temperature)
+        self._is_drafting = False  # a tree was proposed: tokens committed before are the prompt's
+
+    def end_cycle(self, tokens: int) -> None:
+        """Account for the tokens of a cycle."""
+        if self._is_drafting:
+            self._trees.end_cycle(tokens)
+
+    def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
+        """The tree with the most expected tokens per millisecond; the network does not run if none pays."""
+        self._is_drafting = True
+        root, ranked = token_ids[-1], self._ranked
+        if max_depth < 1:
+            return root_only(root)
+        chain = self._chains.after(token_ids, max_depth) if self._chains else NO_CHAIN
+        most_read = MOST_READ if self._context.share.is_single else MOST_READ_IN_BATCH
+        unread = 1 if ranked is None else ranked.unread(token_ids, most_read)
+        growth = self._trees.begin(unread, context=len(token_ids) - 1, chain=chain)
+        if growth is None:
+            return root_only(root)
+        stops = self._context.stop_token_ids
+        if ranked is None:
+            return self._trees.grow(root, growth, new_candidates(1, stops), None, max_depth=max_depth)
+        limits = ranked.limits(token_ids)
+        candidates = new_candidates(limits.top_k, stops, ranked.rounding, confidence=ranked.acceptance)
+        if not self._trees.may_draft:
+            return self._trees.grow(root, growth, candidates, None, max_depth=max_depth)
+        with ranked.expander(token_ids, most_read) as expand:
+            return self._trees.grow(root, growth, candidates, expand, max_depth=min(max_depth, limits.depth))
