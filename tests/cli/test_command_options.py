@@ -14,11 +14,13 @@ from eyas.cli.aliases import ALIASES, add_aliases, resolve_aliases
 from eyas.cli.app import COMMANDS, build_parser
 from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
 from eyas.config import options_of
+from eyas.drafters.heads import head_kinds
 from eyas.drafters.registry import methods
 from eyas.errors import ConfigError
 from eyas.serve.settings import ServeSettings
 from eyas.training.acceptance_map import WatchConfig
-from eyas.training.config import DRAFT_CONFIGS, DistilConfig, HeadConfig
+from eyas.training.config import DistilConfig
+from eyas.training.finish import trainer_of
 
 
 def parser():
@@ -39,7 +41,8 @@ def parse(*argv):
 SETS = [
     *GROUPS.values(),
     *(method.options for method in methods().values()),
-    *(DistilConfig, HeadConfig, WatchConfig, ServeSettings, *DRAFT_CONFIGS.values()),
+    *(DistilConfig, WatchConfig, ServeSettings),
+    *(trainer_of(kind).recipe for kind in head_kinds().values()),
 ]
 
 

@@ -84,9 +84,9 @@ def test_what_training_of_others_refuses(eyas, answers, bare_model, tmp_path):
 
 
 def test_ctrl_c_keeps_the_run(eyas, answers, bare_model, tmp_path, monkeypatch):
-    from eyas.training.head import HeadTrainer
+    from eyas.training.trainer import Trainer
 
-    step, steps = HeadTrainer._step, []
+    step, steps = Trainer._step, []
 
     def interrupted(trainer, samples):
         steps.append(1)
@@ -94,7 +94,7 @@ def test_ctrl_c_keeps_the_run(eyas, answers, bare_model, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return step(trainer, samples)
 
-    monkeypatch.setattr(HeadTrainer, "_step", interrupted)
+    monkeypatch.setattr(Trainer, "_step", interrupted)
     work, out = tmp_path / "run", tmp_path / "head"
     argv = ("train", "head", "--answers", answers, "--work", work, "--out", out, "--model", bare_model, *HEAD)
     done = eyas(*argv)

@@ -7,18 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from making import DISTILLED, KINDS, recipe_class, trainer_class, write
 
 from eyas.drafters.eagle_head import EAGLE
-from eyas.drafters.heads import read_head, write_head
+from eyas.drafters.heads import read_head
 from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.runtimes import load_runtime
-from eyas.training.config import DRAFT_CONFIGS, HeadConfig
 from eyas.training.data import Sample, read_samples
-from eyas.training.draft import DraftTrainer
+from eyas.training.eagle import EagleRecipe, EagleTrainer
 from eyas.training.features import FeatureSource, keeper
-from eyas.training.finish import head_config, train_head
-from eyas.training.finish_draft import train_draft
-from eyas.training.head import HeadTrainer
+from eyas.training.finish import train_head
 from eyas.training.place import check_apart, check_replaceable
 from eyas.training.state import load_state
 from tiny import HIDDEN, VOCAB, write_llama
@@ -28,13 +26,13 @@ QUICK = {"learning_rate": 3e-3, "noise": 0.0, "first_pair": True, "batch_rows": 
 
 def trainer(runtime, samples, draft_ids=None, start=None, cache=None, **changes):
     features = FeatureSource(runtime, 64, cache)
-    return HeadTrainer(
-        runtime, samples, HeadConfig(**{**QUICK, "epochs": 1.0, **changes}), draft_ids, features, start
+    return EagleTrainer(
+        runtime, samples, EagleRecipe(**{**QUICK, "epochs": 1.0, **changes}), draft_ids, features, start
     )
 
 
 def short(**changes):
-    return HeadConfig(**{**QUICK, "epochs": 0.1, **changes})
+    return EagleRecipe(**{**QUICK, "epochs": 0.1, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def other(tmp_path_factory):
 def head(runtime, samples, tmp_path_factory):
     """A head that training made."""
     folder = tmp_path_factory.mktemp("made")
-    train_head(runtime, samples[:10], short(), work=folder / "run", place=folder / "head")
+    train_head("eagle", runtime, samples[:10], short(), work=folder / "run", place=folder / "head")
     return folder / "head"
 
 
@@ -98,7 +96,7 @@ def content(place):
     return {path: path.read_bytes() for path in files if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["eagle", *DRAFT_CONFIGS])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", [notes, notes_beside_a_head, hidden, target, bare_target, half, file])
 def test_a_place_that_holds_something_else_is_refused(tmp_path, make, kind):
     make(tmp_path / "out")
@@ -113,10 +111,10 @@ def test_training_refuses_before_it_begins_and_again_at_the_end(runtime, samples
     place, work = tmp_path / "out", tmp_path / "run"
     notes(place)
     with pytest.raises(ConfigError, match=r"holds notes\.txt"):
-        train_head(runtime, samples[:10], short(), work=work, place=place)
-    config = DRAFT_CONFIGS["medusa"](epochs=0.1, held_out_every=8, draft_vocab=None)
+        train_head("eagle", runtime, samples[:10], short(), work=work, place=place)
+    config = recipe_class("medusa")(epochs=0.1, held_out_every=8, draft_vocab=None)
     with pytest.raises(ConfigError, match=r"holds notes\.txt"):
-        train_draft("medusa", runtime, samples[:10], config, work=work, place=place)
+        train_head("medusa", runtime, samples[:10], config, work=work, place=place)
     assert not work.exists()
 
     late = tmp_path / "late"
@@ -126,7 +124,7 @@ def test_training_refuses_before_it_begins_and_again_at_the_end(runtime, samples
             notes(late)
 
     with pytest.raises(ConfigError, match=r"holds notes\.txt"):
-        train_head(runtime, samples[:10], short(), work=work, place=late, progress=put_notes)
+        train_head("eagle", runtime, samples[:10], short(), work=work, place=late, progress=put_notes)
     assert (late / "notes.txt").read_text() == "mine"
     assert (work / "state.pt").is_file()
 
@@ -135,7 +133,7 @@ def test_a_head_of_ours_is_replaced_by_a_head_alone(head, tmp_path):
     check_replaceable(head, "eagle")
     check_replaceable(tmp_path, "eagle")  # empty
     check_replaceable(tmp_path / "new", "eagle")
-    for kind in DRAFT_CONFIGS:
+    for kind in DISTILLED:
         with pytest.raises(ConfigError, match=f"`eyas train {kind}` has not made"):
             check_replaceable(head, kind)
 
@@ -156,8 +154,8 @@ def test_a_run_goes_on_with_what_it_began_with(runtime, other, samples, tmp_path
     trainer(runtime, samples).run(tmp_path)
     before = (tmp_path / "state.pt").read_bytes()
     if changed == "recipe":
-        config = DRAFT_CONFIGS["medusa"](epochs=1.0, batch_rows=256)
-        again = DraftTrainer(runtime, samples, config, None, FeatureSource(runtime, 64))
+        config = recipe_class("medusa")(epochs=1.0, batch_rows=256)
+        again = trainer_class("medusa")(runtime, samples, config, None, FeatureSource(runtime, 64))
     else:
         again = {
             "target": lambda: trainer(other, samples),
@@ -212,13 +210,13 @@ def test_two_runs_do_not_share_a_folder(runtime, samples, tmp_path):
 
 def test_a_loss_that_is_no_number_keeps_the_state_before(runtime, samples, tmp_path, monkeypatch):
     run = trainer(runtime, samples, epochs=3.0, save_every=2)
-    loss = HeadTrainer.loss
+    loss = EagleTrainer.loss
 
     def diverging(self, *args):
         value, parts = loss(self, *args)
         return value * (math.nan if self.state.step == 3 else 1), parts
 
-    monkeypatch.setattr(HeadTrainer, "loss", diverging)
+    monkeypatch.setattr(EagleTrainer, "loss", diverging)
     with pytest.raises(ConfigError, match=r"loss is nan .*step 4; lower --learning-rate") as caught:
         run.run(tmp_path)
     one_line(caught)
@@ -228,13 +226,13 @@ def test_a_loss_that_is_no_number_keeps_the_state_before(runtime, samples, tmp_p
 
 
 def test_a_gradient_that_is_no_number_never_reaches_the_weights(runtime, samples, tmp_path, monkeypatch):
-    run, loss = trainer(runtime, samples), HeadTrainer.loss
+    run, loss = trainer(runtime, samples), EagleTrainer.loss
 
     def steep(self, *args):
         value, parts = loss(self, *args)
         return value + (value - value.detach()).sqrt(), parts  # a finite sum, infinitely steep
 
-    monkeypatch.setattr(HeadTrainer, "loss", steep)
+    monkeypatch.setattr(EagleTrainer, "loss", steep)
     with pytest.raises(ConfigError, match=r"loss is \d.* at step 1; lower --learning-rate"):
         run.run(tmp_path)
     assert all(torch.isfinite(weight).all() for weight in run.network.parameters())
@@ -294,19 +292,19 @@ def test_resuming_with_kept_features_changes_nothing(runtime, samples, tmp_path)
 
 def test_a_run_begins_with_the_layers_of_the_head_it_starts_from(runtime, samples, tmp_path):
     start = tmp_path / "first"
-    start.mkdir()
     network = trainer(runtime, samples, layers=2, intermediate_size=24).network
-    write_head(EAGLE, start, network.to_weights(), head_config(runtime, network, (1.0,)), None)
+    write("eagle", start, runtime, network)
     place = tmp_path / "head"
-    train_head(runtime, samples[:10], short(), work=tmp_path / "run", place=place, start=start)
+    train_head("eagle", runtime, samples[:10], short(), work=tmp_path / "run", place=place, start=start)
     made = read_head(EAGLE, place)
     assert (made.config.stack.num_layers, made.config.stack.mlp_size) == (2, 24)
     recipe = made.document["provenance"]["recipe"]
     assert (recipe["layers"], recipe["intermediate_size"]) == (2, 24)
     for changes in ({"layers": 3}, {"intermediate_size": 48}):
         name = next(iter(changes))
-        with pytest.raises(ConfigError, match=f"{name} is .* but the head .*first"):
+        with pytest.raises(ConfigError, match=f"{name} is .* but the head to start from has"):
             train_head(
+                "eagle",
                 runtime,
                 samples[:10],
                 short(**changes),
@@ -319,11 +317,11 @@ def test_a_run_begins_with_the_layers_of_the_head_it_starts_from(runtime, sample
 def test_a_head_of_another_target_is_no_start(runtime, other, samples, head, tmp_path):
     settings = {"work": tmp_path / "run", "place": tmp_path / "out", "start": head}
     with pytest.raises(CheckpointError, match="was trained for the target with fingerprint"):
-        train_head(other, samples[:10], short(), **settings)
+        train_head("eagle", other, samples[:10], short(), **settings)
     wide = write_llama(tmp_path / "wide", hidden_size=64)
     wide = load_runtime("torch", wide, name="wide", dtype="float32", threads=1)
     with pytest.raises(CheckpointError, match=f"hidden size {HIDDEN}, but wide has 64"):
-        train_head(wide, samples[:10], short(), **settings)
+        train_head("eagle", wide, samples[:10], short(), **settings)
     assert not (tmp_path / "run").exists()
 
 
@@ -336,7 +334,7 @@ def test_numbers_that_nothing_can_be_done_with_are_refused(value):
     natural = ["weight_decay", "noise", "ce_weight", "regression_weight", "step_decay"]
     for name in positive if value == 0 else [*positive, *natural]:
         with pytest.raises(ConfigError, match=f"{name} is {value}"):
-            HeadConfig(**{name: value})
+            EagleRecipe(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -355,21 +353,21 @@ def test_numbers_that_nothing_can_be_done_with_are_refused(value):
 )
 def test_impossible_recipes_are_refused(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
-        HeadConfig(**changes)
+        EagleRecipe(**changes)
 
 
 def test_answers_that_are_cut_away_are_refused_by_name(runtime, tmp_path):
     long = [Sample(f"{n}", (3, 4, 5, 6), (7,) * 9, 0.0) for n in range(20)]
     features = FeatureSource(runtime, 5)
     with pytest.raises(ConfigError, match="max_length is 5, but prompts have 4 tokens"):
-        HeadTrainer(runtime, long, short(max_length=5), None, features)
-    for kind in DRAFT_CONFIGS.values():
-        config = kind(max_length=5, prompt_share=0.0)
+        EagleTrainer(runtime, long, short(max_length=5), None, features)
+    for kind in DISTILLED:
+        config = recipe_class(kind)(max_length=5, prompt_share=0.0)
         with pytest.raises(ConfigError, match="max_length is 5, but prompts have 4 tokens"):
-            DraftTrainer(runtime, long, config, None, features)
+            trainer_class(kind)(runtime, long, config, None, features)
 
 
-@pytest.mark.parametrize("kind", ["eagle", *DRAFT_CONFIGS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_batches_in_which_nothing_counts_are_no_trouble(runtime, tmp_path, kind):
     """Prompts that fill `max_length`, and answers of one token, beside useful ones."""
     samples = [
@@ -379,10 +377,10 @@ def test_batches_in_which_nothing_counts_are_no_trouble(runtime, tmp_path, kind)
     changes = {"max_length": 16, "batch_rows": 1, "epochs": 1.0, "save_every": 1, "held_out_every": 4}
     work, place = tmp_path / "run", tmp_path / "out"
     if kind == "eagle":
-        train_head(runtime, samples, HeadConfig(**changes), work=work, place=place)
+        train_head("eagle", runtime, samples, EagleRecipe(**changes), work=work, place=place)
     else:
-        config = DRAFT_CONFIGS[kind](**changes, draft_vocab=None, prompt_share=0.0)
-        train_draft(kind, runtime, samples, config, work=work, place=place)
+        config = recipe_class(kind)(**changes, draft_vocab=None, prompt_share=0.0)
+        train_head(kind, runtime, samples, config, work=work, place=place)
     assert (place / "config.json").is_file()
 
 
@@ -390,7 +388,7 @@ def test_batches_in_which_nothing_counts_are_no_trouble(runtime, tmp_path, kind)
 def test_a_limit_of_features_is_a_number(runtime, samples, tmp_path, gigabytes):
     settings = {"work": tmp_path / "run", "place": tmp_path / "out", "feature_cache_gb": gigabytes}
     with pytest.raises(ConfigError, match=f"feature_cache_gb is {gigabytes}"):
-        train_head(runtime, samples, short(), feature_cache=tmp_path / "cache", **settings)
+        train_head("eagle", runtime, samples, short(), feature_cache=tmp_path / "cache", **settings)
 
 
 def test_a_folder_of_features_that_is_a_file_is_one_line(runtime, tmp_path):

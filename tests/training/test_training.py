@@ -5,23 +5,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from making import write
 
 from eyas.config import TreeConfig
 from eyas.drafters.eagle2 import Eagle2
 from eyas.drafters.eagle_head import EAGLE
-from eyas.drafters.heads import read_head, write_head
+from eyas.drafters.heads import read_head
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import DraftFiles
 from eyas.engine.sampling import Sampler, SamplingConfig, log_softmax
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.errors import CheckpointError, ConfigError, DataError
-from eyas.training.config import HeadConfig
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
 from eyas.training.distil import Job, Unlooped, answer_all
+from eyas.training.eagle import EagleRecipe, EagleTrainer, draw_chains
 from eyas.training.features import FeatureSource, keeper
-from eyas.training.finish import head_config, install_head
-from eyas.training.head import HeadTrainer, draw_chains
+from eyas.training.finish import train_head
 from eyas.training.losses import CHUNK, classification_loss, regression_loss
 from eyas.training.oracle import Oracle
 from eyas.training.simulate import posterior_gumbel, simulate
@@ -40,8 +40,8 @@ QUICK = {
 
 
 def trainer(runtime, samples, **changes):
-    config = HeadConfig(**{**QUICK, **changes})
-    return HeadTrainer(runtime, samples, config, None, FeatureSource(runtime, 64))
+    config = EagleRecipe(**{**QUICK, **changes})
+    return EagleTrainer(runtime, samples, config, None, FeatureSource(runtime, 64))
 
 
 def test_losses_by_hand():
@@ -186,14 +186,17 @@ def test_frequent_tokens_hold_what_must_be_in(samples):
 
 @pytest.fixture(scope="module")
 def head(runtime, samples, tmp_path_factory):
-    training, held_out = split_held_out(samples, 3)
-    run = trainer(runtime, training, epochs=8)
-    run.run(tmp_path_factory.mktemp("run"))
+    config = EagleRecipe(**QUICK | {"epochs": 8.0, "held_out_every": 3, "max_length": 64})
     folder = tmp_path_factory.mktemp("trained") / "head"
-    measured = install_head(
-        folder, runtime, run.best_network(), None, recipe=run.config, samples=training,
-        held_out=held_out, features=FeatureSource(runtime, 64), provenance={"answers_from": "test"},
-    )  # fmt: skip
+    measured = train_head(
+        "eagle",
+        runtime,
+        samples,
+        config,
+        work=tmp_path_factory.mktemp("run"),
+        place=folder,
+        provenance={"answers_from": "test"},
+    )
     return folder, measured
 
 
@@ -259,16 +262,15 @@ def test_a_perfect_draft_is_trusted_most(runtime, head, samples):
     network = trainer(runtime, samples, epochs=1).network
     sampled = [s for s in samples if s.temperature > 0]
     features = FeatureSource(runtime, 64)
-    from eyas.training.network import HeadNetwork
-
-    trained = HeadNetwork.from_checkpoint(read_head(EAGLE, head[0]))
+    trained = trainer(runtime, samples, epochs=1).network
+    trained.load_weights(read_head(EAGLE, head[0]).weights)
     with torch.no_grad():
         for weight in network.parameters():
             weight.normal_(std=0.3)
-    good = fit_coupled_scale(runtime, trained, features, sampled, None, depth=1)
-    bad = fit_coupled_scale(runtime, network, features, sampled, None, depth=1)
+    good = fit_coupled_scale(runtime, trained.unroll, features, sampled, None, depth=1)
+    bad = fit_coupled_scale(runtime, network.unroll, features, sampled, None, depth=1)
     assert good[0] < bad[0]
-    assert fit_coupled_scale(runtime, trained, features, [], None, depth=2) == (1.0, 1.0)
+    assert fit_coupled_scale(runtime, trained.unroll, features, [], None, depth=2) == (1.0, 1.0)
 
 
 def test_an_answer_does_not_depend_on_its_company(runtime):
@@ -362,12 +364,12 @@ def test_prompts_are_read_with_and_without_ids(tmp_path):
 )
 def test_impossible_recipes_are_refused(changes):
     with pytest.raises(ConfigError):
-        HeadConfig(**changes)
+        EagleRecipe(**changes)
 
 
 def test_draft_vocabularies_reach_the_loss(runtime, samples):
     ids = frequent_tokens(samples, 16, VOCAB)
-    run = HeadTrainer(runtime, samples, HeadConfig(**QUICK), ids, FeatureSource(runtime, 64))
+    run = EagleTrainer(runtime, samples, EagleRecipe(**QUICK), ids, FeatureSource(runtime, 64))
     assert run._head_weight.shape[0] == 16
 
 
@@ -382,8 +384,8 @@ def test_a_step_over_a_draft_vocabulary_runs_in_bfloat16(tmp_path):
         Sample(f"{n}", (3, 4), tuple(rng.integers(3, VOCAB, 20).tolist()), float(n % 2)) for n in range(24)
     ]
     ids = frequent_tokens(samples, 16, VOCAB)
-    recipe = HeadConfig(**QUICK, epochs=1, steps=2, scaled_regression=True)
-    run = HeadTrainer(target, samples, recipe, ids, FeatureSource(target, 64))
+    recipe = EagleRecipe(**QUICK, epochs=1, steps=2, scaled_regression=True)
+    run = EagleTrainer(target, samples, recipe, ids, FeatureSource(target, 64))
     before = run.network.fc.weight.detach().clone()
     run.run(tmp_path / "run")
     assert all(math.isfinite(value) for row in run.state.history for value in row)
@@ -393,9 +395,7 @@ def test_a_step_over_a_draft_vocabulary_runs_in_bfloat16(tmp_path):
 def test_a_head_with_a_draft_vocabulary_drafts(runtime, samples, tmp_path):
     run = trainer(runtime, samples, epochs=1, layers=2)
     ids = frequent_tokens(samples, 24, VOCAB)
-    tmp_path.joinpath("h").mkdir()
-    config = head_config(runtime, run.network, (1.0,))
-    write_head(EAGLE, tmp_path / "h", run.network.to_weights(), config, ids)
+    write("eagle", tmp_path / "h", runtime, run.network, ids)
     drafter = Eagle2.load(runtime, DraftFiles(head=lambda: tmp_path / "h"))
     [feature] = FeatureSource(runtime, 64).get([samples[0]])
     stats = simulate(runtime, drafter, samples[0], feature, TreeConfig(draft_tokens=10, depth=3))
@@ -403,10 +403,8 @@ def test_a_head_with_a_draft_vocabulary_drafts(runtime, samples, tmp_path):
 
 
 def test_acceptance_is_measured_along_the_way(runtime, samples, tmp_path):
-    from eyas.training.finish import train_head
-
-    config = HeadConfig(**{**QUICK, "epochs": 2.0, "evaluate_every": 2, "held_out_every": 3})
-    measured = train_head(runtime, samples, config, work=tmp_path / "work", place=tmp_path / "head")
+    config = EagleRecipe(**{**QUICK, "epochs": 2.0, "evaluate_every": 2, "held_out_every": 3})
+    measured = train_head("eagle", runtime, samples, config, work=tmp_path / "work", place=tmp_path / "head")
     provenance = read_head(EAGLE, tmp_path / "head").document["provenance"]
     assert provenance["simulated_acceptance_length"] == measured
     assert provenance["evaluations"][0]["step"] == 2
@@ -415,15 +413,13 @@ def test_acceptance_is_measured_along_the_way(runtime, samples, tmp_path):
 
 @pytest.mark.parametrize("draft_vocab", [16, 20])
 def test_a_head_goes_on_from_another_with_its_draft_vocabulary(runtime, samples, tmp_path, draft_vocab):
-    from eyas.training.finish import train_head
-
     start, network = tmp_path / "first", trainer(runtime, samples, epochs=1).network
-    start.mkdir()
-    weights, config = network.to_weights(), head_config(runtime, network, (1.0,))
     rare = np.arange(VOCAB - 16, VOCAB)
-    write_head(EAGLE, start, weights, config, rare)
-    recipe = HeadConfig(**{**QUICK, "epochs": 0.1, "draft_vocab": draft_vocab})
-    train_head(runtime, samples[:10], recipe, work=tmp_path / "work", place=tmp_path / "head", start=start)
+    write("eagle", start, runtime, network, rare)
+    recipe = EagleRecipe(**{**QUICK, "epochs": 0.1, "draft_vocab": draft_vocab})
+    train_head(
+        "eagle", runtime, samples[:10], recipe, work=tmp_path / "work", place=tmp_path / "head", start=start
+    )
     made = read_head(EAGLE, tmp_path / "head")
     assert made.document["provenance"]["started_from"] == "first"  # its folder's name only
     assert made.draft_ids is not None

@@ -1,29 +1,48 @@
-"""`eyas train`: `distil` lets the target answer prompts, the other steps make what drafts for it.
+"""`eyas train`: `distil` lets the target answer prompts, the other steps make heads from the answers.
 
 All go on where an interruption left them: run the same command again.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eyas.cli.output import note
-from eyas.cli.parser import Commands
+from eyas.cli.parser import Commands, Parser
 from eyas.cli.train_acceptance import add as add_acceptance
-from eyas.cli.train_draft import add as add_draft
-from eyas.cli.train_options import add_recipe, add_run_arguments, load_run, load_target, recipe_of, report
+from eyas.cli.train_options import (
+    StepParser,
+    Steps,
+    add_recipe,
+    add_run_arguments,
+    load_run,
+    load_target,
+    needs_torch,
+    recipe_of,
+    report,
+)
+from eyas.drafters.heads import HeadKind, head_kinds
 from eyas.models import progress_bar
-from eyas.training.config import DistilConfig, HeadConfig
+from eyas.training.config import DistilConfig
+
+ALIASES = {"eagle": ["head"]}  # its name while there was one kind of heads
 
 
 def add(commands: Commands) -> None:
-    """Declare the two commands."""
+    """Declare `train` and its steps."""
     parser = commands.add_parser(
         "train", help="make a draft head", description=(__doc__ or "").split("\n")[0]
     )
-    steps = parser.add_subparsers(title="steps", metavar="STEP", required=True)
+    steps = parser.add_subparsers(title="steps", metavar="STEP", required=True, parser_class=StepParser)
+    _add_distil(steps)
+    for kind in head_kinds().values():
+        _add_kind(steps, kind)
+    add_acceptance(steps)
 
-    distil = steps.add_parser("distil", help="let the target answer prompts", description=_about(run_distil))
+
+def _add_distil(steps: Steps) -> None:
+    distil = steps.add_parser("distil", help="let the target answer prompts", description=run_distil.__doc__)
     distil.add_argument(
         "--prompts", type=Path, required=True, metavar="FILE", help='JSON lines with "prompt", maybe "id"'
     )
@@ -31,20 +50,36 @@ def add(commands: Commands) -> None:
         "--out", type=Path, required=True, metavar="FILE", help="JSON lines of answers; appended to"
     )
     distil.add_argument(
-        "--feature-cache", type=Path, metavar="DIR", help="keep the answers' features there for `eyas train`"
+        "--feature-cache", type=Path, metavar="DIR", help="keep the answers' features there for training"
     )
     add_recipe(distil, DistilConfig)
     distil.set_defaults(run=run_distil)
 
-    head = steps.add_parser(
-        "eagle", aliases=["head"], help="train a head on answers", description=_about(run_head)
+
+def _add_kind(steps: Steps, kind: HeadKind[Any]) -> None:
+    """A step for a kind of heads. Its recipe is declared on demand: a trainer imports torch."""
+    parser = steps.add_parser(
+        kind.name,
+        aliases=ALIASES.get(kind.name, []),
+        help=f"train {kind.title} on answers",
+        description=f"Train {kind.title} for the target, measure the acceptance by simulation, and install.",
     )
-    add_run_arguments(head, "the head goes")
-    head.add_argument("--start", type=Path, metavar="HEAD", help="go on from this head: weights, vocabulary")
-    add_recipe(head, HeadConfig)
-    head.set_defaults(run=run_head)
-    add_acceptance(steps)
-    add_draft(steps)
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--start", type=Path, metavar="HEAD", help="go on from this head: weights, draft vocabulary"
+    )
+    parser.set_defaults(run=run_kind, kind=kind)
+    assert isinstance(parser, StepParser), "the class that was asked for"
+    parser.declare = partial(_declare_recipe, parser, kind)
+
+
+def _declare_recipe(parser: Parser, kind: HeadKind[Any]) -> None:
+    with needs_torch(kind.training):
+        from eyas.training.finish import trainer_of
+
+        recipe = trainer_of(kind).recipe
+    add_recipe(parser, recipe)
+    parser.set_defaults(recipe=recipe)
 
 
 def run_distil(args: argparse.Namespace) -> int:
@@ -53,13 +88,14 @@ def run_distil(args: argparse.Namespace) -> int:
 
     config = recipe_of(args, DistilConfig)
     prompts = read_prompts(args.prompts)
+    if args.feature_cache is not None:
+        with needs_torch("--feature-cache"):
+            from eyas.training.features import keeper
     runtime, tokenizer, _ = load_target(args, "auto")
     from eyas.training.distil import distil
 
     keep = None
     if args.feature_cache is not None:
-        from eyas.training.features import keeper
-
         keep = keeper(args.feature_cache, runtime.target.fingerprint)
     with progress_bar() as progress:
         made = distil(runtime, tokenizer, prompts, args.out, config, progress, keep)
@@ -70,14 +106,15 @@ def run_distil(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_head(args: argparse.Namespace) -> int:
-    """Train a head for the target, measure it by simulation and install it."""
-    config = recipe_of(args, HeadConfig)
-    samples, runtime, tokenizer, place = load_run(args, "")
+def run_kind(args: argparse.Namespace) -> int:
+    """Train a head, measure it and install it."""
+    config = recipe_of(args, args.recipe)
+    samples, runtime, tokenizer, place = load_run(args, args.kind.folder)
     from eyas.training.finish import train_head
 
     with progress_bar() as progress:
         measured = train_head(
+            args.kind.name,
             runtime,
             samples,
             config,
@@ -92,7 +129,3 @@ def run_head(args: argparse.Namespace) -> int:
         )
     report(args, place, measured)
     return 0
-
-
-def _about(function: Any) -> str:
-    return str(function.__doc__ or "")

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from eyas.cli.output import note, write
-from eyas.cli.parser import Commands, add_model_options, add_options, given
+from eyas.cli.parser import add_model_options, add_options, given
+from eyas.cli.train_options import Steps
 from eyas.config import options_of
 from eyas.models import progress_bar
 from eyas.training.acceptance_map import WatchConfig, fit_acceptance, store_maps
@@ -13,7 +14,7 @@ from eyas.training.data import read_prompts
 MODEL_OPTIONS = ("model", "runtime", "dtype", "draft_dtype", "threads", "device")
 
 
-def add(steps: Commands) -> None:
+def add(steps: Steps) -> None:
     """Declare the step."""
     parser = steps.add_parser(
         "acceptance",

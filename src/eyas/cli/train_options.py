@@ -2,12 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from eyas.cli.output import note, write, write_json
-from eyas.cli.parser import add_model_options, add_options, given
+from eyas.cli.parser import Parser, add_model_options, add_options, given
 from eyas.config import Options, options_of
 from eyas.errors import ConfigError, DataError
 from eyas.models import heads_dir, progress_bar
@@ -15,8 +16,30 @@ from eyas.models import heads_dir, progress_bar
 MODEL_OPTIONS = ("model", "dtype", "threads", "device")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, what: str) -> None:
-    """Answers, folders and output of a training run that makes `what`."""
+class StepParser(Parser):
+    """A step's parser, whose further options may be declared when the step is asked for.
+
+    Attributes:
+        declare: adds them; called once, before the first words are parsed.
+    """
+
+    declare: Callable[[], None] | None = None
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Declare, then parse."""
+        declare, self.declare = self.declare, None
+        if declare is not None:
+            declare()
+        return super().parse_known_args(args, namespace)
+
+
+Steps: TypeAlias = "argparse._SubParsersAction[StepParser]"
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Answers, folders and output of a training run."""
     parser.add_argument(
         "--answers", type=Path, nargs="+", required=True, metavar="FILE", help="from distil; .gz is fine"
     )
@@ -24,7 +47,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, what: str) -> None:
         "--work", type=Path, required=True, metavar="DIR", help="state of the run; the same DIR goes on"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help=f"where {what}; without it into the user's cache"
+        "--out", type=Path, metavar="DIR", help="where the head goes; without it into the user's cache"
     )
     parser.add_argument(
         "--feature-cache", type=Path, metavar="DIR", help="keep features there; without it none are stored"
@@ -44,6 +67,23 @@ def add_recipe(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
 def recipe_of(args: argparse.Namespace, kind: type[Options]) -> Any:
     """The recipe that was typed."""
     return kind(**given(args, [named.name for named in options_of(kind)]))
+
+
+@contextmanager
+def needs_torch(what: str) -> Iterator[None]:
+    """Turn a failed import of torch, or of what comes with it, into one line.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("eyas"):
+            raise
+        raise ConfigError(
+            f"{what} needs the package {error.name}; install it with `pip install 'eyas[train]'`."
+        ) from error
 
 
 def load_target(args: argparse.Namespace, runtime: str) -> tuple[Any, Any, Path]:

@@ -1,101 +1,47 @@
-"""From a trained network to a head on disk: coupled scales, held-out acceptance, provenance."""
+"""From answers to a head on disk: vocabulary, training, fits, measured acceptance, provenance.
+
+One course for every kind of heads; what differs is in the kind's `Trainer`.
+"""
 
 import shutil
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from eyas.config import TreeConfig
-from eyas.drafters.eagle2 import Eagle2
-from eyas.drafters.eagle_head import EAGLE
-from eyas.drafters.head_layers import stack_document
-from eyas.drafters.heads import read_head, write_head
-from eyas.engine.interfaces import DraftFiles
+from eyas.drafters.heads import HeadKind, find_head_kind, read_head, write_head
+from eyas.drafters.registry import find_method
+from eyas.engine.interfaces import Drafter, DraftFiles
 from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
-from eyas.training.config import HeadConfig
-from eyas.training.coupling import fit_coupled_scale
+from eyas.training.config import Recipe
 from eyas.training.data import Sample, split_held_out
 from eyas.training.features import FeatureSource
-from eyas.training.head import HeadTrainer
-from eyas.training.measure import (
-    UNCOUPLED,
-    Case,
-    add_provenance,
-    evaluation_folder,
-    glance,
-    measure,
-    origin_of,
-)
-from eyas.training.network import HeadNetwork
+from eyas.training.measure import add_provenance, evaluation_folder, glance, measure, origin_of
+from eyas.training.networks import HeadNetwork
 from eyas.training.place import check_replaceable, replacing
+from eyas.training.trainer import Trainer
 from eyas.training.vocabulary import frequent_tokens
 
-# Trees whose acceptance a head's card states: rows of the target's pass, root included.
-CASES = (
-    Case(name="60 rows"),
-    Case(name="16 rows", tree=TreeConfig(draft_tokens=15)),
-    Case(name="8 rows", tree=TreeConfig(draft_tokens=7, depth=3)),
-    Case(name="60 rows, top-k", tree=UNCOUPLED, is_sampled=True),
-)
+HELD_OUT_ANSWERS = 24  # whose accuracy is measured
+FIT_SHARE = 0.1  # of a run's minutes that the fits behind it may take
 
 
-def install_head(
-    place: Path,
-    runtime: TorchRuntime,
-    network: HeadNetwork,
-    draft_ids: Ints | None,
-    *,
-    recipe: HeadConfig,
-    samples: list[Sample],
-    held_out: list[Sample],
-    features: FeatureSource,
-    provenance: dict[str, Any],
-    seconds: float = 0.0,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Fit scales, write the head into `place` (whole or not at all), and measure it by simulation.
-
-    Returns:
-        The simulated acceptance lengths, which also stand in config.json.
-    """
-    scale = fit_coupled_scale(runtime, network, features, samples[:400], draft_ids)
-    config = head_config(runtime, network, scale)
-    config["provenance"] = provenance | origin_of(recipe, samples, seconds)
-    with replacing(place, "eagle") as folder:
-        write_head(EAGLE, folder, network.to_weights(), config, draft_ids)
-        drafter = Eagle2.load(runtime, DraftFiles(head=lambda: folder))
-        measured = measure(runtime, drafter, CASES, held_out, features, progress)
-        add_provenance(folder, simulated_acceptance_length=measured)
-        for other in place.glob("*/config.json"):  # other methods' networks for this target stay
-            shutil.copytree(other.parent, folder / other.parent.name)
-    return measured
-
-
-def head_config(
-    runtime: TorchRuntime, network: HeadNetwork, coupled_scale: tuple[float, ...]
-) -> dict[str, Any]:
-    """config.json of a head: a Llama config, and what ties it to its target."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **stack_document(network.stack.spec),
-        "max_position_embeddings": runtime.target.context_limit,
-        "vocab_size": runtime.target.vocab_size,
-        "torch_dtype": "bfloat16",
-        "bias": True,
-        "target_fingerprint": runtime.target.fingerprint,
-        "coupled_scale": list(coupled_scale),
-    }
+def trainer_of(kind: HeadKind[Any]) -> type[Trainer[Any, Any]]:
+    """The class that trains a kind of heads; importing it needs torch."""
+    module, _, name = kind.trainer.partition(":")
+    trainer: type[Trainer[Any, Any]] = getattr(import_module(module), name)
+    return trainer
 
 
 def train_head(
+    kind: str,
     runtime: TorchRuntime,
     samples: list[Sample],
-    config: HeadConfig,
+    config: Recipe,
     *,
     work: Path,
     place: Path,
@@ -106,76 +52,142 @@ def train_head(
     provenance: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """The whole of `eyas train head`: vocabulary, training, scales, measuring, installing.
+    """Train a head and install it; goes on from what `work` holds.
 
     Args:
-        work: folder of the run's state; a run found there is continued.
+        kind: of `eyas.drafters.heads`.
+        runtime: the target on torch.
+        samples: its answers.
+        config: the recipe, of this kind.
+        work: folder of the run's state.
         place: where the head goes, whole or not at all.
         always: token ids that must be in the draft vocabulary.
-        start: a head of this target, whose layers and weights the run begins with, and whose draft
-            vocabulary it keeps if the recipe asks for one of that size: more answers than those at hand may
-            have been counted for it.
+        start: a head of this kind and target that the run begins with. Its draft vocabulary is kept if the
+            recipe asks for one of that size: more answers than those at hand may have been counted for it.
         feature_cache: folder that may keep features, up to `feature_cache_gb`.
+        provenance: what else config.json should say of the origin.
+        progress: told how far the run is.
 
     Returns:
-        Simulated acceptance lengths on held-out answers.
+        Simulated acceptance lengths on held-out answers, which also stand in config.json.
 
     Raises:
-        ConfigError: `place` holds what is no head of ours, or the recipe does not fit `start`.
+        ConfigError: `place` holds what no run of this kind has made, or the recipe does not fit `start`.
         CheckpointError: `start` is a head for another target, or the run in `work` is another one.
     """
-    check_replaceable(place, "eagle")
-    vocab = runtime.target.vocab_size
+    check_replaceable(place, kind)
+    known = find_head_kind(kind)
     training, held_out = split_held_out(samples, config.held_out_every)
-    network, draft_ids, config = _begin(runtime, config, start)
+    begun = _begin(known, runtime, config, start)
+    config, draft_ids = begun.config, begun.draft_ids
+    vocab = runtime.target.vocab_size
     if draft_ids is None or len(draft_ids) != config.draft_vocab:
         draft_ids = frequent_tokens(training, config.draft_vocab or vocab, vocab, always)
-    loss_ids = draft_ids
-    if config.loss_vocab is not None:
-        loss_ids = frequent_tokens(training, config.loss_vocab, vocab, always)
+    trainer_class = trainer_of(known)
+    compared = trainer_class.loss_vocab(config)
+    loss_ids = draft_ids if compared is None else frequent_tokens(training, compared, vocab, always)
     features = FeatureSource(runtime, config.max_length, feature_cache, feature_cache_gb * 1e9)
-    trainer = HeadTrainer(runtime, training, config, loss_ids, features, network)
-
-    def evaluate(network: HeadNetwork) -> dict[str, Any]:
-        folder = evaluation_folder(work)
-        config = head_config(runtime, network, (1.0,))
-        write_head(EAGLE, folder, network.to_weights(), config, draft_ids)
-        drafter = Eagle2.load(runtime, DraftFiles(head=lambda: folder))
-        return glance(runtime, drafter, Case(name="60 rows", tree=UNCOUPLED), held_out, features)
-
-    trainer.run(work, progress, evaluate)
+    trainer = trainer_class(runtime, training, config, loss_ids, features, begun.network)
+    course = _Course(known, trainer, runtime, draft_ids, held_out, features, progress)
+    trainer.run(work, progress, lambda network: course.glance(evaluation_folder(work), network))
     origin = (provenance or {}) | ({} if start is None else {"started_from": start.resolve().name})
-    return install_head(
-        place,
-        runtime,
-        trainer.best_network(),
-        draft_ids,
-        recipe=config,
-        samples=training,
-        held_out=held_out,
-        features=features,
-        provenance=origin | {"evaluations": trainer.state.evaluations},
-        seconds=trainer.state.seconds,
-        progress=progress,
-    )
+    return course.install(place, trainer.best_network(), origin)
 
 
-def _begin(
-    runtime: TorchRuntime, config: HeadConfig, start: Path | None
-) -> tuple[HeadNetwork | None, Ints | None, HeadConfig]:
-    """The network and the draft vocabulary of the head to go on from, and the recipe with its layers."""
+def head_document(runtime: TorchRuntime, network: HeadNetwork, entries: dict[str, Any]) -> dict[str, Any]:
+    """config.json of a network: its sizes, what ties it to its target, and further entries."""
+    return {
+        **network.document(),
+        "vocab_size": runtime.target.vocab_size,
+        "max_position_embeddings": runtime.target.context_limit,
+        "target_fingerprint": runtime.target.fingerprint,
+        **entries,
+    }
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a run begins with: fresh weights, or those of a head."""
+
+    config: Recipe
+    network: HeadNetwork | None = None
+    draft_ids: Ints | None = None
+
+
+def _begin(kind: HeadKind[Any], runtime: TorchRuntime, config: Recipe, start: Path | None) -> _Begun:
+    trainer = trainer_of(kind)
     if start is None:
-        return None, None, replace(config, layers=config.layers or 1)
-    Eagle2.load(runtime, DraftFiles(head=lambda: start))  # refuses a head for another target
-    checkpoint = read_head(EAGLE, start)
-    stack = checkpoint.config.stack
-    for name, given, has in (
-        ("layers", config.layers, stack.num_layers),
-        ("intermediate_size", config.intermediate_size, stack.mlp_size),
-    ):
-        if given not in (None, has):
-            raise ConfigError(
-                f"{name} is {given}, but the head {start} to start from has {has}; leave out one of the two."
+        return _Begun(trainer.sized_like(config, None))
+    _drafter(trainer, runtime, start)  # refuses a head for another target
+    head = read_head(kind, start)
+    config = trainer.sized_like(config, head.config)
+    network = trainer.make_network(runtime, config)
+    try:
+        network.load_weights(head.weights)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(
+            f"the head {start} to start from has other sizes than the recipe ({reason}); give its sizes."
+        ) from error
+    return _Begun(config, network, head.draft_ids)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """Turns a run's networks into heads: measured along the way, installed at its end."""
+
+    kind: HeadKind[Any]
+    trainer: Trainer[Any, Any]
+    runtime: TorchRuntime
+    draft_ids: Ints | None
+    held_out: list[Sample]
+    features: FeatureSource
+    progress: Progress
+
+    def glance(self, folder: Path, network: HeadNetwork) -> dict[str, Any]:
+        """What a few held-out answers say of a network, which is written into `folder`."""
+        drafter, accuracy = self._write(folder, network, {}), self._accuracy(network)
+        found = {} if accuracy is None else {"accuracy": accuracy}
+        case = self.trainer.quick_case or self.trainer.cases[0]
+        return found | glance(self.runtime, drafter, case, self.held_out, self.features)
+
+    def install(self, place: Path, network: HeadNetwork, origin: dict[str, Any]) -> dict[str, Any]:
+        """Fit, write into `place` and measure; the simulated acceptance lengths."""
+        trainer, config, minutes = self.trainer, self.trainer.config, self.trainer.config.minutes
+        seconds = None if minutes is None else 60 * FIT_SHARE * minutes
+        entries = trainer.fitted(network, self.draft_ids, seconds, self.progress)
+        entries["provenance"] = (
+            origin
+            | origin_of(config, trainer.train, trainer.state.seconds)
+            | {"evaluations": trainer.state.evaluations}
+        )
+        with replacing(place, self.kind.name) as folder:
+            drafter = self._write(folder, network, entries)
+            measured = measure(
+                self.runtime, drafter, trainer.cases, self.held_out, self.features, self.progress
             )
-    recipe = replace(config, layers=stack.num_layers, intermediate_size=stack.mlp_size)
-    return HeadNetwork.from_checkpoint(checkpoint), checkpoint.draft_ids, recipe
+            accuracy = self._accuracy(network)
+            more = {} if accuracy is None else {"accuracy_by_depth": accuracy}
+            add_provenance(folder, simulated_acceptance_length=measured, **more)
+            if not self.kind.folder:
+                _keep_other_kinds(place, folder)
+        return measured
+
+    def _accuracy(self, network: HeadNetwork) -> list[float] | None:
+        return self.trainer.accuracy(network, self.held_out[:HELD_OUT_ANSWERS])
+
+    def _write(self, folder: Path, network: HeadNetwork, entries: dict[str, Any]) -> Drafter:
+        document = head_document(self.runtime, network, entries)
+        precision = self.trainer.config.precision
+        write_head(self.kind, folder, network.to_weights(), document, self.draft_ids, precision)
+        return _drafter(type(self.trainer), self.runtime, folder)
+
+
+def _drafter(trainer: type[Trainer[Any, Any]], runtime: TorchRuntime, folder: Path) -> Drafter:
+    return find_method(trainer.method).drafter.load(runtime, DraftFiles(head=lambda: folder))
+
+
+def _keep_other_kinds(place: Path, folder: Path) -> None:
+    """Copy the heads of other kinds, which lie in folders below."""
+    for other in place.glob("*/config.json"):
+        shutil.copytree(other.parent, folder / other.parent.name)

@@ -19,7 +19,7 @@ from eyas.engine.interfaces import Drafter, DraftOptions
 from eyas.engine.metrics import GenerationStats, is_looping, mean_acceptance_length
 from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
-from eyas.training.config import TrainingConfig
+from eyas.training.config import Recipe
 from eyas.training.data import Sample
 from eyas.training.features import FeatureSource
 from eyas.training.simulate import simulate
@@ -91,7 +91,7 @@ def glance(
     return lengths
 
 
-def origin_of(recipe: TrainingConfig, samples: list[Sample], seconds: float) -> dict[str, Any]:
+def origin_of(recipe: Recipe, samples: list[Sample], seconds: float) -> dict[str, Any]:
     """Where a network comes from: recipe, answers, seconds of training steps, versions, command."""
     return {
         "recipe": asdict(recipe),

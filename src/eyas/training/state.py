@@ -6,17 +6,35 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 
 from eyas.errors import CheckpointError, DataError
 from eyas.training.data import why_unwritten
 
-if TYPE_CHECKING:
-    from eyas.training.trainer import Trainer
-
 FILE = "state.pt"
+
+
+class Resumable(Protocol):
+    """What of a training run is saved."""
+
+    config: Any  # a dataclass
+    inputs: dict[str, str]
+    device: torch.device
+    average: dict[str, Tensor]
+    state: "TrainingState"
+
+    @property
+    def network(self) -> nn.Module:
+        """The last weights."""
+        ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """With its moments."""
+        ...
 
 
 @dataclass
@@ -41,7 +59,7 @@ class TrainingState:
         return f"step {self.step}, {self.seconds:.0f} s, loss and agreement: {numbers}"
 
 
-def save_state(folder: Path, trainer: "Trainer[Any, Any]") -> None:
+def save_state(folder: Path, trainer: Resumable) -> None:
     """Write the run's state into `folder`.
 
     Raises:
@@ -85,7 +103,7 @@ def whole_step() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def load_state(folder: Path, trainer: "Trainer[Any, Any]") -> bool:
+def load_state(folder: Path, trainer: Resumable) -> bool:
     """Go on from what `folder` holds; False if it holds nothing.
 
     Raises:

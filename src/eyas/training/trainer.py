@@ -1,4 +1,6 @@
-"""What every training run does: batches, learning rate, averaged weights, saving and going on.
+"""A training run: batches, learning rate, averaged weights, saving and going on.
+
+A kind of heads derives from `Trainer` and names its class in `register_head(trainer="module:class")`.
 
 A run ends after a number of epochs or, with `minutes`, after so much time spent on steps; the learning rate
 has finished its schedule either way. Everything random is a function of (seed, step), so a run of epochs that
@@ -11,51 +13,63 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eyas.drafters.heads import HeadKind
 from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
-from eyas.training.config import TrainingConfig
+from eyas.training.config import Recipe
 from eyas.training.data import Sample, plan_batches
 from eyas.training.features import FeatureSource
+from eyas.training.measure import Case
+from eyas.training.networks import HeadNetwork
 from eyas.training.place import own_folder
 from eyas.training.state import TrainingState, load_state, save_state, whole_step
 
 logger = logging.getLogger(__name__)
 
-Config = TypeVar("Config", bound=TrainingConfig)
-Network = TypeVar("Network", bound=nn.Module)
+Config = TypeVar("Config", bound=Recipe)
+Network = TypeVar("Network", bound=HeadNetwork)
 
 
 class Trainer(ABC, Generic[Config, Network]):
-    """One training run of a network.
+    """One training run of a head.
 
     Args:
         runtime: the target on torch.
-        samples: its answers to train on; whoever held some out has left them away.
+        samples: its answers to train on, without those that are held out.
         config: the recipe.
-        network: changed in place.
+        draft_ids: (M,) ascending ids whose logits the loss compares, or None for all.
         features: where features come from.
+        start: a network to go on from, instead of fresh weights; it is changed.
 
     Attributes:
-        inputs: what decides the result beside the recipe, by name; a run goes on only with the same.
+        inputs: what decides the result besides the recipe, by name; a run goes on only with the same.
     """
+
+    kind: ClassVar[HeadKind[Any]]  # of heads that it makes
+    method: ClassVar[str]  # that is measured with them
+    recipe: ClassVar[type[Recipe]]
+    cases: ClassVar[tuple[Case, ...]]  # how it is measured; the first is the method's default
+    quick_case: ClassVar[Case | None] = None  # how it is measured during the run; None is the first of these
 
     def __init__(
         self,
         runtime: TorchRuntime,
         samples: list[Sample],
         config: Config,
-        network: Network,
+        draft_ids: Ints | None,
         features: FeatureSource,
+        start: Network | None = None,
     ) -> None:
         check_samples(samples)
         check_room(samples, config)
@@ -64,12 +78,22 @@ class Trainer(ABC, Generic[Config, Network]):
             "recipe": type(config).__name__,
             "target": str(runtime.target.fingerprint),
             "answers": _digest(sample.digest.encode() for sample in samples),
+            "draft vocabulary": vocabulary_digest(draft_ids),
+            "start": "fresh weights" if start is None else weights_digest(start),
         }
         self.device = runtime.device
-        self.network = network.to(self.device)
         self.train = samples
+        self.draft_ids = np.arange(runtime.target.vocab_size) if draft_ids is None else draft_ids
         self._runtime = runtime
         self._features = features
+        network = start
+        if network is None:
+            torch.manual_seed(config.seed)
+            network = self.make_network(runtime, config)
+            self.initialise(network)
+        self.network = network.to(self.device)
+        # A runtime's tensors are made for inference; a copy may stand in a graph.
+        self._head_weight = runtime.lm_head(draft_ids).weight.clone()
         self._lengths = [min(len(sample), config.max_length) for sample in samples]
         self.steps_per_epoch = len(plan_batches(self._lengths, config.batch_rows, np.random.default_rng(0)))
         self.num_steps = max(1, math.ceil(config.epochs * self.steps_per_epoch))  # without `minutes`
@@ -78,6 +102,53 @@ class Trainer(ABC, Generic[Config, Network]):
             self._groups(), lr=config.learning_rate, betas=(0.9, 0.95), fused=True
         )
         self.state = TrainingState()
+
+    @classmethod
+    @abstractmethod
+    def make_network(cls, runtime: TorchRuntime, config: Config) -> Network:
+        """A network of the recipe's sizes with fresh weights, drawn from torch's global generator."""
+
+    @classmethod
+    def sized_like(cls, config: Config, head: Any) -> Config:  # noqa: ARG003 - most recipes give every size
+        """The recipe with the sizes that it leaves open.
+
+        Args:
+            config: the recipe.
+            head: the sizes of the head to go on from, as `HeadKind.config` gives them; None for none.
+
+        Raises:
+            ConfigError: the recipe asks for other sizes than that head's.
+        """
+        return config
+
+    @classmethod
+    def loss_vocab(cls, config: Config) -> int | None:  # noqa: ARG003
+        """How many tokens the loss compares; None are those of the draft vocabulary."""
+        return None
+
+    def initialise(self, network: Network) -> None:
+        """Replace the fresh weights by better ones, say fitted to the answers."""
+
+    def fitted(
+        self,
+        network: Network,  # noqa: ARG002 - most kinds have nothing to fit
+        draft_ids: Ints | None,  # noqa: ARG002
+        seconds: float | None,  # noqa: ARG002
+        progress: Progress,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Entries of config.json that are fitted to the answers when the network is finished.
+
+        Args:
+            network: the finished one.
+            draft_ids: (M,) ascending ids of its draft vocabulary, or None for all.
+            seconds: that the fit may take at most; None does not bound it.
+            progress: told how far it is.
+        """
+        return {}
+
+    def accuracy(self, network: Network, samples: Sequence[Sample]) -> list[float] | None:  # noqa: ARG002
+        """Per output, how often its best token is the target's in these answers; None: not measured."""
+        return None
 
     @abstractmethod
     def loss(self, samples: list[Sample], generator: torch.Generator) -> tuple[Tensor, list[float]]:
@@ -120,13 +191,9 @@ class Trainer(ABC, Generic[Config, Network]):
         """The averaged network where an average is kept, else the last one."""
         if not self.config.ema:
             return self.network
-        network = self.empty_network().to(self.device)
+        network = deepcopy(self.network)
         network.load_state_dict(self.average)
         return network
-
-    @abstractmethod
-    def empty_network(self) -> Network:
-        """A network of the same sizes, whose weights do not matter."""
 
     def learning_rate(self, share: float) -> float:
         """Linear warm-up, then linear or cosine decay to zero, at a share of the run in [0, 1]."""
@@ -226,7 +293,7 @@ def check_samples(samples: Sequence[Sample]) -> None:
         raise ConfigError("no answer is left to train on; distil more.")
 
 
-def check_room(samples: Sequence[Sample], config: TrainingConfig) -> None:
+def check_room(samples: Sequence[Sample], config: Recipe) -> None:
     """Refuse a run in which no row of an answer counts."""
     if not config.prompt_share and all(
         len(sample.prompt_ids) + 2 > min(len(sample), config.max_length) for sample in samples
@@ -243,7 +310,7 @@ def vocabulary_digest(draft_ids: Ints | None) -> str:
     return "whole" if draft_ids is None else f"{len(draft_ids)} ids {_digest([draft_ids.tobytes()])}"
 
 
-def weights_digest(network: nn.Module) -> str:
+def weights_digest(network: HeadNetwork) -> str:
     """What names a network's weights."""
     tensors = network.state_dict().items()
     return _digest(name.encode() + weight.float().cpu().numpy().tobytes() for name, weight in tensors)

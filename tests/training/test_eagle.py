@@ -3,25 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from making import write
 
 from eyas.config import TreeConfig
 from eyas.drafters.eagle_head import EAGLE, EagleHead, HeadState
-from eyas.drafters.heads import read_head, write_head
+from eyas.drafters.heads import read_head
 from eyas.drafters.ranked import Frontier
 from eyas.engine.interfaces import DraftContext
 from eyas.engine.sampling import Sampler, SamplingConfig
-from eyas.training.config import HeadConfig
+from eyas.training.eagle import EagleRecipe, EagleTrainer, chain_mask
 from eyas.training.features import FeatureSource
-from eyas.training.finish import head_config
-from eyas.training.head import stack_of
-from eyas.training.network import HeadNetwork, chain_mask
 from tiny import HIDDEN, VOCAB
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-layer", "two-layers"])
 def network(request, runtime):
     torch.manual_seed(5)
-    network = HeadNetwork(stack_of(runtime, HeadConfig(layers=request.param)))
+    network = EagleTrainer.make_network(runtime, EagleRecipe(layers=request.param))
     for weight in network.parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.2)
@@ -54,10 +52,7 @@ def test_chains_from_some_rows_are_those_from_all(network):
 
 def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
     """Step s of a chain = the head's s-th chained forward in decoding, after its anchor was committed."""
-    folder = tmp_path / "head"
-    folder.mkdir()
-    write_head(EAGLE, folder, network.to_weights(), head_config(runtime, network, (1.0,)), None)
-    head = EagleHead.load(runtime, folder)
+    head = EagleHead.load(runtime, write("eagle", tmp_path / "head", runtime, network))
     sample = max(samples, key=len)
     [feature] = FeatureSource(runtime, 64).get([sample])
     tokens = list(sample.token_ids)
@@ -82,9 +77,10 @@ def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
 
 def test_weights_survive_the_checkpoint(runtime, network, tmp_path):
     ids = np.arange(0, VOCAB, 3)
-    write_head(EAGLE, tmp_path, network.to_weights(), head_config(runtime, network, (0.7, 0.9)), ids)
+    write("eagle", tmp_path, runtime, network, ids, coupled_scale=[0.7, 0.9])
     checkpoint = read_head(EAGLE, tmp_path)
-    again = HeadNetwork.from_checkpoint(checkpoint)
+    again = EagleTrainer.make_network(runtime, EagleRecipe(layers=checkpoint.config.stack.num_layers))
+    again.load_weights(checkpoint.weights)
     for name, weight in network.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], weight)
     assert checkpoint.config.coupled_scale == (0.7, 0.9)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from making import DISTILLED, recipe_class, trainer_class, write
 
 from eyas.config import TreeConfig
 from eyas.drafters.head_arrays import check_names, read_arrays, write_arrays
@@ -17,27 +18,28 @@ from eyas.engine.sampling import Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.errors import CheckpointError, ConfigError
 from eyas.training import trainer as trainer_module
-from eyas.training.config import DRAFT_CONFIGS, HeadConfig
+from eyas.training.closed_form import fit_linear
 from eyas.training.data import Sample
-from eyas.training.draft import DraftTrainer, row_weights
+from eyas.training.distillation import row_weights
+from eyas.training.eagle import EagleRecipe
 from eyas.training.features import FeatureSource
 from eyas.training.finish import train_head
-from eyas.training.finish_draft import KINDS, _write, train_draft
-from eyas.training.initialise import fit_linear
 from eyas.training.simulate import simulate
 from tiny import VOCAB, write_llama
 
 METHODS = {"medusa": "medusa", "hydra": "hydra", "draft-lm": "sps"}
-kinds = pytest.mark.parametrize("kind", list(DRAFT_CONFIGS))
+kinds = pytest.mark.parametrize("kind", DISTILLED)
 QUICK = {"batch_rows": 256, "held_out_every": 8, "learning_rate": 3e-3, "ema": 0.9}
 
 
 def recipe(kind, **changes):
-    return DRAFT_CONFIGS[kind](**{"draft_vocab": None, **QUICK, **changes})
+    return recipe_class(kind)(**{"draft_vocab": None, **QUICK, **changes})
 
 
 def trainer(runtime, samples, kind, draft_ids=None, **changes):
-    return DraftTrainer(runtime, samples, recipe(kind, **changes), draft_ids, FeatureSource(runtime, 64))
+    return trainer_class(kind)(
+        runtime, samples, recipe(kind, **changes), draft_ids, FeatureSource(runtime, 64)
+    )
 
 
 def random_network(runtime, samples, kind, **changes):
@@ -53,8 +55,7 @@ def random_network(runtime, samples, kind, **changes):
 
 
 def drafter_of(runtime, kind, network, folder, **changes):
-    folder.mkdir()
-    _write(kind, folder, runtime, network, recipe(kind, precision="bfloat16", **changes), None, {})
+    write(kind, folder, runtime, network)
     return find_method(METHODS[kind]).drafter.load(runtime, DraftFiles(head=lambda: folder))
 
 
@@ -233,7 +234,7 @@ def test_impossible_recipes_are_refused(kind, changes):
 def test_networks_are_trained_measured_and_installed(runtime, samples, tmp_path, kind):
     config = recipe(kind, draft_vocab=48, epochs=5.0, evaluate_every=10, held_out_every=5)
     place = tmp_path / "heads" / kind
-    measured = train_draft(kind, runtime, samples, config, work=tmp_path / "work", place=place)
+    measured = train_head(kind, runtime, samples, config, work=tmp_path / "work", place=place)
     document = json.loads((place / "config.json").read_text())
     assert document["target_fingerprint"] == runtime.target.fingerprint
     assert document["draft_vocab_size"] == 48
@@ -243,7 +244,7 @@ def test_networks_are_trained_measured_and_installed(runtime, samples, tmp_path,
     assert provenance["training_seconds"] >= 0
     assert len(provenance["accuracy_by_depth"]) == (1 if kind == "draft-lm" else 4)
     assert provenance["evaluations"][0]["step"] == 10
-    first = KINDS[kind].cases[0].name
+    first = trainer_class(kind).cases[0].name
     assert measured[f"T=0, {first}"]["acceptance_length"] > 1
     assert f"T=0, {first}, top-k" not in measured
     assert measured[f"T=1, {first}, top-k"]["answers"] > 0
@@ -254,8 +255,8 @@ def test_an_eagle_head_is_installed_around_the_others(runtime, samples, tmp_path
     medusa = tmp_path / "place" / "medusa"
     medusa.mkdir(parents=True)
     (medusa / "config.json").write_text("{}")
-    config = HeadConfig(epochs=0.1, batch_rows=512)
-    train_head(runtime, samples[:10], config, work=tmp_path / "work", place=medusa.parent)
+    config = EagleRecipe(epochs=0.1, batch_rows=512)
+    train_head("eagle", runtime, samples[:10], config, work=tmp_path / "work", place=medusa.parent)
     assert (medusa / "config.json").read_text() == "{}"
     assert (medusa.parent / "config.json").is_file()
 
@@ -299,7 +300,7 @@ def test_a_step_over_a_draft_vocabulary_runs_in_bfloat16(tmp_path):
     target = load_runtime("torch", directory, name="tiny", dtype="bfloat16", threads=1)
     rng = np.random.default_rng(0)
     made = [Sample(f"{n}", (3, 4), tuple(rng.integers(3, VOCAB, 20).tolist()), n % 2) for n in range(24)]
-    for kind in DRAFT_CONFIGS:
+    for kind in DISTILLED:
         run = trainer(target, made, kind, np.arange(0, VOCAB, 2), epochs=1)
         before = {name: weight.clone() for name, weight in run.network.state_dict().items()}
         run.run(tmp_path / kind)

@@ -1,0 +1,23 @@
+"""How these tests make and write heads of every kind."""
+
+from eyas.drafters.heads import find_head_kind, write_head
+from eyas.training.finish import head_document, trainer_of
+
+DISTILLED = ["medusa", "hydra", "draft-lm"]
+KINDS = ["eagle", *DISTILLED]
+
+
+def trainer_class(kind):
+    return trainer_of(find_head_kind(kind))
+
+
+def recipe_class(kind):
+    return trainer_class(kind).recipe
+
+
+def write(kind, directory, runtime, network, draft_ids=None, **entries):
+    """Write a network into a folder, which is made; returns the folder."""
+    directory.mkdir(parents=True, exist_ok=True)
+    document = head_document(runtime, network, entries)
+    write_head(find_head_kind(kind), directory, network.to_weights(), document, draft_ids)
+    return directory
