@@ -38,7 +38,7 @@ class Method:
 
     @cached_property
     def is_sizable(self) -> bool:
-        """Whether tree="auto" can size its trees: read from the type that its `open` is declared to return."""
+        """Whether tree="auto" can size its trees: the type that `open` is declared to return says it."""
         session = get_type_hints(self.drafter.open).get("return")
         session = self.drafter if session is Self else session
         return isinstance(session, type) and issubclass(session, SizableSession)
