@@ -59,7 +59,7 @@ def main() -> None:
     sets = {name: summary(done) for name, done in replays.items()}
     document: dict[str, Any] = {
         "provenance": provenance(" ".join(sys.argv)),
-        "head": head_hash(llm.head().path),
+        "head": head_hash(llm.loaded().head.path),
         "measured_on": stored["made"],
         "options": options | {"dtype": args.dtype, "limit": args.limit},
         "sets": sets,

@@ -15,6 +15,11 @@ void PyCache::truncate(int length) {
   cache.truncate(length);
 }
 
+std::unique_ptr<PyCache> PyCache::fork(int length) const {
+  require(length >= 0 && length <= cache.length(), "a cache can only be forked with committed rows");
+  return std::make_unique<PyCache>(cache.fork(length));
+}
+
 void PyCache::admit(const CacheShape& shape, int count, const int* parents) {
   const CacheShape& own = cache.shape();
   require(
@@ -119,7 +124,8 @@ void bind_stack(nb::module_& m) {
       .def_prop_ro("num_pending", [](const PyCache& c) { return c.cache.num_pending(); })
       .def_prop_ro("bytes", [](const PyCache& c) { return c.cache.bytes(); })
       .def("commit", &PyCache::commit, "path"_a)
-      .def("truncate", &PyCache::truncate, "length"_a);
+      .def("truncate", &PyCache::truncate, "length"_a)
+      .def("fork", &PyCache::fork, "length"_a);
   nb::class_<StackShape>(m, "StackShape")
       .def(
           "__init__",

@@ -63,9 +63,11 @@ struct Matrix {
 struct PyCache {
   Cache cache;
   explicit PyCache(const CacheShape& shape) : cache(shape) {}
+  explicit PyCache(Cache own) : cache(std::move(own)) {}
 
   void commit(const std::vector<int>& path);
   void truncate(int length);
+  std::unique_ptr<PyCache> fork(int length) const;
   // Makes room for a call of a network with caches of `shape`; what does not fit is an error before any work.
   void admit(const CacheShape& shape, int count, const int* parents);
 };

@@ -78,6 +78,14 @@ void Cache::truncate(int length) {
   straight_.clear();
 }
 
+Cache Cache::fork(int length) const {
+  Cache fork(shape_);
+  fork.reserve(length);
+  fork.copy(*this, length);
+  fork.length_ = length;
+  return fork;
+}
+
 LayerStore Cache::layer(int index) const {
   LayerStore store;
   store.kind = shape_.kind;
@@ -101,13 +109,19 @@ void Cache::reserve(int slots) {
   memory_.reset(static_cast<std::uint8_t*>(memory));
   capacity_ = capacity;
   bytes_ = bytes;
-  if (!old.capacity_) return;
-  for (int i = 0; i < shape_.layers; ++i) {
-    const LayerStore from = old.layer(i), to = layer(i);
+  copy(old, old.capacity_);
+}
+
+void Cache::copy(const Cache& from, int slots) {
+  const std::size_t whole = std::size_t(round_up(slots, kKeyBlock));  // keys lie in blocks of slots
+  for (int i = 0; slots && i < shape_.layers; ++i) {
+    const LayerStore source = from.layer(i), target = layer(i);
+    const std::size_t keys = whole * std::size_t(source.head_dim) * std::size_t(source.item());
+    const std::size_t values = std::size_t(slots) * std::size_t(source.width()) * std::size_t(source.item());
     for (int head = 0; head < shape_.kv_heads; ++head) {
       const std::size_t h = std::size_t(head);
-      std::memcpy(to.keys + h * to.key_head_bytes(), from.keys + h * from.key_head_bytes(), from.key_head_bytes());
-      std::memcpy(to.values + h * to.value_head_bytes(), from.values + h * from.value_head_bytes(), from.value_head_bytes());
+      std::memcpy(target.keys + h * target.key_head_bytes(), source.keys + h * source.key_head_bytes(), keys);
+      std::memcpy(target.values + h * target.value_head_bytes(), source.values + h * source.value_head_bytes(), values);
     }
   }
 }

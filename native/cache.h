@@ -42,12 +42,16 @@ class Cache {
   // Keep the pending rows of `path`, each the parent of the next, and drop the others. False if it is no path.
   bool commit(const std::vector<int>& path);
   void truncate(int length);
+  // A cache with a copy of the first `length` committed rows.
+  Cache fork(int length) const;
 
   LayerStore layer(int index) const;
   std::size_t bytes() const { return bytes_; }
 
  private:
   void reserve(int slots);
+  // Copies the first `slots` slots of `from`, whose shape is this one's, into slots that are there.
+  void copy(const Cache& from, int slots);
   void move(int from, int to);
 
   CacheShape shape_;

@@ -11,8 +11,8 @@ import numpy as np
 from eyas.config import AUTO_LIMITS, TreeConfig
 from eyas.engine.costs import CostTable
 from eyas.engine.cycle import Request
-from eyas.engine.interfaces import FINAL, Choice, DraftOptions, TargetInfo, TopK
-from eyas.engine.sampling import Sampler, SamplingConfig, log_softmax
+from eyas.engine.interfaces import FINAL, DraftOptions, TargetInfo, TopK
+from eyas.engine.sampling import SampledToken, Sampler, SamplingConfig, log_softmax
 from eyas.engine.stopping import AnswerText, StoppingConfig, stop_tokens
 from eyas.engine.tree import DraftTree
 
@@ -93,6 +93,13 @@ def answer(engine, request, earlier=None):
     return run, text
 
 
+class Says:
+    """A verifier whose target says what a function of node and accepted tokens gives."""
+
+    def __init__(self, choose):
+        self.choose = choose
+
+
 class FakeCache:
     def __init__(self):
         self.tokens = []  # committed
@@ -124,6 +131,12 @@ class FakeCache:
         self.tokens = self.tokens[:length]
         self.pending = []
 
+    def fork(self, length):
+        assert length <= len(self.tokens)
+        fork = FakeCache()
+        fork.tokens = self.tokens[:length]
+        return fork
+
 
 def tapped(prefix, taps):
     """The fake feature of a prefix."""
@@ -152,10 +165,10 @@ class FakeRows:
         logits = self.logits(row)
         token = sampler.choose(logits, generated)
         if num_log_probs is None:
-            return Choice(token)
+            return SampledToken(token)
         logs = log_softmax(logits)
         best = np.argsort(-logs, kind="stable")[:num_log_probs]
-        return Choice(token, float(logs[token]), tuple((int(b), float(logs[b])) for b in best))
+        return SampledToken(token, float(logs[token]), tuple((int(b), float(logs[b])) for b in best))
 
 
 class FakeRuntime:
@@ -217,6 +230,11 @@ class RandomTreesSession:
         self.context = context
         self.pairs = self.pairs[:keep]
 
+    def fork(self):
+        fork = RandomTreesSession(self.drafter)
+        fork.pairs = [*self.pairs]
+        return fork
+
     def extend(self, features, token_ids):
         assert len(features) == len(token_ids)
         self.pairs += list(zip(features, token_ids, strict=True))
@@ -271,6 +289,11 @@ class FreeCache:
     def truncate(self, length):
         self.length, self.num_pending = length, 0
 
+    def fork(self, length):
+        fork = FreeCache()
+        fork.length = length
+        return fork
+
 
 class FreeRows:
     """The target follows the first child of a node, `accepted` levels deep."""
@@ -282,9 +305,9 @@ class FreeRows:
     def choose(self, row, *_):
         self._left -= 1
         if self._left < 0 or self._call.parents is None:
-            return Choice(3)
+            return SampledToken(3)
         below = self._call.parents.tolist().index(row) if row in self._call.parents else None
-        return Choice(3 if below is None else int(self._call.token_ids[below]))
+        return SampledToken(3 if below is None else int(self._call.token_ids[below]))
 
 
 class FreeRuntime:

@@ -28,6 +28,10 @@ class CapacityError(EyasError):
     """A prompt or an answer does not fit the model's context."""
 
 
+class DraftError(EyasError):
+    """A drafter proposed a tree that cannot be verified: a bug of that drafter."""
+
+
 class DataError(EyasError):
     """A question, prompt or answer file is broken."""
 

@@ -13,7 +13,7 @@ from eyas.bench.contenders import PRESETS
 from eyas.drafters.autoregressive import Autoregressive, Session
 from eyas.drafters.registry import Method, methods
 from eyas.engine.interfaces import DraftOptions
-from eyas.engine.verification import RatioTest
+from eyas.engine.verification import SPECULATIVE_SAMPLING
 
 SOURCES = "eyas.bench.plan.sources_hash"
 
@@ -241,7 +241,7 @@ def test_what_is_not_promised_is_compared_as_a_share(eyas, argv, rows, registere
     class Options(DraftOptions):
         @property
         def rule(self):
-            return RatioTest()
+            return SPECULATIVE_SAMPLING
 
     registered("ratio", Autoregressive, options=Options)
     done = eyas(*argv, "--methods", "ratio", "--repeats", "0", "--temperature", "1", "--json")

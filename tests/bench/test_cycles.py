@@ -3,9 +3,8 @@
 import numpy as np
 
 from eyas.bench.cycles import CycleCounts, positions
-from eyas.engine.cycle import Cycle
 from eyas.engine.tree import DraftTree
-from eyas.engine.verification import Verdict
+from eyas.engine.verification import Cycle
 
 #        0
 #      /   \
@@ -32,12 +31,12 @@ def test_only_near_positions_are_counted():
 
 def test_a_cycle_is_counted():
     counts = CycleCounts()
-    counts.see(Cycle(TREE, Verdict([0, 2, 4], [2, 4, 7])))
+    counts.see(Cycle(TREE, [0, 2, 4], [2, 4, 7]))
     found = counts.to_dict()
     assert found["positions"] == {"1": [1, 1, 1], "1.1": [1, 1, 0], "1.2": [1, 1, 1], "2": [1, 1, 0]}
     bins = {at: row for at, row in enumerate(found["calibration"]) if row[0]}
     assert set(bins) <= {5, 6, 9, 10, 11, 12}  # 0.3, 0.5 and 0.6, each within rounding of a bin's edge
     assert [sum(row[at] for row in bins.values()) for at in (0, 1)] == [4, 2]
-    counts.see(Cycle(TREE, Verdict([0], [8])))
+    counts.see(Cycle(TREE, [0], [8]))
     assert counts.to_dict()["positions"]["1.1"] == [2, 1, 0]
     assert sum(row[0] for row in counts.to_dict()["calibration"]) == 6

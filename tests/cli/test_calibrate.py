@@ -51,7 +51,7 @@ def test_dear_passes_are_measured_in_every_other_round(model, monkeypatch):
     monkeypatch.setattr(
         llm.runtime, "forward", lambda calls: passes.append(len(calls[0].token_ids)) or forward(calls)
     )
-    calibrate(llm.runtime, llm.tree_policy().drafter, find_method("eagle2").options())
+    calibrate(llm.runtime, llm.loaded().policy.drafter, find_method("eagle2").options())
     assert passes.count(24) == 3
     assert passes.count(48) == 2
 

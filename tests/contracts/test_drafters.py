@@ -140,8 +140,8 @@ def check_same_answer(case, engines, prompt, sampling, stopping, tree):
     assert drafted.request.text.finish_reason == plain.request.text.finish_reason
     for ours, theirs in zip(drafted.tokens, plain.tokens, strict=True):
         allowed = tolerance(engines(case).runtime, 1e-9)
-        assert abs(ours.choice.log_prob - theirs.choice.log_prob) <= allowed
-        assert [token for token, _ in ours.choice.top] == [token for token, _ in theirs.choice.top]
+        assert abs(ours.log_prob - theirs.log_prob) <= allowed
+        assert [token for token, _ in ours.top] == [token for token, _ in theirs.top]
 
 
 @lossless
@@ -324,7 +324,7 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle2, engines, sam
         engine.step([run])
         session = run.session.session
         state = session._state
-        fresh = type(session)(state._head)
+        fresh = type(session)(state.head)
         fresh.begin(state._context)
         cache = engine.runtime.new_cache()
         ids = np.array(run.token_ids[:-1])

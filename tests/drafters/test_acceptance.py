@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from eyas.drafters.acceptance import KNOTS, AcceptanceMap, Observation, observed
 from eyas.engine.tree import DraftTree
-from eyas.engine.verification import Verdict
+from eyas.engine.verification import Cycle
 from eyas.errors import DataError
 
 maps = st.lists(st.floats(0, 1), min_size=2, max_size=6).map(
@@ -80,7 +80,7 @@ def test_a_cycle_tells_of_the_children_of_its_path():
         parents=np.array([-1, 0, 0, 1, 1, 2, 2]),
         log_values=np.log([1.0, 0.5, 0.4, 0.25, 0.1, 0.2, 0.1]),
     )
-    seen = observed(tree, Verdict(path=[0, 1], token_ids=[1, 99]))
+    seen = observed(Cycle(tree, path=[0, 1], token_ids=[1, 99]))
     assert [(node.depth, round(node.confidence, 6), node.accepted) for node in seen] == [
         (1, 0.5, True),
         (1, 0.4, False),

@@ -44,7 +44,7 @@ def test_the_target_as_its_own_draft_is_always_accepted(perfect, temperature, gi
     drafted = []
     for run in cycles(perfect, wanted):
         drafted.append(run.last_cycle.tree.num_draft_tokens)
-        assert run.last_cycle.verdict.num_accepted == drafted[-1]
+        assert run.last_cycle.num_accepted == drafted[-1]
     assert drafted[:4] == [5, 7, 9, 11]
 
 
@@ -54,7 +54,7 @@ def test_failure_makes_drafts_shorter(runtime, tmp_path):
     for run in cycles(engine, request("sps", [5, 9, 11], new_tokens=40)):
         drafted.append(run.last_cycle.tree.num_draft_tokens)
         assert drafted[-1] == before
-        accepted = run.last_cycle.verdict.num_accepted
+        accepted = run.last_cycle.num_accepted
         before = before + 2 if accepted == drafted[-1] else max(1, before - 1)
     assert drafted[:2] == [5, 4]
     assert 1 in drafted
@@ -140,8 +140,8 @@ def test_the_cache_is_one_pass_over_committed_tokens(runtime, target_dir, load, 
         counting.read.clear()
         engine.step([run])
         assert counting.read == [missing]
-        tree, verdict = run.last_cycle.tree, run.last_cycle.verdict
-        missing = 2 if verdict.num_accepted == tree.num_draft_tokens else 1
+        cycle, tree = run.last_cycle, run.last_cycle.tree
+        missing = 2 if cycle.num_accepted == tree.num_draft_tokens else 1
         assert tree.token_ids.tolist() == expected.token_ids.tolist()
         np.testing.assert_allclose(tree.log_values, expected.log_values, rtol=0, atol=atol)
 

@@ -1,15 +1,20 @@
 """The engine on a runtime without a network: L1, L4 and L7 for any tree, prompt, sampling and stop."""
 
+import textwrap
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.drafters.autoregressive import Autoregressive
+from eyas.engine import interfaces, verification
 from eyas.engine.cycle import Engine, common_prefix
 from eyas.engine.interfaces import FINAL
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
-from eyas.errors import CapacityError
+from eyas.engine.tree import DraftTree, chain
+from eyas.errors import CapacityError, ConfigError, DraftError
 from fake import FakeRuntime, RandomTrees, answer, make_request
 
 VOCAB = 8
@@ -58,7 +63,7 @@ def test_any_tree_gives_plain_decodings_answer(prompt, sampling, stopping, seed,
     assert drafted.generated == plain.generated
     assert text == plain_text
     assert drafted.request.text.finish_reason == plain.request.text.finish_reason
-    assert [t.choice for t in drafted.tokens] == [t.choice for t in plain.tokens]
+    assert [t.at_depth(None) for t in drafted.tokens] == [t.at_depth(None) for t in plain.tokens]
     if stopping.max_new_tokens >= context:
         assert len(drafted.token_ids) <= context
     # L7: after the stop the caches hold exactly the tokens before the last one.
@@ -182,6 +187,76 @@ def test_an_error_ends_its_own_run_only(drafter):
         assert run.generated == alone.generated
 
 
+def broken_trees():
+    """(what is wrong, tree below a root) of drafters with a bug."""
+    yield "token id 8", lambda root, room: chain(root, [VOCAB])
+    yield "token id -1", lambda root, room: chain(root, [1, -1])
+    yield "root 4", lambda root, room: chain(4, [])
+    yield "levels", lambda root, room: chain(root, [1] * (room + 1))
+    yield (
+        "before their children",
+        lambda root, room: DraftTree(np.array([root, 1]), np.array([-1, 1]), np.zeros(2)),
+    )
+
+
+@pytest.mark.parametrize(("message", "tree"), [*broken_trees()], ids=lambda value: str(value)[:12])
+def test_a_broken_tree_ends_its_own_run_only(monkeypatch, message, tree):
+    """The target's pass would fail for all."""
+
+    class Broken(Faulty):
+        def make_fail(self, session):
+            if len(self.sessions) == 2:
+                session.propose = lambda token_ids, room: tree(token_ids[-1], room)
+
+    runtime = FakeRuntime(VOCAB, 64)
+    forward = runtime.forward
+
+    def strict(calls):
+        for call in calls:
+            assert 0 <= min(call.token_ids) <= max(call.token_ids) < VOCAB
+        return forward(calls)
+
+    monkeypatch.setattr(runtime, "forward", strict)
+    engine = Engine(runtime, Broken(VOCAB))
+    stopping = StoppingConfig(max_new_tokens=20, ignore_eos=True)
+    runs = [engine.start(request([1, 3, at], stopping=stopping))[0] for at in range(3)]
+    first, broken, last = engine.try_step(runs)
+    assert isinstance(broken, DraftError | AssertionError)
+    assert message in str(broken)
+    assert first.tokens
+    assert last.tokens
+
+
+def test_the_example_of_the_interfaces_is_plain_decoding():
+    """The few lines that explain a cycle are a program."""
+    text = interfaces.__doc__
+    lines = text[text.index("    def cycle(") : text.index("Shape letters")]
+    names = {**vars(interfaces), **vars(verification)}
+    exec(textwrap.dedent(lines), names)
+    runtime, drafter = FakeRuntime(VOCAB, 64), RandomTrees(VOCAB)
+    stopping = StoppingConfig(max_new_tokens=20, ignore_eos=True)
+    run, _ = Engine(runtime, drafter).start(request([1, 3], stopping=stopping))
+    tokens = run.token_ids
+    while len(tokens) < 22:
+        names["cycle"](runtime, run.cache, run.session, run.request.sampler, tokens, 2)
+    plain, _ = answer(Engine(runtime, Autoregressive()), request([1, 3], stopping=stopping))
+    assert tokens[:22] == plain.token_ids
+
+
+@pytest.mark.slow
+def test_the_example_of_the_interfaces_type_checks(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    text = interfaces.__doc__
+    modules = ("interfaces", "sampling", "verification")
+    imports = "".join(f"from eyas.engine.{name} import *\n" for name in modules)
+    program = tmp_path / "example.py"
+    program.write_text(
+        imports + textwrap.dedent(text[text.index("    def cycle(") : text.index("Shape letters")])
+    )
+    out, err, code = api.run(["--strict", str(program)])
+    assert code == 0, out + err
+
+
 def test_an_error_of_the_pass_ends_all_that_share_it(monkeypatch):
     runtime = FakeRuntime(VOCAB, 64)
     engine = Engine(runtime, RandomTrees(VOCAB))
@@ -199,14 +274,14 @@ def test_other_runs_may_be_stepped_during_a_prefill(prompt, seed):
     stopping = StoppingConfig(max_new_tokens=12, ignore_eos=True)
     other, _ = engine.start(request([1, 3], stopping=stopping))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eyas.engine.cycle.PREFILL_ROWS", 4)
-        prefill = engine.prefill(request(prompt, stopping=stopping))
+        patch.setattr("eyas.engine.cycle.PREFILL_TOKENS", 4)
+        run = engine.open(request(prompt, stopping=stopping))
+        prefill = engine.prefill([run])
         passes = 1
         while True:
             try:
                 next(prefill)
-            except StopIteration as done:
-                run, _ = done.value
+            except StopIteration:
                 break
             passes += 1
             if not other.is_finished:
@@ -222,12 +297,17 @@ def test_other_runs_may_be_stepped_during_a_prefill(prompt, seed):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "message"),
-    [([], "empty"), ([1] * 64, "64 tokens"), ([VOCAB], "vocabulary"), ([-1], "vocabulary")],
+    ("prompt", "error", "message"),
+    [
+        ([], CapacityError, "empty"),
+        ([1] * 64, CapacityError, "64 tokens"),
+        ([VOCAB], ConfigError, "token id 8, but the model's ids end at 7"),
+        ([-1], ConfigError, "token id -1"),
+    ],
     ids=["empty", "long", "unknown-id", "negative-id"],
 )
-def test_impossible_prompts_are_refused(prompt, message):
-    with pytest.raises(CapacityError, match=message):
+def test_impossible_prompts_are_refused(prompt, error, message):
+    with pytest.raises(error, match=message):
         Engine(FakeRuntime(), Autoregressive()).start(request(prompt))
 
 
@@ -243,20 +323,3 @@ def test_common_prefix():
     assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
     assert common_prefix([1, 2], [1, 2, 4]) == 2
     assert common_prefix([], [1]) == 0
-
-
-@given(prompt_list=st.lists(prompts, min_size=1, max_size=3), seed=st.integers(0, 10**6))
-def test_requests_may_take_over_the_caches_of_ended_ones(prompt_list, seed):
-    """Each prompt three times: the later ones reuse its rows, and answer the same."""
-    runtime = FakeRuntime(VOCAB, 64, seed=seed)
-    engine = Engine(runtime, RandomTrees(VOCAB, seed))
-    seen, reused = [], 0
-    for run in engine.together([request(p) for p in prompt_list * 3], size=2):
-        seen.append((tuple(run.request.prompt_ids), tuple(run.generated)))
-        reused += run.num_reused
-    assert len(seen) == 3 * len(prompt_list)
-    for prompt, generated in seen:
-        alone, _ = answer(Engine(runtime, Autoregressive()), request(list(prompt)))
-        assert generated == tuple(alone.generated)
-    longest = max(len(prompt) for prompt in prompt_list)
-    assert reused or longest < 2 or len(prompt_list) > 1

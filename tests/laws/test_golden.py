@@ -11,7 +11,8 @@ from eyas.config import TreeConfig
 from eyas.drafters.expansion import grow_tree
 from eyas.engine.sampling import gumbel
 from eyas.engine.tree import DraftTree
-from eyas.engine.verification import verify
+from eyas.engine.verification import accept_same_ids
+from fake import Says
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -65,9 +66,9 @@ def test_verification(case):
     target = {path_of(words): row for words, row in case["target"].items()}
     for path, bonus, weight in case["outcome"]:
         said = [*path, bonus]
-        verdict = verify(tree, lambda _, accepted, said=said: said[len(accepted)])
-        assert verdict.token_ids == said
-        assert [nodes[node] for node in verdict.path] == [tuple(path[:size]) for size in range(len(path) + 1)]
+        cycle = accept_same_ids(tree, Says(lambda _, accepted, said=said: said[len(accepted)]))
+        assert cycle.token_ids == said
+        assert [nodes[node] for node in cycle.path] == [tuple(path[:size]) for size in range(len(path) + 1)]
         chance = np.prod([target[tuple(said[:at])][token] for at, token in enumerate(said)])
         # Probabilities are rounded to four places, so a node's may not add up to 1 exactly.
         assert chance == pytest.approx(weight, rel=2e-3)

@@ -1,13 +1,13 @@
-"""The two other rules: the ratio test keeps the distribution, typical acceptance keeps neither.
+"""Two other rules: speculative sampling keeps the distribution, typical acceptance keeps neither.
 
-The ratio test is enumerated, not sampled: its code runs once for every outcome of every coin and draw, on
-every tree that can be drawn, and the probabilities are added up.
+Speculative sampling is enumerated, not sampled: its code runs once for every outcome of every coin and draw,
+on every tree that can be drawn, and the probabilities are added up.
 """
 
 import itertools
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pytest
@@ -21,7 +21,13 @@ from eyas.engine.interfaces import DraftOptions
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
 from eyas.engine.tree import DraftTree, Prefix, chain
-from eyas.engine.verification import RatioTest, TypicalAcceptance, verify
+from eyas.engine.verification import (
+    SPECULATIVE_SAMPLING,
+    TYPICAL_ACCEPTANCE,
+    accept_by_speculative_sampling,
+    accept_same_ids,
+    accept_typical,
+)
 from eyas.runtimes import load_runtime
 from eyas.runtimes.native import is_built
 from fake import FakeRuntime, answer, make_request
@@ -29,7 +35,7 @@ from tiny import VOCAB, write_head, write_llama
 
 
 class EveryOutcome:
-    """A judge that follows a script of outcomes, and notes which scripts are left to run."""
+    """A verifier that follows a script of outcomes, and notes which scripts are left to run."""
 
     is_greedy = False
 
@@ -64,26 +70,26 @@ class EveryOutcome:
 class Coin:
     """A uniform number that is known only by how it compares: u * q < p holds with min(1, p / q)."""
 
-    judge: EveryOutcome
+    verifier: EveryOutcome
     scale: float = 1.0
 
     def __mul__(self, scale):
-        return Coin(self.judge, self.scale * scale)
+        return Coin(self.verifier, self.scale * scale)
 
     def __lt__(self, limit):
         accept = min(1.0, limit / self.scale)
-        return self.judge.decide([1 - accept, accept]) == 1
+        return self.verifier.decide([1 - accept, accept]) == 1
 
 
 def outcomes(rule, tree, target):
     """{(accepted tokens, bonus): probability} of a rule on one tree."""
     found, scripts = Counter(), [[]]
     while scripts:
-        judge = EveryOutcome(scripts.pop(), target)
-        verdict = rule(tree, judge)
-        assert verdict.path == tree.path(verdict.path[-1])
-        found[tuple(verdict.token_ids[:-1]), verdict.token_ids[-1]] += judge.weight
-        scripts += judge.others
+        verifier = EveryOutcome(scripts.pop(), target)
+        cycle = rule(tree, verifier)
+        assert cycle.path == tree.path(cycle.path[-1])
+        found[tuple(cycle.token_ids[:-1]), cycle.token_ids[-1]] += verifier.weight
+        scripts += verifier.others
     return found
 
 
@@ -136,7 +142,7 @@ def emitted_law(target, draft, widths, length):
     """Law of the answer's first tokens, where what no tree emitted is drawn in later cycles."""
     law = Counter()
     for tree, drawn in drawn_trees(draft, widths):
-        for (accepted, bonus), weight in outcomes(RatioTest(), tree, target).items():
+        for (accepted, bonus), weight in outcomes(accept_by_speculative_sampling, tree, target).items():
             head = (*accepted, bonus)[:length]
             for rest in itertools.product(range(len(target(()))), repeat=length - len(head)):
                 later = drawn * weight
@@ -147,7 +153,7 @@ def emitted_law(target, draft, widths, length):
 
 
 @given(p=distributions, q=distributions, siblings=st.integers(0, 3))
-def test_the_ratio_test_emits_exactly_the_target(p, q, siblings):
+def test_speculative_sampling_emits_exactly_the_target(p, q, siblings):
     """One level: any p, any q, zeros in both; summed over all draws without replacement and all coins."""
     law = emitted_law(lambda path: p, lambda path: q, [siblings], 1)
     assert [law[(token,)] for token in range(4)] == pytest.approx(p, abs=1e-9)
@@ -174,7 +180,7 @@ def test_the_first_sibling_is_accepted_as_often_as_can_be(p, q):
     accepted = sum(
         drawn * weight
         for tree, drawn in drawn_trees(lambda path: q, [1])
-        for (path, _), weight in outcomes(RatioTest(), tree, lambda path: p).items()
+        for (path, _), weight in outcomes(accept_by_speculative_sampling, tree, lambda path: p).items()
         if path
     )
     assert accepted == pytest.approx(sum(min(a, b) for a, b in zip(p, q, strict=True)), abs=1e-9)
@@ -185,10 +191,10 @@ def test_a_child_that_its_draft_cannot_have_drawn_says_nothing():
         np.array([0, 2, 1]), np.array([-1, 0, 0]), np.zeros(3), proposals={0: np.array([0.5, 0.5, 0.0])}
     )
     p = [0.25, 0.25, 0.5]
-    law = outcomes(RatioTest(), tree, lambda path: p)
+    law = outcomes(accept_by_speculative_sampling, tree, lambda path: p)
     assert not law[(2,), 0]
     assert law == outcomes(
-        RatioTest(),
+        accept_by_speculative_sampling,
         DraftTree(np.array([0, 1]), np.array([-1, 0]), np.zeros(2), proposals=tree.proposals),
         lambda path: p,
     )
@@ -196,20 +202,20 @@ def test_a_child_that_its_draft_cannot_have_drawn_says_nothing():
 
 @given(tree=trees(), seed=st.integers(0, 10**6), epsilon=st.sampled_from([0.09, 0.3, 0.9]))
 def test_typical_acceptance_keeps_the_longest_typical_path(tree, seed, epsilon):
-    rule = TypicalAcceptance(epsilon=epsilon)
+    rule = partial(accept_typical, epsilon=epsilon)
     paths = [tuple(tree.token_ids[tree.path(node)[1:]].tolist()) for node in range(len(tree.token_ids))]
     [((accepted, bonus), weight)] = outcomes(rule, tree, lambda path: target(seed, path)).items()
     assert weight == 1, "it draws nothing"
-    kept = reference.typical_path(paths, lambda path: target(seed, path), epsilon, rule.delta)
+    kept = reference.typical_path(paths, lambda path: target(seed, path), epsilon, 0.3)
     assert (accepted, bonus) == (kept, int(np.argmax(target(seed, kept))))
 
 
 def test_typical_acceptance_is_not_lossless():
     """What is drafted is kept whenever it is typical, however often the target would have said otherwise."""
-    [(outcome, weight)] = outcomes(TypicalAcceptance(), chain(0, [1]), lambda path: [0.6, 0.4]).items()
+    [(outcome, weight)] = outcomes(accept_typical, chain(0, [1]), lambda path: [0.6, 0.4]).items()
     assert (outcome, weight) == (((1,), 0), 1.0)
-    assert TypicalAcceptance().lossless == "no"
-    assert RatioTest().lossless == "distribution"
+    assert TYPICAL_ACCEPTANCE.lossless == "no"
+    assert SPECULATIVE_SAMPLING.lossless == "distribution"
 
 
 class Greedy:
@@ -219,17 +225,17 @@ class Greedy:
         return len(accepted) + 1
 
 
-@pytest.mark.parametrize("rule", [RatioTest(), TypicalAcceptance()])
+@pytest.mark.parametrize("rule", [accept_by_speculative_sampling, accept_typical])
 def test_where_greedy_every_rule_is_the_walk(rule):
     tree = chain(0, [1, 2, 9])
-    assert rule(tree, Greedy()) == verify(tree, Greedy().choose)
+    assert rule(tree, Greedy()) == accept_same_ids(tree, Greedy())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RatioOptions(DraftOptions):
+class SampledOptions(DraftOptions):
     @property
     def rule(self):
-        return RatioTest()
+        return SPECULATIVE_SAMPLING
 
 
 class SampledDrafts:
@@ -245,6 +251,9 @@ class SampledDrafts:
 
     def begin(self, context, keep=0):
         self.context = context
+
+    def fork(self):
+        return SampledDrafts(self.runtime)
 
     def extend(self, features, token_ids):
         pass
@@ -304,7 +313,7 @@ def test_drawn_drafts_keep_the_distribution_through_the_whole_engine():
 
     def request(seed):
         sampling = SamplingConfig(temperature=0.8, presence_penalty=0.5, seed=seed)
-        return make_request([1, 3], sampling, stopping, vocab_size=4, options=RatioOptions())
+        return make_request([1, 3], sampling, stopping, vocab_size=4, options=SampledOptions())
 
     def log_probs(path):
         return request(0).sampler.log_probs(runtime.logits((1, 3, *path)), path)
@@ -314,7 +323,7 @@ def test_drawn_drafts_keep_the_distribution_through_the_whole_engine():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_built(), reason="this installation has no native runtime")
-def test_eagles_ratio_test_keeps_the_distribution_of_a_real_model(tmp_path):
+def test_eagles_speculative_sampling_keeps_the_distribution_of_a_real_model(tmp_path):
     from eyas.drafters.eagle import Eagle, EagleOptions
     from eyas.engine.interfaces import DraftFiles, TargetCall
 

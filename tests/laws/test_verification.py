@@ -11,7 +11,8 @@ from test_draft_trees import parent_lists
 import reference
 from eyas.engine.sampling import Sampler, SamplingConfig, gumbel, log_softmax
 from eyas.engine.tree import DraftTree, chain
-from eyas.engine.verification import verify
+from eyas.engine.verification import accept_same_ids
+from fake import Says
 
 VOCAB = 4
 
@@ -104,15 +105,19 @@ def test_the_walk_follows_the_chosen_tokens(tree, tokens):
         assert list(accepted) == tokens[: len(accepted)]
         return tokens[len(accepted)]
 
-    verdict = verify(tree, choose)
-    assert asked == verdict.path == tree.path(verdict.path[-1])
-    assert verdict.token_ids == tokens[: len(verdict.path)]
-    assert verdict.num_accepted == len(verdict.token_ids) - 1
-    assert [int(tree.token_ids[n]) for n in verdict.path[1:]] == verdict.token_ids[:-1]
+    cycle = accept_same_ids(tree, Says(choose))
+    assert asked == cycle.path == tree.path(cycle.path[-1])
+    assert cycle.token_ids == tokens[: len(cycle.path)]
+    assert cycle.num_accepted == len(cycle.token_ids) - 1
+    assert [int(tree.token_ids[n]) for n in cycle.path[1:]] == cycle.token_ids[:-1]
 
 
 def test_a_full_chain_gives_a_bonus_token():
-    assert verify(chain(9, [1, 2]), lambda _, accepted: len(accepted) + 1).token_ids == [1, 2, 3]
+    assert accept_same_ids(chain(9, [1, 2]), Says(lambda _, accepted: len(accepted) + 1)).token_ids == [
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])

@@ -20,7 +20,7 @@ def llm(tmp_path_factory):
     """A random model with a random head; costs are given, so that nothing is measured."""
     directory = write_chat_model(tmp_path_factory.mktemp("models") / "tiny", head=True)
     loaded = eyas.load(directory, threads=1, **RUNTIME)
-    loaded._costs["eagle2"] = FAST
+    loaded.loaded("eagle2")._costs = FAST
     return loaded
 
 

@@ -2,9 +2,8 @@
 
 import math
 
-from eyas.engine.cycle import Piece, Token
-from eyas.engine.interfaces import Choice
-from eyas.serve.jobs import Update
+from eyas.engine.cycle import Piece
+from eyas.engine.sampling import SampledToken
 from eyas.serve.replies import TextReply, Texts
 
 
@@ -28,10 +27,10 @@ def test_tokens_stand_where_their_characters_begin(llm):
     decoder, reply, chunks, text = llm.tokenizer.stream_decoder(), made_reply(llm), [], ""
     for start in range(0, len(ids), 2):  # characters are held back until they are whole
         pair = ids[start : start + 2]
-        tokens = tuple(Token(Choice(token_id, -0.5, ((token_id, -0.5),)), None) for token_id in pair)
-        update = Update(Piece("".join(map(decoder.push, pair)), tokens))
-        reply.add(0, update)
-        chunks.append(reply.chunk(0, update))
+        tokens = tuple(SampledToken(token_id, -0.5, ((token_id, -0.5),)) for token_id in pair)
+        piece = Piece("".join(map(decoder.push, pair)), tokens)
+        reply.add(0, piece)
+        chunks.append(reply.chunk(0, piece))
         text += chunks[-1]["choices"][0]["text"]
     assert text == said
     body = reply.body()["choices"][0]["logprobs"]
@@ -46,7 +45,7 @@ def test_equal_names_keep_the_most_probable(llm):
     other = token_of(llm, 0x99)
     reply = made_reply(llm)
     top = ((byte, -0.1), (other, -0.2), (letter, -0.3), (letter, -0.4), (2, -math.inf))
-    reply.add(0, Update(Piece("", (Token(Choice(byte, -0.1, top), None),))))
+    reply.add(0, Piece("", (SampledToken(byte, -0.1, top),)))
     [named] = reply.body()["choices"][0]["logprobs"]["top_logprobs"]
     assert named == {"bytes:\\x98": -0.1, "bytes:\\x99": -0.2, "a": -0.3, "</s>": -9999.0}
 

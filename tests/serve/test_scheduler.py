@@ -1,6 +1,7 @@
 """Continuous batching on a runtime without a network: same ids, fair turns, errors and limits."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -8,12 +9,10 @@ from eyas.drafters.autoregressive import Autoregressive
 from eyas.engine.cycle import Engine
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
-from eyas.errors import CapacityError
-from eyas.serve.jobs import DeadlineError, DrainingError, Job, QueueFullError
-from eyas.serve.kept import KeptRuns
+from eyas.errors import CapacityError, ConfigError
 from eyas.serve.metrics import ServerMetrics
+from eyas.serve.queue import DeadlineError, DrainingError, FairQueue, Job, QueueFullError
 from eyas.serve.scheduler import Scheduler
-from eyas.serve.waiting import FairQueue
 from fake import FakeRuntime, RandomTrees, answer, make_request
 
 VOCAB = 8
@@ -21,26 +20,30 @@ LONG = StoppingConfig(max_new_tokens=40, ignore_eos=True)
 
 
 class Reader:
-    """Collects the updates of one job."""
+    """Collects the pieces of one job, and the error that ends it."""
 
     def __init__(self, engine, prompt, sampling=None, stopping=LONG, **more):
-        self.updates, self.ended, self.on_update = [], threading.Event(), lambda: None
+        self.pieces, self.error, self.ended, self.on_piece = [], None, threading.Event(), lambda: None
         self.request = make_request(prompt, sampling, stopping, vocab_size=VOCAB, stops=[2])
         self.job = Job(self.request, engine, stopping.max_new_tokens, self.take, **more)
 
-    def take(self, update):
-        self.updates.append(update)
-        self.on_update()
-        if update.is_last:
+    def take(self, outcome):
+        if isinstance(outcome, Exception):
+            self.error = outcome
+        else:
+            self.pieces.append(outcome)
+        self.on_piece()
+        if self.error or outcome.finish_reason:
             self.ended.set()
 
     def wait(self):
+        """Whether the answer is whole."""
         assert self.ended.wait(30), "the job has ended"
-        return self.updates[-1]
+        return self.error is None
 
     @property
     def token_ids(self):
-        return [token.id for update in self.updates for token in update.piece.tokens]
+        return [token.id for piece in self.pieces for token in piece.tokens]
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def serving():
 
 def alone(runtime, reader, prompt, sampling=None, stopping=LONG):
     request = make_request(prompt, sampling, stopping, vocab_size=VOCAB, stops=[2])
-    return answer(Engine(runtime, Autoregressive()), request)[0].generated
+    return answer(Engine(runtime, Autoregressive()), request)[0]
 
 
 def test_every_answer_is_that_of_the_request_alone(runtime, engine, serving):
@@ -89,10 +92,10 @@ def test_every_answer_is_that_of_the_request_alone(runtime, engine, serving):
     for reader in readers:
         scheduler.submit([reader.job])
     for reader, case in zip(readers, cases, strict=True):
-        last = reader.wait()
-        assert last.error is None
-        assert reader.token_ids == list(last.answer.token_ids) == alone(runtime, reader, *case)
-        assert "".join(update.piece.text for update in reader.updates) == last.answer.text
+        assert reader.wait()
+        whole = alone(runtime, reader, *case)
+        assert reader.token_ids == whole.generated
+        assert "".join(map(str, reader.pieces)) == whole.text
 
 
 def test_a_cancelled_job_writes_no_further_cycle(engine, serving):
@@ -100,31 +103,32 @@ def test_a_cancelled_job_writes_no_further_cycle(engine, serving):
     reader, other = Reader(engine, [1, 3]), Reader(engine, [1, 4])
 
     def cancel():
-        if len(reader.updates) == 3:
+        if len(reader.pieces) == 3:
             scheduler.cancel([reader.job])
 
-    reader.on_update = cancel
+    reader.on_piece = cancel
     scheduler.submit([reader.job])
     scheduler.submit([other.job])
-    assert len(other.wait().answer.token_ids) == 40
-    assert len(reader.updates) == 3
+    assert other.wait()
+    assert len(other.token_ids) == 40
+    assert len(reader.pieces) == 3
     assert scheduler._taken == 0
 
 
 def test_a_waiting_job_can_be_cancelled(engine, serving):
     scheduler = serving(max_concurrent=1)
     first, second, third = (Reader(engine, [1, at]) for at in range(3))
-    first.on_update = lambda: scheduler.cancel([second.job])
+    first.on_piece = lambda: scheduler.cancel([second.job])
     scheduler.submit([first.job, second.job, third.job])
     third.wait()
-    assert not second.updates
+    assert not second.pieces
 
 
 def test_a_full_queue_refuses_whole_requests(engine, serving):
     scheduler = serving(max_concurrent=1, max_queue=2)
     gate = threading.Event()
     first = Reader(engine, [1, 3])
-    first.on_update = lambda: gate.wait(30)
+    first.on_piece = lambda: gate.wait(30)
     scheduler.submit([first.job])
     others = [Reader(engine, [1, at]) for at in range(4)]
     with pytest.raises(QueueFullError) as refusal:
@@ -134,9 +138,9 @@ def test_a_full_queue_refuses_whole_requests(engine, serving):
     with pytest.raises(QueueFullError, match="3 answers"):
         scheduler.submit([others[3].job])
     gate.set()
-    assert all(reader.wait().answer for reader in [first, *others[:2]])
+    assert all(reader.wait() for reader in [first, *others[:2]])
     scheduler.submit([others[3].job])
-    assert others[3].wait().answer
+    assert others[3].wait()
 
 
 @pytest.mark.parametrize("max_concurrent", [1, 4])
@@ -146,17 +150,19 @@ def test_a_deadline_ends_a_job_wherever_it_stands(engine, serving, max_concurren
     other = Reader(engine, [1, 5])
     scheduler.submit([reader.job for reader in [*readers, other]])
     for reader in readers:
-        assert isinstance(reader.wait().error, DeadlineError)
-    assert other.wait().answer
+        assert not reader.wait()
+        assert isinstance(reader.error, DeadlineError)
+    assert other.wait()
 
 
 def test_a_running_job_meets_its_deadline(engine, serving):
     scheduler = serving()
     reader = Reader(engine, [1, 3])
-    reader.on_update = lambda: setattr(reader.job, "deadline", 0.0)
+    reader.on_piece = lambda: setattr(reader.job, "deadline", 0.0)
     scheduler.submit([reader.job])
-    assert isinstance(reader.wait().error, DeadlineError)
-    assert len(reader.updates) == 3  # the prompt's token, the cycle of that round, the error
+    assert not reader.wait()
+    assert isinstance(reader.error, DeadlineError)
+    assert len(reader.pieces) == 1, "the prompt's token: it was overdue before the first cycle"
 
 
 def test_the_cache_budget_is_never_exceeded(engine, serving):
@@ -166,14 +172,12 @@ def test_the_cache_budget_is_never_exceeded(engine, serving):
     for reader in readers:
         # 3 of prompt, 40 of answer, 60 of tree: two fit, three do not
         assert reader.job.tokens == 103
-        reader.on_update = lambda: peaks.append(
-            sum(job.tokens for job in scheduler._writing)
-            + sum(job.tokens for job, _ in scheduler._reading)
-            + scheduler._kept.tokens
+        reader.on_piece = lambda: peaks.append(
+            sum(job.tokens for job in scheduler._jobs.values()) + scheduler._prefixes.tokens
         )
     scheduler.submit([reader.job for reader in readers])
     for reader in readers:
-        assert reader.wait().answer
+        assert reader.wait()
     assert 206 <= max(peaks) <= 260
 
 
@@ -189,7 +193,7 @@ def test_clients_take_turns(engine, serving):
     readers = [Reader(engine, [1, at % 8], client="many") for at in range(6)]
     readers.append(Reader(engine, [1, 7], client="one"))
     for at, reader in enumerate(readers):
-        reader.on_update = lambda at=at: order.append(at)
+        reader.on_piece = lambda at=at: order.append(at)
     scheduler.submit([reader.job for reader in readers])
     for reader in readers:
         reader.wait()
@@ -208,41 +212,45 @@ def test_an_error_ends_its_own_job_only(runtime, serving):
     faulty = Engine(runtime, Faulty(VOCAB))
     readers = [Reader(faulty, [1, 3, at]) for at in range(3)]
     scheduler.submit([reader.job for reader in readers])
-    assert isinstance(readers[1].wait().error, ZeroDivisionError)
+    assert not readers[1].wait()
+    assert isinstance(readers[1].error, ZeroDivisionError)
     for reader in (readers[0], readers[2]):
-        assert list(reader.wait().answer.token_ids) == alone(runtime, reader, reader.request.prompt_ids)
+        assert reader.wait()
+        assert reader.token_ids == alone(runtime, reader, reader.request.prompt_ids).generated
 
 
 def test_an_impossible_prompt_ends_with_its_error(engine, serving):
     reader = Reader(engine, [VOCAB])
     serving().submit([reader.job])
-    assert isinstance(reader.wait().error, CapacityError)
+    assert not reader.wait()
+    assert isinstance(reader.error, ConfigError)
 
 
 def test_a_bug_of_the_scheduler_does_not_end_it(engine, serving, monkeypatch, caplog):
     scheduler = serving()
-    monkeypatch.setattr(scheduler, "_write", lambda: 1 / 0)
+    monkeypatch.setattr(scheduler, "_step", lambda: 1 / 0)
     reader = Reader(engine, [1, 3])
     scheduler.submit([reader.job])
-    assert isinstance(reader.wait().error, ZeroDivisionError)
+    assert not reader.wait()
+    assert isinstance(reader.error, ZeroDivisionError)
     assert "a round of the scheduler failed" in caplog.text
     monkeypatch.undo()
     again = Reader(engine, [1, 3])
     scheduler.submit([again.job])
-    assert again.wait().answer
+    assert again.wait()
 
 
 def test_closing_ends_everything_with_an_error(engine, serving):
     scheduler = serving(max_concurrent=1)
     gate = threading.Event()
     readers = [Reader(engine, [1, at]) for at in range(3)]
-    readers[0].on_update = gate.set
+    readers[0].on_piece = gate.set
     scheduler.submit([reader.job for reader in readers])
     assert gate.wait(30)
     scheduler.close()
     assert not scheduler.is_alive
-    assert all(reader.wait().is_last for reader in readers)
-    assert isinstance(readers[2].updates[-1].error, DrainingError)
+    assert not any(reader.wait() for reader in readers)
+    assert isinstance(readers[2].error, DrainingError)
     with pytest.raises(DrainingError):
         scheduler.submit([Reader(engine, [1, 3]).job])
 
@@ -251,13 +259,16 @@ def test_a_later_turn_reuses_caches_and_writes_the_same(runtime, engine, serving
     scheduler = serving()
     first = Reader(engine, [1, 3, 4], stopping=StoppingConfig(max_new_tokens=20, ignore_eos=True))
     scheduler.submit([first.job])
-    prompt = [1, 3, 4, *first.wait().answer.token_ids, 5, 6]
+    assert first.wait()
+    prompt = [1, 3, 4, *first.token_ids, 5, 6]
     second = Reader(engine, prompt, SamplingConfig(temperature=1.0, seed=3))
     scheduler.submit([second.job])
-    last = second.wait()
-    assert last.num_reused == len(prompt) - 3  # all but the newest token of the first turn, and its pair
-    assert list(last.answer.token_ids) == alone(
-        runtime, second, prompt, SamplingConfig(temperature=1.0, seed=3)
+    assert second.wait()
+    assert (
+        second.pieces[0].num_reused == len(prompt) - 3
+    )  # all but the first turn's newest token, and its pair
+    assert (
+        second.token_ids == alone(runtime, second, prompt, SamplingConfig(temperature=1.0, seed=3)).generated
     )
 
 
@@ -268,32 +279,63 @@ def test_calls_run_on_the_engines_thread(engine, serving):
         scheduler.call(lambda: 1 / 0).result(30)
 
 
-def test_kept_runs_are_bounded_and_chosen_by_prefix(runtime):
-    engine, other = (Engine(runtime, Autoregressive()) for _ in range(2))
-    short = StoppingConfig(max_new_tokens=4, ignore_eos=True)
+def test_answers_to_one_prompt_share_its_prefill(runtime, engine, serving):
+    """And leave a place to every other client that waits."""
+    scheduler = serving(max_concurrent=3)
+    gate, reached = threading.Event(), threading.Event()
+    scheduler.call(lambda: reached.set() or gate.wait(30))
+    assert reached.wait(30)
+    prompt = [1, 3, 4]
+    readers = [
+        Reader(engine, prompt, SamplingConfig(temperature=1.0, seed=at), client="many") for at in range(4)
+    ]
+    other = Reader(engine, [1, 7], client="one")
+    for reader in readers:
+        reader.request = reader.job.request = replace(reader.request, prompt_ids=prompt)
+    order = []
+    for at, reader in enumerate([*readers, other]):
+        reader.on_piece = lambda at=at: order.append(at)
+    scheduler.submit([reader.job for reader in readers])
+    scheduler.submit([other.job])
+    read, forward = [], runtime.forward
 
-    def run(prompt):
-        return answer(engine, make_request(prompt, stopping=short, vocab_size=VOCAB))[0]
+    def watching(calls):
+        read.extend(call.token_ids.tolist() for call in calls if call.last_only)
+        return forward(calls)
 
-    kept, runs = KeptRuns(2), [run([1, at, at, at, at, at]) for at in (3, 4, 5)]
-    for finished in runs:
-        kept.keep(engine, finished)
-    assert len(kept) == 2
-    assert kept.take(engine, [1, 3, 3, 3, 3, 3, 3]) is None, "dropped: the least recently used"
-    assert kept.take(other, [*runs[2].token_ids, 1]) is None, "another engine's"
-    assert kept.take(engine, [1, 5, 0]) is None, "too little in common"
-    assert kept.take(engine, [*runs[2].token_ids, 1]) is runs[2]
-    assert kept.take(engine, [*runs[2].token_ids, 1]) is None, "taken"
-    assert kept.tokens == 10
-    kept.shrink(9)
-    assert not len(kept)
+    runtime.forward = watching
+    gate.set()
+    assert all(reader.wait() for reader in [*readers, other])
+    assert list(dict.fromkeys(order))[:3] == [0, 1, 4], "two of four, and the other client's"
+    assert read.count(prompt) == 1, "the later ones found it in the prefix cache"
+    for seed, reader in enumerate(readers):
+        assert (
+            reader.token_ids
+            == alone(runtime, reader, prompt, SamplingConfig(temperature=1.0, seed=seed)).generated
+        )
 
 
-def test_a_fair_queue_keeps_each_clients_order():
+def test_a_fair_queue_keeps_each_clients_order(engine):
+    def job(client, prompt):
+        return Reader(engine, prompt, client=client).job
+
+    shared = [1, 3]
+    jobs = [job("a", [1]), job("a", [2]), job("b", [3]), job("a", [4]), job("c", [5]), job("b", [6])]
     queue = FairQueue()
-    for client, job in [("a", 1), ("a", 2), ("b", 3), ("a", 4), ("c", 5), ("b", 6)]:
-        queue.push(client, job)
-    assert queue.remove(lambda job: job == 4) == [4]
-    assert queue.first() == 1
-    assert [queue.pop() for _ in range(len(queue))] == [1, 3, 5, 2, 6]
+    for each in jobs:
+        queue.push(each)
+    assert queue.num_others("a") == 2
+    assert queue.remove(lambda each: each is jobs[3]) == [jobs[3]]
+    assert queue.first() is jobs[0]
+    assert [jobs.index(queue.pop()) for _ in range(len(queue))] == [0, 2, 4, 1, 5]
     assert queue.first() is None
+    siblings = [job("a", shared) for _ in range(3)]
+    for each in siblings:
+        each.request = replace(each.request, prompt_ids=shared)
+        queue.push(each)
+    queue.push(jobs[0])
+    first = queue.pop()
+    assert queue.pop_siblings(first, lambda each: each is not siblings[2]) == [siblings[1]]
+    assert queue.pop_siblings(first, lambda each: True) == [siblings[2]], "the last has another prompt"
+    assert queue.pop() is jobs[0]
+    assert not len(queue)

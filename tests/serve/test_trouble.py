@@ -44,14 +44,14 @@ def slow(monkeypatch):
 @pytest.fixture
 def faulty(monkeypatch):
     """Answers with seed 666 fail in their third cycle."""
-    settle = Engine._settle
+    finish = Engine._finish_cycle
 
     def failing(self, run, tree, rows):
         if run.request.sampler.seed == 666 and run.counter.cycles == 2:
             raise ZeroDivisionError("secret details")
-        return settle(self, run, tree, rows)
+        return finish(self, run, tree, rows)
 
-    monkeypatch.setattr(Engine, "_settle", failing)
+    monkeypatch.setattr(Engine, "_finish_cycle", failing)
 
 
 def wait_until(condition):

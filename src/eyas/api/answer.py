@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Self
 
+from eyas.engine.batch import Batch
 from eyas.engine.cycle import Engine, Piece, Request, Run
 from eyas.engine.metrics import GenerationStats
 from eyas.engine.stopping import FinishReason
@@ -64,41 +65,49 @@ class Answer:
 
 
 class AnswerStream(Iterator[Piece]):
-    """Pieces of one answer as they come; `answer` when they have all come."""
+    """Pieces of one answer as they come; `answer` once all have come.
+
+    Args:
+        lock: held for one step at a time.
+        batch: empty; what it keeps of earlier answers may serve this one.
+        engine: that answers.
+        request: the answer to make.
+        config: of the answer.
+    """
 
     def __init__(
-        self,
-        lock: Lock,
-        engine: Engine,
-        request: Request,
-        config: dict[str, Any],
-        earlier: Run | None = None,
+        self, lock: Lock, batch: Batch, engine: Engine, request: Request, config: dict[str, Any]
     ) -> None:
         self._lock = lock
+        self._batch = batch
         self._engine = engine
         self._request = request
         self.config = config
-        self._earlier = earlier
-        self._closed = False
+        self.is_closed = False
         self.run: Run | None = None
 
     def __next__(self) -> Piece:
-        if self._closed or (self.run is not None and self.run.is_finished):
+        if self.is_closed or (self.run is not None and self.run.is_finished):
             raise StopIteration
-        with self._lock:
+        while True:
             try:
-                if self.run is None:
-                    self.run, piece = self._engine.start(self._request, self._earlier)
-                else:
-                    [piece] = self._engine.step([self.run])
+                with self._lock:
+                    if self.run is None:
+                        [self.run] = self._batch.admit(self._engine, [self._request])
+                    outcomes = self._batch.step()
+                for _, outcome in outcomes:  # none while a long prompt is read
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    return outcome
             except BaseException:
-                self._closed = True  # interrupted in mid-cycle: this answer cannot go on
+                self.is_closed = True  # this answer cannot go on
                 raise
-        return piece
 
     def close(self) -> None:
         """Stop early; the model stays usable."""
-        self._closed = True
+        self.is_closed = True
+        if self.run is not None:
+            self._batch.cancel(self.run)
 
     @property
     def answer(self) -> Answer:
@@ -109,8 +118,8 @@ class AnswerStream(Iterator[Piece]):
         """
         if self.run is None or not self.run.is_finished:
             raise ConfigError(
-                "the stream was closed before the answer ended; what it said is in `run`."
-                if self._closed
+                "the stream was closed before the answer ended; `run` holds what it said."
+                if self.is_closed
                 else "the answer has not ended; take all pieces of the stream first."
             )
         return Answer.of(self.run, self.config)
@@ -118,10 +127,6 @@ class AnswerStream(Iterator[Piece]):
 
 def _logprobs(run: Run) -> tuple[dict[str, Any], ...]:
     return tuple(
-        {
-            "token_id": token.id,
-            "logprob": token.choice.log_prob,
-            "top": [list(pair) for pair in token.choice.top],
-        }
+        {"token_id": token.id, "logprob": token.log_prob, "top": [list(pair) for pair in token.top]}
         for token in run.tokens
     )

@@ -11,13 +11,13 @@ A prompt is a string (one user turn), a list of chat messages, or a list of toke
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from eyas.api.answer import Answer, AnswerStream
+from eyas.api.methods import LoadedMethod
 from eyas.api.options import (
     Device,
     DraftDtype,
@@ -33,23 +33,23 @@ from eyas.api.options import (
 from eyas.api.prompts import Message, Prompt, to_token_ids
 from eyas.config import AUTO_TREE_METHODS, AUTO_TREE_RUNTIMES, TreeMode
 from eyas.drafters.find import HeadChoice, Heads
-from eyas.drafters.policy.calibration import calibrate
-from eyas.drafters.policy.cost_store import store_table, stored_table, table_path
-from eyas.drafters.policy.session import TreePolicy
 from eyas.drafters.registry import find_method
-from eyas.engine.capacity import check_answer_fits, check_room
+from eyas.engine.batch import Batch, run_all
 from eyas.engine.costs import CostTable
-from eyas.engine.cycle import Engine, Piece, Request, Run
-from eyas.engine.interfaces import DraftFiles, Runtime
+from eyas.engine.cycle import Engine, Piece, Request
+from eyas.engine.interfaces import Runtime
+from eyas.engine.prefix_cache import PrefixCache
 from eyas.engine.sampling import Sampler
 from eyas.engine.stopping import AnswerText, StoppingConfig, stop_tokens
-from eyas.errors import ConfigError, FetchError
+from eyas.errors import ConfigError
 from eyas.models import Tokenizer, resolve_model
 from eyas.runtimes import load_runtime
 
+MAX_BATCH = 8  # answers of one call that share the target's passes
+
 
 class LLM:
-    """A target with its tokenizer and its drafters. Several threads may use one; their cycles queue."""
+    """A target with its tokenizer and its drafters. Several threads may use one; their steps take turns."""
 
     def __init__(
         self,
@@ -65,14 +65,13 @@ class LLM:
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.heads = heads
-        self.method = self._resolve(method)
+        self.method = self.resolve(method)
         self.draft_dtype = draft_dtype
         self._model = model
         self._load_model = load_model
-        self._lock = Lock()  # held for one prefill or cycle, never while a caller reads a piece
-        self._engines: dict[str, Engine] = {}
-        self._costs: dict[str, CostTable] = {}
-        self.engine(self.method)  # a head that does not fit is an error now, not at the first prompt
+        self._lock = Lock()  # held for one step or for loading, never while a caller reads a piece
+        self._methods: dict[str, LoadedMethod] = {}
+        self.loaded(self.method)  # a head that does not fit is an error now, not at the first prompt
 
     def generate(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> Answer:
         """Answer a prompt.
@@ -86,21 +85,20 @@ class LLM:
             ConfigError: an unknown option or a value out of bounds.
             CapacityError: a prompt or answer that does not fit the context.
         """
-        settings = self.options(options, method).with_seed()
-        answers = []
-        for choice in range(settings.n):
-            stream = self._stream(prompt, method, settings, choice)
-            for _ in stream:
-                pass
-            answers.append(stream.answer)
-        return answers[0] if settings.n == 1 else answers[0].with_choices(tuple(answers))
+        return self.generate_many([prompt], method=method, batch_size=MAX_BATCH, **options)[0]
 
     def generate_many(
-        self, prompts: Sequence[Prompt], *, method: str | None = None, batch_size: int = 8, **options: Any
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        method: str | None = None,
+        batch_size: int = MAX_BATCH,
+        **options: Any,
     ) -> list[Answer]:
         """Answer several prompts, `batch_size` at a time in one pass; returns the answers in order.
 
-        Ids are those of `generate`; the seconds in `stats` are those of the whole batch.
+        Ids are those of `generate`; the seconds in `stats` are those of the whole batch. With n > 1 a prompt
+        is read once for all of its answers.
         """
         if isinstance(prompts, str):
             raise ConfigError("the prompts are one string; give a list of them, or use generate.")
@@ -108,28 +106,29 @@ class LLM:
             raise ConfigError(f"batch_size is {batch_size}, but it must be at least 1.")
         settings = self.options(options, method).with_seed()
         config = self.describe(settings, method)
-        requests = [
-            self.request(prompt, settings, choice, method)
-            for prompt in prompts
-            for choice in range(settings.n)
+        asked = [self.requests(prompt, settings, method) for prompt in prompts]
+        for requests in asked:  # all are checked before the first is answered
+            self.runtime.target.check_prompt(requests[0].prompt_ids)
+        groups = [
+            requests[at : at + batch_size] for requests in asked for at in range(0, settings.n, batch_size)
         ]
-        for request in requests:  # all are checked before the first is answered
-            check_room(request.prompt_ids, self.runtime)
-        with self._lock:
-            runs = self.engine(method).together(requests, batch_size)
-            made = {run.request: Answer.of(run, config) for run in runs}
-        answers = [made[request] for request in requests]
-        if settings.n == 1:
-            return answers
-        groups = [tuple(answers[at : at + settings.n]) for at in range(0, len(answers), settings.n)]
-        return [group[0].with_choices(group) for group in groups]
+        made: dict[Request, Answer] = {}
+        for run, error in run_all(self.engine(method), groups, batch_size, self._lock):
+            if error is not None:
+                raise error
+            made[run.request] = Answer.of(run, config)
+        answers = [tuple(made[request] for request in requests) for requests in asked]
+        return [choices[0] if settings.n == 1 else choices[0].with_choices(choices) for choices in answers]
 
     def stream(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> "AnswerStream":
         """Answer a prompt piece by piece. Close the iterator, or drop it, to stop early."""
         settings = self.options(options, method).with_seed()
         if settings.n != 1:
             raise ConfigError(f"n is {settings.n}, but a stream gives one answer; use generate for more.")
-        return self._stream(prompt, method, settings, 0)
+        [request] = self.requests(prompt, settings, method)
+        return AnswerStream(
+            self._lock, Batch(), self.engine(method), request, self.describe(settings, method)
+        )
 
     def conversation(self, *, method: str | None = None, **options: Any) -> "Conversation":
         """A chat that keeps its caches between turns."""
@@ -139,62 +138,57 @@ class LLM:
         """The token ids that a prompt becomes."""
         return to_token_ids(prompt, self.tokenizer, options or GenerationOptions())
 
+    def loaded(self, method: str | None = None) -> LoadedMethod:
+        """A method on this model, loaded when it is first asked for; None is the one chosen at loading."""
+        name = self.method if method is None else self.resolve(method)
+        if name not in self._methods:
+            with self._lock:
+                if name not in self._methods:
+                    self._methods[name] = LoadedMethod(
+                        find_method(name),
+                        self.runtime,
+                        self.find_head(name),
+                        draft_dtype=self.draft_dtype,
+                        load_model=self._load_model,
+                        lock=self._lock,
+                    )
+        return self._methods[name]
+
     def engine(self, method: str | None = None) -> Engine:
-        """The engine of a method, its drafter loaded once."""
-        name = self._resolve(method or self.method)
-        if name not in self._engines:
-            files = DraftFiles(head=self.head(name).require, model=self._load_model)
-            drafter = find_method(name).load(self.runtime, files)
-            self._engines[name] = Engine(self.runtime, drafter)
-        return self._engines[name]
+        """The engine of a method."""
+        return self.loaded(method).engine
 
-    def tree_policy(self, method: str | None = None) -> TreePolicy:
-        """The drafter of a method, under the tree policy of each request."""
-        drafter = self.engine(method).drafter
-        assert isinstance(drafter, TreePolicy), "as the registry loads it"
-        return drafter
-
-    def head(self, method: str | None = None) -> HeadChoice:
-        """The draft networks that a method finds for this target."""
-        return self.heads.find(find_method(self._resolve(method or self.method)).head)
+    def find_head(self, method: str) -> HeadChoice:
+        """The draft networks that a method would load."""
+        return self.heads.find(find_method(method).head)
 
     def costs(self, method: str | None = None, *, fresh: bool = False) -> CostTable | None:
-        """The cost table of a method on this machine: the one kept, or measured now (2 to 3 seconds).
-
-        Args:
-            method: as in `generate`.
-            fresh: measure again.
-
-        Returns:
-            None for a method whose trees have no size that could be chosen.
-        """
-        name, policy = self._resolve(method or self.method), self.tree_policy(method)
-        if not policy.is_sizable:
-            return None
-        path = self.costs_path(name)
-        with self._lock:
-            table = None if fresh else self._costs.get(name) or stored_table(path)
-            if table is None:
-                table = calibrate(self.runtime, policy.drafter, find_method(name).options())
-                with suppress(FetchError):  # a cache that cannot be written: measured again next time
-                    store_table(path, table)
-            self._costs[name] = table
-        return table
-
-    def costs_path(self, method: str | None = None) -> Path:
-        """Where the cost table of this model and method is kept."""
-        name = self._resolve(method or self.method)
-        return table_path(self.runtime, name, self.head(method).path, self.draft_dtype)
+        """The cost table of a method, see `LoadedMethod.costs`."""
+        return self.loaded(method).costs(fresh=fresh)
 
     def request(
         self, prompt: Prompt, options: GenerationOptions, choice: int = 0, method: str | None = None
     ) -> Request:
-        """A prompt and its options as the engine takes them. `options` must hold a seed."""
-        check_answer_fits(options.stopping, self.runtime)
-        own = options.of_method(self._resolve(method or self.method))
+        """A prompt and its options as the engine takes them, for one answer. `options` must hold a seed."""
+        return self._request(self._prompt_ids(prompt, options), options, choice, self.loaded(method))
+
+    def requests(
+        self, prompt: Prompt, options: GenerationOptions, method: str | None = None
+    ) -> list[Request]:
+        """The requests of all `options.n` answers to a prompt. `options` must hold a seed."""
+        prompt_ids, loaded = self._prompt_ids(prompt, options), self.loaded(method)
+        return [self._request(prompt_ids, options, choice, loaded) for choice in range(options.n)]
+
+    def _prompt_ids(self, prompt: Prompt, options: GenerationOptions) -> list[int]:
+        self.runtime.target.check_stopping(options.stopping)
+        return self.prompt_ids(prompt, options)
+
+    def _request(
+        self, prompt_ids: Sequence[int], options: GenerationOptions, choice: int, loaded: LoadedMethod
+    ) -> Request:
+        own = options.of_method(loaded.name)
         if options.tree.is_auto:
-            self.tree_policy(method).check_auto(own)
-        prompt_ids = self.prompt_ids(prompt, options)
+            loaded.policy.check_auto(own)
         model_stops = self.tokenizer.stop_token_ids
         assert options.sampling.seed is not None, "options come with a seed"
         sampler = Sampler(
@@ -213,13 +207,14 @@ class LLM:
             tree=options.tree,
             options=own,
             num_log_probs=options.logprobs,
-            costs=self.costs(method) if options.tree.is_auto else None,
+            costs=loaded.costs() if options.tree.is_auto else None,
         )
 
     def describe(self, options: GenerationOptions, method: str | None = None) -> dict[str, Any]:
         """Every resolved option, for `Answer.config`."""
-        costs = self.costs(method) if options.tree.is_auto else None
-        own = options.of_method(self._resolve(method or self.method))
+        loaded = self.loaded(method)
+        costs = loaded.costs() if options.tree.is_auto else None
+        own = options.of_method(loaded.name)
         return {
             **self.names(method),
             "lossless": own.rule.lossless,
@@ -230,23 +225,17 @@ class LLM:
 
     def names(self, method: str | None = None) -> dict[str, Any]:
         """What computes: model, head, method, runtime."""
-        target, head = self.runtime.target, self.head(method)
+        target, loaded = self.runtime.target, self.loaded(method)
         return {
             "model": self._model,
-            "head": None if head.path is None else str(head.path),
-            "head_check": head.check,
-            "method": self._resolve(method or self.method),
+            "head": None if loaded.head.path is None else str(loaded.head.path),
+            "head_check": loaded.head.check,
+            "method": loaded.name,
             "runtime": target.runtime,
             "runtime_reason": target.runtime_reason,
             "dtype": target.dtype,
             "threads": target.threads,
         }
-
-    def _stream(
-        self, prompt: Prompt, method: str | None, options: GenerationOptions, choice: int
-    ) -> "AnswerStream":
-        request = self.request(prompt, options, choice, method)
-        return AnswerStream(self._lock, self.engine(method), request, self.describe(options, method))
 
     def options(self, options: Mapping[str, Any], method: str | None = None) -> GenerationOptions:
         """Options by name, with this model's defaults: an answer no longer than the context, and the tree.
@@ -254,21 +243,22 @@ class LLM:
         Raises:
             ConfigError: an unknown option, a value out of bounds, or one that the method does not have.
         """
-        name = self._resolve(method or self.method)
+        name = self.resolve(method or self.method)
         check_shaping(options, name)
         default = min(StoppingConfig().max_new_tokens, self.runtime.target.context_limit)
         is_auto = self.runtime.target.runtime in AUTO_TREE_RUNTIMES and name in AUTO_TREE_METHODS
         tree: TreeMode = "auto" if is_auto else "fixed"
         return GenerationOptions.from_names({"max_new_tokens": default, **options}, tree)
 
-    def _resolve(self, method: str) -> str:
+    def resolve(self, method: str) -> str:
+        """A method's name; "auto" is eagle2 where a head is found, otherwise pld, which needs none."""
         if method != "auto":
             return method
         return "eagle2" if self.heads.find("eagle").path is not None else "pld"
 
 
 class Conversation:
-    """Turns that share one growing prompt; each reuses the longest common prefix of token ids (L7)."""
+    """Turns that share one growing prompt; each reuses the rows of the one before (docs/laws.md, L7)."""
 
     def __init__(self, llm: LLM, method: str | None, options: GenerationOptions) -> None:
         self.messages: list[Message] = []
@@ -278,7 +268,7 @@ class Conversation:
         self._method = method
         self._options = replace(options, system=None)  # said already
         self._is_answering = False
-        self._run: Run | None = None
+        self._batch = Batch(PrefixCache(1))
         self.last: Answer | None = None  # of the latest turn; None while it goes on or if it was stopped
 
     def say(self, text: str) -> Generator[Piece, None, None]:
@@ -288,16 +278,11 @@ class Conversation:
         if self._is_answering:
             raise ConfigError("the last turn's answer is still coming; take all of it, or close it, first.")
         self.last = None
+        llm, options = self._llm, self._options.with_seed()
         turns = [*self.messages, {"role": "user", "content": text}]
-        options = self._options.with_seed()
-        request = self._llm.request(turns, options, method=self._method)
-        earlier, self._run = self._run, None
+        request = llm.request(turns, options, method=self._method)
         stream = AnswerStream(
-            self._llm._lock,
-            self._llm.engine(self._method),
-            request,
-            self._llm.describe(options, self._method),
-            earlier,
+            llm._lock, self._batch, llm.engine(self._method), request, llm.describe(options, self._method)
         )
         said: list[str] = []
         self._is_answering = True
@@ -305,13 +290,12 @@ class Conversation:
             for piece in stream:
                 said.append(piece.text)
                 yield piece
+            self.last = stream.answer
         finally:
             self._is_answering = False
+            stream.close()  # stopped between two cycles, the next turn may go on from here too
             if said:
                 self.messages = [*turns, {"role": "assistant", "content": "".join(said)}]
-                # Between two cycles tokens and caches agree, so an early stop may be continued too.
-                self._run = None if stream._closed else stream.run
-        self.last = stream.answer
 
 
 def load(

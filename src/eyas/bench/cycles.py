@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from eyas.drafters.acceptance import observed
-from eyas.engine.cycle import Cycle, Engine, Request, Run, common_prefix
+from eyas.engine.cycle import Engine, Request, Run, common_prefix
 from eyas.engine.metrics import PHASES, Laps
 from eyas.engine.tree import DraftTree
+from eyas.engine.verification import Cycle
 
 BINS = 20  # of equal width, over confidences from 0 to 1
 LEVELS = 3  # whose positions are counted
@@ -27,12 +28,12 @@ class CycleCounts:
 
     def see(self, cycle: Cycle) -> None:
         """Count one cycle."""
-        for seen in observed(cycle.tree, cycle.verdict):
+        for seen in observed(cycle):
             held = self._bins[min(int(seen.confidence * BINS), BINS - 1)]
             held[0] += 1
             held[1] += seen.accepted
             held[2] += seen.confidence
-        path = set(cycle.verdict.path)
+        path = set(cycle.path)
         parents = cycle.tree.parents.tolist()
         for node, position in positions(cycle.tree).items():
             counts = self._positions.setdefault(position, [0, 0, 0])

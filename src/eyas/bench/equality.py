@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from eyas.engine.cycle import PREFILL_ROWS, Request, np_ids
+from eyas.engine.cycle import PREFILL_TOKENS, Request
 from eyas.engine.interfaces import Runtime, TargetCall
 from eyas.engine.tree import Floats
 
@@ -70,10 +70,10 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
 def plain_scores(runtime: Runtime, request: Request, generated: Sequence[int]) -> Floats:
     """(V,) scores after `generated`, computed in plain decoding's own passes."""
     prompt = list(request.prompt_ids)
-    passes = [prompt[start : start + PREFILL_ROWS] for start in range(0, len(prompt), PREFILL_ROWS)]
+    passes = [prompt[start : start + PREFILL_TOKENS] for start in range(0, len(prompt), PREFILL_TOKENS)]
     cache = runtime.new_cache()
     for token_ids in [*passes, *([token] for token in generated)]:
-        [rows] = runtime.forward([TargetCall(cache, np_ids(token_ids), last_only=True)])
+        [rows] = runtime.forward([TargetCall(cache, np.array(token_ids, dtype=np.int64), last_only=True)])
         cache.commit(range(len(token_ids)))
     return request.sampler.scores(rows.logits(len(token_ids) - 1), generated)
 

@@ -73,7 +73,7 @@ class Bench:
         if base.get("raw") and config.turns != 1 and any(len(q.turns) > 1 for s in sets for q in s.questions):
             raise ConfigError("raw prompts have no second turn; give --turns 1.")
         loaded = [contender for contender in contenders if self._loads(contender)]
-        self.head_hashes = {c.name: head_hash(llm.head(c.method).path) for c in loaded}
+        self.head_hashes = {c.name: head_hash(llm.find_head(c.method or PLAIN).path) for c in loaded}
         self.plan = BenchPlan(
             sets=sets,
             contenders=loaded,
@@ -186,7 +186,7 @@ class Bench:
             "method": method,
             "lossless": self._lossless.get(contender.name),
             "head_sha256": self.plan.heads[contender.name],
-            "head_check": self.llm.head(method).check,
+            "head_check": self.llm.find_head(method).check,
             "options": self._options(contender),
             "costs": None if costs is None else costs.to_dict(),
         }
@@ -205,7 +205,8 @@ class Bench:
         except EyasError as error:
             if contender.wanted:
                 raise
-            found = self.llm.head(contender.method).path  # folders of this machine mean nothing to others
+            # Folders of this machine mean nothing to others.
+            found = self.llm.find_head(contender.method or PLAIN).path
             self.left_out[contender.name] = error_text(error) if found else "no draft networks for this model"
             return False
         return True

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         write_json({**llm.names(), "digest": costs.digest, **costs.to_dict()})
     else:
         write(table(costs))
-    note(f"kept in {llm.costs_path()}")
+    note(f"kept in {llm.loaded().costs_path}")
     return 0
 
 

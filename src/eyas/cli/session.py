@@ -72,8 +72,8 @@ def read_prompt(text: str | None) -> str:
 
 
 def _why(llm: LLM) -> str:
-    if llm.head().path is not None:
-        return f", with the head in {llm.head().path}"
+    if llm.loaded().head.path is not None:
+        return f", with the head in {llm.loaded().head.path}"
     return (
         ", which repeats earlier text: no draft head for this model was found; give one with --head DIR, or "
         "train one with `eyas train head`"

@@ -12,7 +12,7 @@ from eyas.cli.drawing import DrawnCycle, draw_svg, draw_text, quote_token
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
 from eyas.cli.session import announce_method, generation_settings, is_auto, load_llm, read_prompt
-from eyas.engine.cycle import Cycle
+from eyas.engine.verification import Cycle
 
 NOT_HERE = ("n", "logprobs")
 OWN_DEFAULTS = {"max_new_tokens": 64}  # enough for the first cycles, within the smallest of contexts
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt)
     llm = load_llm(args)
     if is_auto(args):
-        llm.head("eagle2").require()  # a tree is a head's; a chain is drawn where it is asked for
+        llm.find_head("eagle2").require()  # a tree is a head's; a chain is drawn where it is asked for
     options = llm.options({"tree": "fixed", **settings}).with_seed()
     cycle, tokens = _cycle(llm, prompt, options, args.cycle)
     announce_method(args, llm)
@@ -76,8 +76,7 @@ def _cycle(llm: LLM, prompt: str, options: GenerationOptions, number: int) -> tu
 
 def _drawn(llm: LLM, cycle: Cycle, before: list[int], options: GenerationOptions) -> DrawnCycle:
     text = llm.tokenizer.token_text
-    tree, verdict = cycle.tree, cycle.verdict
-    accepted = verdict.num_accepted
+    tree, accepted = cycle.tree, cycle.num_accepted
     said = quote_token(llm.tokenizer.decode(before))
     kept = f"{tree.num_draft_tokens} drafted"
     if tree.best is not None:
@@ -86,15 +85,15 @@ def _drawn(llm: LLM, cycle: Cycle, before: list[int], options: GenerationOptions
     return DrawnCycle(
         tree=tree,
         texts=[text(int(token)) for token in tree.token_ids],
-        path=verdict.path,
-        bonus=text(verdict.token_ids[-1]),
+        path=cycle.path,
+        bonus=text(cycle.token_ids[-1]),
         title=f"after {said if len(said) <= 60 else '…' + said[-59:]}",
         summary=f"{kept}, {accepted} accepted: {gained}",
     )
 
 
 def _document(cycle: Cycle, drawn: DrawnCycle, config: dict[str, Any]) -> dict[str, Any]:
-    tree, accepted = cycle.tree, set(cycle.verdict.path)
+    tree, accepted = cycle.tree, set(cycle.path)
     nodes = [
         {
             "token_id": int(tree.token_ids[node]),
@@ -108,8 +107,8 @@ def _document(cycle: Cycle, drawn: DrawnCycle, config: dict[str, Any]) -> dict[s
     ]
     return {
         "nodes": nodes,
-        "path": cycle.verdict.path,
-        "token_ids": cycle.verdict.token_ids,
+        "path": cycle.path,
+        "token_ids": cycle.token_ids,
         "bonus": drawn.bonus,
         "summary": drawn.summary,
         "config": config,

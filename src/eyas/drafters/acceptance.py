@@ -13,8 +13,8 @@ from typing import Self
 
 import numpy as np
 
-from eyas.engine.tree import DraftTree, Floats
-from eyas.engine.verification import Verdict
+from eyas.engine.tree import Floats
+from eyas.engine.verification import Cycle
 from eyas.errors import DataError
 
 KNOTS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
@@ -31,9 +31,9 @@ class Observation:
     accepted: bool
 
 
-def observed(tree: DraftTree, verdict: Verdict) -> list[Observation]:
+def observed(cycle: Cycle) -> list[Observation]:
     """What one cycle tells: the children of all nodes on the accepted path."""
-    path = set(verdict.path)
+    tree, path = cycle.tree, set(cycle.path)
     parents, depths, logs = tree.parents.tolist(), tree.depths.tolist(), tree.log_values.tolist()
     return [
         Observation(depths[node], math.exp(logs[node] - logs[parents[node]]), node in path)

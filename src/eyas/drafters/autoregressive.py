@@ -35,6 +35,10 @@ class AutoregressiveSession(PlainSession):
     def begin(self, context: DraftContext, keep: int = 0) -> None:
         """Nothing to prepare."""
 
+    def fork(self) -> "AutoregressiveSession":
+        """A new session: nothing is kept from one answer to the next."""
+        return AutoregressiveSession()
+
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Nothing to remember."""
 

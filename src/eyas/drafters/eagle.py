@@ -21,7 +21,7 @@ from eyas.drafters.ranked import Frontier, TreeLimits
 from eyas.drafters.registry import register_drafter
 from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Runtime
 from eyas.engine.tree import DraftTree, Floats, Ints, root_only
-from eyas.engine.verification import WALK, RatioTest, Rule
+from eyas.engine.verification import SAME_IDS, SPECULATIVE_SAMPLING, AcceptanceRule
 
 TREE = tuple(
     tuple(map(int, node))
@@ -49,9 +49,9 @@ class EagleOptions(DraftOptions):
     ] = False
 
     @property
-    def rule(self) -> Rule:
-        """The walk, or the ratio test."""
-        return RatioTest() if self.eagle_ratio else WALK
+    def rule(self) -> AcceptanceRule:
+        """The same ids, or speculative sampling."""
+        return SPECULATIVE_SAMPLING if self.eagle_ratio else SAME_IDS
 
 
 @register_drafter("eagle", options=EagleOptions, head="eagle")

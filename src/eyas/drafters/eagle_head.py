@@ -190,7 +190,7 @@ class HeadState:
 
     def __init__(self, head: EagleHead) -> None:
         self.num_forwards = 0
-        self._head = head
+        self.head = head
         self._cache = head.stack.new_cache()
         self._num_skipped = 0  # pairs before the cache's first
         self._waiting: list[tuple[Features, Ints]] = []
@@ -198,7 +198,7 @@ class HeadState:
     def begin(self, context: DraftContext, keep: int) -> None:
         """Start an answer on the first `keep` pairs."""
         self.num_forwards = 0
-        self._answer_head = AnswerHead(self._head.runtime, self._head.draft_ids)
+        self._answer_head = AnswerHead(self.head.runtime, self.head.draft_ids)
         self._context = context
         self._is_coupled = context.is_coupled
         waiting, self._waiting = self._waiting, []
@@ -215,6 +215,13 @@ class HeadState:
         """Remember pairs for the next tree."""
         assert len(features) == len(token_ids), "one token after each feature"
         self._waiting.append((features, np.array(token_ids, dtype=np.int64)))
+
+    def fork(self) -> "HeadState":
+        """A state with a copy of what this one has read, and of what waits."""
+        fork = HeadState(self.head)
+        fork._cache = self._cache.fork(self._cache.length)
+        fork._num_skipped, fork._waiting = self._num_skipped, [*self._waiting]
+        return fork
 
     def num_unread(self, token_ids: Sequence[int]) -> int:
         """Pairs that the head has not read yet, below the root `token_ids[-1]`."""
@@ -244,7 +251,7 @@ class HeadState:
         features, tokens = self._waiting[0]
         if len(self._waiting) > 1:
             parts, ids = zip(*self._waiting, strict=True)
-            features, tokens = self._head.runtime.join(parts), np.concatenate(ids)
+            features, tokens = self.head.runtime.join(parts), np.concatenate(ids)
         if most is not None and len(tokens) > most:
             self._num_skipped += self._cache.length + len(tokens) - most
             self._cache.truncate(0)
@@ -258,11 +265,11 @@ class HeadState:
             mode = "coupled"
         else:
             mode = "greedy" if self._context.sampler.config.is_greedy else "top-k"
-        return self._head.acceptance.get(mode)
+        return self.head.acceptance.get(mode)
 
     def append(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
         """Run pairs (T,) through the head, as pending rows under `parents`; returns its outputs (T, H)."""
-        head, laps = self._head, self._context.laps
+        head, laps = self.head, self._context.laps
         self.num_forwards += 1
         if laps is not None:
             laps.mark("tree")
@@ -274,7 +281,7 @@ class HeadState:
 
     def select(self, features: Features, rows: Sequence[int]) -> Features:
         """Rows of features, for the rows below them."""
-        return self._head.runtime.select(features, rows)
+        return self.head.runtime.select(features, rows)
 
     @property
     def num_pending(self) -> int:
@@ -289,7 +296,7 @@ class HeadState:
         """The `k` best children, at `depth`, of nodes with these predicted features (F, H) and prefixes."""
         coupling, laps = None, self._context.laps
         if self._is_coupled:
-            coupling = Coupling(self._context.sampler, prefixes, self._head.scale(depth))
+            coupling = Coupling(self._context.sampler, prefixes, self.head.scale(depth))
         if laps is not None:
             laps.mark("tree")
         top = self._lm_head.top_k(features, k, coupling)
@@ -400,6 +407,12 @@ class EagleSession(RankedSession):
         """Start an answer; the head keeps its first `keep` pairs."""
         self._context = context
         self._state.begin(context, keep)
+
+    def fork(self) -> Self:
+        """A session with a copy of the head's cache."""
+        fork = type(self)(self._state.head)
+        fork._state = self._state.fork()
+        return fork
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Remember the committed pairs."""

@@ -217,6 +217,10 @@ class Reader(Protocol):
         """Features (T, H) were committed."""
         ...
 
+    def fork(self) -> "Reader":
+        """A reader with a copy of what this one has read, and of what waits."""
+        ...
+
     def read(self) -> Features:
         """(1, H) c, up to the newest feature."""
         ...
@@ -234,6 +238,10 @@ class Newest:
     def extend(self, features: Features) -> None:
         """Remember the newest one."""
         self._feature = features[-1:]
+
+    def fork(self) -> "Newest":
+        """Nothing to copy: the newest feature is to come."""
+        return Newest()
 
     def read(self) -> Features:
         """That one."""
@@ -270,6 +278,12 @@ class PrefixReader:
         """Remember them for the next tree."""
         self._waiting.append(features)
 
+    def fork(self) -> "PrefixReader":
+        """A reader with a copy of the cache."""
+        fork = PrefixReader(self._runtime, self._stack)
+        fork._cache, fork._waiting = self._cache.fork(self._cache.length), [*self._waiting]
+        return fork
+
     def read(self) -> Features:
         """Read what waits; the output of its last row."""
         features = self._waiting[0] if len(self._waiting) == 1 else self._runtime.join(self._waiting)
@@ -292,6 +306,10 @@ class HydraSession(StaticTreeSession):
         assert isinstance(context.options, HydraOptions), "the options of this method"
         self.start(context, context.options.hydra_draft_tokens)
         self.reader.begin(keep)
+
+    def fork(self) -> "HydraSession":
+        """A session with a copy of what was read."""
+        return HydraSession(self._networks, self.reader.fork())
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002 - `propose` gets them
         """Remember the committed features."""

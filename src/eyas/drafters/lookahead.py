@@ -133,6 +133,10 @@ class LookaheadSession:
         self._pool = Pool(options.lookahead_guesses)
         self._stops = context.stop_token_ids
 
+    def fork(self) -> "LookaheadSession":
+        """A new session: nothing is kept from one answer to the next."""
+        return LookaheadSession()
+
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Nothing to remember: `propose` gets all tokens."""
 

@@ -56,7 +56,7 @@ from eyas.engine.interfaces import (
     Runtime,
 )
 from eyas.engine.tree import Prefix
-from eyas.engine.verification import WALK, Rule, TypicalAcceptance
+from eyas.engine.verification import SAME_IDS, TYPICAL_ACCEPTANCE, AcceptanceRule
 from eyas.errors import CheckpointError
 
 
@@ -123,9 +123,9 @@ class MedusaOptions(DraftOptions):
     ] = False
 
     @property
-    def rule(self) -> Rule:
-        """The walk, or typical acceptance."""
-        return TypicalAcceptance() if self.medusa_lossy_typical else WALK
+    def rule(self) -> AcceptanceRule:
+        """The same ids, or typical acceptance."""
+        return TYPICAL_ACCEPTANCE if self.medusa_lossy_typical else SAME_IDS
 
 
 @register_drafter("medusa", options=MedusaOptions, head="medusa")
@@ -175,6 +175,10 @@ class MedusaSession(StaticTreeSession):
         """Start an answer."""
         assert isinstance(context.options, MedusaOptions), "the options of this method"
         self.start(context, context.options.medusa_draft_tokens)
+
+    def fork(self) -> "MedusaSession":
+        """A new session: the newest feature is to come."""
+        return MedusaSession(self._networks)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002 - heads read none
         """Remember the newest feature."""

@@ -76,6 +76,10 @@ class PldSession(ContinuationSession):
         self._stops = context.stop_token_ids
         self._ends = NgramEnds(range(1, self._options.max_ngram + 1), first=True)
 
+    def fork(self) -> "PldSession":
+        """A new session: nothing is kept from one answer to the next."""
+        return PldSession()
+
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Nothing to remember: `propose` gets all tokens."""
 

@@ -46,7 +46,7 @@ from eyas.engine.interfaces import (
     TargetCall,
 )
 from eyas.engine.tree import DraftTree, Floats, Ints, Prefix, root_only
-from eyas.engine.verification import WALK, RatioTest, Rule
+from eyas.engine.verification import SAME_IDS, SPECULATIVE_SAMPLING, AcceptanceRule
 from eyas.errors import CheckpointError, ConfigError
 from eyas.models.spec import StackSpec
 
@@ -99,9 +99,9 @@ class SpsOptions(DraftOptions):
         return int(text) if text.isdecimal() else 0
 
     @property
-    def rule(self) -> Rule:
-        """The walk, or the ratio test."""
-        return RatioTest() if self.sps_ratio else WALK
+    def rule(self) -> AcceptanceRule:
+        """The same ids, or speculative sampling."""
+        return SPECULATIVE_SAMPLING if self.sps_ratio else SAME_IDS
 
 
 class DraftModel(Protocol):
@@ -224,6 +224,12 @@ class SpsSession(RankedSession):
         self._length = _Length(context.options)
         self._cache.truncate(min(keep, self._cache.length))
         self._pending = {}
+
+    def fork(self) -> "SpsSession":
+        """A session with a copy of the draft's cache."""
+        fork = SpsSession(self._model)
+        fork._cache = self._cache.fork(self._cache.length)
+        return fork
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002 - tokens are read later
         """Learn how many drafted tokens were accepted."""

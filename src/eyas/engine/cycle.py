@@ -1,23 +1,26 @@
-"""The cycle: draft, verify, commit, for a set of sequences.
+"""The cycle: draft, verify, commit, for a batch of sequences.
 
-One sequence is a set of one. The engine holds no weights and no caches of its own; it moves small arrays
-between a drafter, a runtime and the walk, and applies the stopping rule (docs/laws.md, L1, L4, L7).
+The engine holds no weights and no caches of its own. It moves small arrays between a drafter and a runtime,
+lets the verifier accept draft tokens, and applies the stopping rule (docs/laws.md, L1, L4, L7):
+
+    tree   = session.propose(token_ids, room)      draft          Engine._propose
+    rows   = runtime.forward(trees of the batch)   verify         Engine.try_step
+    cycle  = rule.accept(tree, rows)               accept         Engine._finish_cycle
+    cache.commit(path), session.extend(features)   commit         Engine._finish_cycle
+
+`Engine` works on sequences that its caller holds; `eyas.engine.batch` admits, steps and cancels them.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from time import perf_counter
 
 import numpy as np
 
 from eyas.config import TreeConfig
 from eyas.engine.batch_cost import SequenceShare, begin_cycle
-from eyas.engine.capacity import check_room
 from eyas.engine.costs import CostTable
 from eyas.engine.interfaces import (
-    FINAL,
-    Choice,
     DraftContext,
     DraftOptions,
     DraftSession,
@@ -25,83 +28,80 @@ from eyas.engine.interfaces import (
     LoadedDrafter,
     PathCache,
     Runtime,
-    Taps,
     TargetCall,
     TargetRows,
     taps_of,
 )
-from eyas.engine.judge import RowsJudge
 from eyas.engine.metrics import GenerationStats, Laps, StatsCounter
-from eyas.engine.sampling import Sampler
-from eyas.engine.stopping import AnswerText
-from eyas.engine.tree import DraftTree, Ints
-from eyas.engine.verification import Verdict
+from eyas.engine.sampling import SampledToken, Sampler
+from eyas.engine.stopping import AnswerText, FinishReason
+from eyas.engine.tree import DraftTree
+from eyas.engine.verification import Cycle, Verifier
+from eyas.errors import DraftError
 
-PREFILL_ROWS = 256  # rows of one prefill pass: bounds the memory of its logits and mask
+PREFILL_TOKENS = 256  # of one prefill pass: bounds the memory of its logits and mask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """One answer to make; a request equals itself alone, and so may be a key."""
+    """One answer to make. A request equals only itself, so it may be a key."""
 
     prompt_ids: Sequence[int]
     sampler: Sampler
     text: AnswerText
     tree: TreeConfig = field(default_factory=TreeConfig)
-    options: DraftOptions = field(default_factory=DraftOptions)  # of the drafter's own kind
+    options: DraftOptions = field(default_factory=DraftOptions)  # of the drafter's own type
     num_log_probs: int | None = None
-    costs: CostTable | None = None  # what trees of tree="auto" are chosen by
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """An emitted token; `depth` is the draft depth it was accepted at, None for the target's own."""
-
-    choice: Choice
-    depth: int | None
-
-    @property
-    def id(self) -> int:
-        """Its token id."""
-        return self.choice.token_id
+    costs: CostTable | None = None  # by which trees of tree="auto" are sized
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one cycle emitted: tokens, and the text that they made certain."""
+    """What the prefill or one cycle added to an answer; as a string, its text.
+
+    Attributes:
+        text: what became certain.
+        cycle: what was drafted and accepted; None for the prefill's token.
+        seconds: since the prefill began.
+        num_reused: prompt tokens that the prefix cache held already.
+        finish_reason: of the last piece.
+    """
 
     text: str
-    tokens: tuple[Token, ...]
+    tokens: tuple[SampledToken, ...]
+    cycle: Cycle | None = None
+    seconds: float = 0.0
+    num_reused: int = 0
+    finish_reason: FinishReason | None = None
 
     def __str__(self) -> str:
         return self.text
 
 
-@dataclass(frozen=True, slots=True)
-class Cycle:
-    """A cycle's tree and verdict, for those who want to look at it."""
-
-    tree: DraftTree
-    verdict: Verdict
-
-
-@dataclass
+@dataclass(eq=False)
 class Run:
-    """One sequence on its way. Tokens, caches and counts agree after every step."""
+    """One answer under way. Tokens, caches and counts agree after every step.
 
+    Attributes:
+        token_ids: prompt and answer; the last one is the root, which no cache holds yet.
+        num_reused: prompt tokens that the caches held before the prefill.
+        share: what it adds to the cycles that serve it.
+    """
+
+    engine: "Engine"
     request: Request
     cache: PathCache
     session: DraftSession
-    token_ids: list[int]  # prompt and answer; the last one is the root, not yet in the cache
-    taps: Taps = (FINAL,)  # hidden states that its session reads
-    num_reused: int = 0  # prompt tokens that an earlier run's caches held already
-    share: SequenceShare = field(default_factory=SequenceShare)  # of the cycles that serve it
+    token_ids: list[int]
+    num_reused: int = 0
+    share: SequenceShare = field(default_factory=SequenceShare)
     counter: StatsCounter = field(default_factory=StatsCounter)
-    tokens: list[Token] = field(default_factory=list)
+    tokens: list[SampledToken] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)  # the answer's text so far
+    began: float = field(default_factory=perf_counter)
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     last_cycle: Cycle | None = None
-    pieces: list[str] = field(default_factory=list)  # the answer's text so far
 
     @property
     def text(self) -> str:
@@ -134,66 +134,77 @@ class Engine:
     def __init__(self, runtime: Runtime, drafter: LoadedDrafter) -> None:
         self.runtime = runtime
         self.drafter = drafter
+        self.taps = taps_of(drafter)
         self.laps: Laps | None = None  # set it to see where the time of cycles goes (`eyas profile`)
 
-    def start(self, request: Request, earlier: Run | None = None) -> tuple[Run, Piece]:
-        """Prefill the prompt and choose the first token.
+    def open(self, request: Request, earlier: Run | None = None) -> Run:
+        """A run that is yet to be prefilled.
 
         Args:
             request: the answer to make.
-            earlier: a finished run whose caches may serve again: the longest common prefix of token ids is
-                kept (docs/laws.md, L7). It must not be used afterwards.
+            earlier: a run of this engine, between two cycles or at its end, whose caches this one takes over:
+                the longest common prefix of token ids is kept (docs/laws.md, L7). It must not be used
+                afterwards.
 
         Raises:
             CapacityError: the prompt is empty or fills the context.
+            ConfigError: it holds an id outside the vocabulary.
         """
-        prefill = self.prefill(request, earlier)
+        self.runtime.target.check_prompt(request.prompt_ids)
+        prompt = list(request.prompt_ids)
+        if earlier is None:
+            return Run(self, request, self.runtime.new_cache(), self.drafter.open(), prompt)
+        # The last prompt token is forwarded again for its logits, and the last common one for its feature,
+        # which the drafter pairs with the token that now follows.
+        keep = max(0, common_prefix(prompt, earlier.token_ids) - 1)
+        earlier.cache.truncate(keep)
+        return Run(self, request, earlier.cache, earlier.session, prompt, num_reused=keep)
+
+    def prefill(self, runs: Sequence[Run]) -> Generator[None, None, list[Piece]]:
+        """Read the prompt that all `runs` have in common, and choose the first token of each.
+
+        The caches of `runs[0]` read it, in passes of `PREFILL_TOKENS`; the others' are forks of these.
+        Wherever this yields, other runs may be stepped, and runs may be taken out of `runs`. Returns a piece
+        for each that is left.
+        """
+        first, began = runs[0], perf_counter()
+        keep, prompt = first.num_reused, first.token_ids
+        passes: list[Features] = []
+        for start in range(keep, len(prompt), PREFILL_TOKENS):
+            if passes:
+                yield
+            chunk = np.array(prompt[start : start + PREFILL_TOKENS], dtype=np.int64)
+            [rows] = self.runtime.forward([TargetCall(first.cache, chunk, last_only=True, taps=self.taps)])
+            first.cache.commit(range(len(chunk)))
+            first.counter.target_forwards += 1
+            passes.append(rows.features)
+        for run in runs:
+            if run is first:
+                continue
+            run.cache, run.session = first.cache.fork(len(prompt)), first.session.fork()
+            run.num_reused = keep
+        last = len(chunk) - 1
+        tokens = [rows.choose(last, run.request.sampler, [], run.request.num_log_probs) for run in runs]
+        seconds, pieces = perf_counter() - began, []
+        for run, token in zip(runs, tokens, strict=True):
+            run.began, run.prefill_seconds = began, seconds
+            pieces.append(self._begin(run, token, passes))
+            run.decode_seconds = perf_counter() - began - seconds
+        return pieces
+
+    def start(self, request: Request, earlier: Run | None = None) -> tuple[Run, Piece]:
+        """`open` and `prefill` of one request, without a pause."""
+        run = self.open(request, earlier)
+        prefill = self.prefill([run])
         while True:
             try:
                 next(prefill)
             except StopIteration as done:
-                started: tuple[Run, Piece] = done.value
-                return started
-
-    def prefill(
-        self, request: Request, earlier: Run | None = None
-    ) -> Generator[None, None, tuple[Run, Piece]]:
-        """`start` in passes of `PREFILL_ROWS`: other runs may be stepped wherever it yields."""
-        began = perf_counter()
-        run = self._open(request, earlier)
-        keep, prompt = run.num_reused, list(request.prompt_ids)
-        features: list[tuple[int, Features]] = []
-        for start in range(keep, len(prompt), PREFILL_ROWS):
-            if features:
-                yield
-            chunk = np_ids(prompt[start : start + PREFILL_ROWS])
-            [rows] = self.runtime.forward([TargetCall(run.cache, chunk, last_only=True, taps=run.taps)])
-            run.cache.commit(range(len(chunk)))
-            run.counter.target_forwards += 1
-            features.append((start, rows.features))
-        choice = rows.choose(len(chunk) - 1, request.sampler, [], request.num_log_probs)
-        run.prefill_seconds = perf_counter() - began
-
-        context = DraftContext(
-            prompt_ids=prompt,
-            sampler=request.sampler,
-            tree=request.tree,
-            options=request.options,
-            stop_token_ids=request.text.stop_token_ids,
-            costs=request.costs,
-            share=run.share,
-            laps=self.laps,
-        )
-        run.session.begin(context, keep)
-        piece = self._emit(run, [Token(choice, None)])
-        for start, chunk_features in features:
-            after = run.token_ids[start + 1 : start + 1 + len(chunk_features)]
-            run.session.extend(chunk_features, after)
-        run.decode_seconds = perf_counter() - began - run.prefill_seconds
-        return run, piece
+                [piece] = done.value
+                return run, piece
 
     def step(self, runs: Sequence[Run]) -> list[Piece]:
-        """One cycle for each unfinished run: one target pass serves them all, whatever drafted for them."""
+        """One cycle of unfinished runs: one target pass serves them all, whichever drafter each has."""
         pieces = []
         for outcome in self.try_step(runs):
             if isinstance(outcome, Exception):
@@ -202,9 +213,10 @@ class Engine:
         return pieces
 
     def try_step(self, runs: Sequence[Run]) -> list[Piece | Exception]:
-        """`step`, where an error takes the place of its own run's piece and the others go on.
+        """`step`, where a run that fails gets its error in place of a piece, and the others go on.
 
-        A run with an error cannot be used any more.
+        A failed run cannot be used any more. An error of the target's pass cannot be attributed to one run;
+        the whole batch fails.
         """
         began, laps = perf_counter(), self.laps
         if laps is not None:
@@ -219,17 +231,19 @@ class Engine:
                 outcomes[at] = error
         if laps is not None:
             laps.mark("tree")
-        calls = [TargetCall(runs[at].cache, *tree.rows, taps=runs[at].taps) for at, tree in trees.items()]
+        calls = [
+            TargetCall(runs[at].cache, *tree.rows, taps=runs[at].engine.taps) for at, tree in trees.items()
+        ]
         results: Sequence[TargetRows] = []
         try:
             results = self.runtime.forward(calls) if calls else []
-        except Exception as error:  # nobody knows whose it is: all that share the pass end
+        except Exception as error:
             outcomes |= dict.fromkeys(trees, error)
         if laps is not None:
             laps.mark("verify")
         for (at, tree), rows in zip(trees.items(), results, strict=False):
             try:
-                outcomes[at] = self._settle(runs[at], tree, rows)
+                outcomes[at] = self._finish_cycle(runs[at], tree, rows)
             except Exception as error:
                 outcomes[at] = error
         elapsed = perf_counter() - began
@@ -238,85 +252,70 @@ class Engine:
         return [outcomes[at] for at in range(len(runs))]
 
     def stream(self, request: Request, earlier: Run | None = None) -> Iterator[tuple[Run, Piece]]:
-        """The answer piece by piece: prefill's token, then one piece a cycle."""
+        """One answer piece by piece: the prefill's token, then one piece a cycle."""
         run, piece = self.start(request, earlier)
         yield run, piece
         while not run.is_finished:
             [piece] = self.step([run])
             yield run, piece
 
-    def together(self, requests: Iterable[Request], size: int) -> Iterator[Run]:
-        """Finished runs of many requests, `size` of them under way at a time, in the order in which they end.
-
-        A request's answer does not depend on its company (docs/laws.md, L8), but its seconds do: each target
-        pass serves all runs, and counts in full for each of them. A run must be read before the next one is
-        asked for: then its caches serve another request, which keeps what their prompts have in common.
-
-        Raises:
-            CapacityError: as in `start`.
-        """
-        waiting, live, ended = iter(requests), list[Run](), list[Run]()
-        while True:
-            for request in islice(waiting, size - len(live)):
-                live.append(self.start(request, _take_similar(ended, request.prompt_ids))[0])
-            if not live:
-                return
-            finished = [run for run in live if run.is_finished]
-            yield from finished
-            ended += finished
-            live = [run for run in live if not run.is_finished]
-            if live:
-                self.step(live)
-
-    def _open(self, request: Request, earlier: Run | None) -> Run:
-        """A run with fresh or reused caches."""
-        check_room(request.prompt_ids, self.runtime)
-        prompt = list(request.prompt_ids)
-        if earlier is None:
-            return Run(request, self.runtime.new_cache(), self.drafter.open(), prompt, taps_of(self.drafter))
-        # The last prompt token is forwarded again for its logits, and the last common one for its
-        # feature, which the drafter pairs with the token that now follows.
-        common = common_prefix(prompt, earlier.token_ids)
-        keep = max(0, min(common, len(prompt)) - 1)
-        earlier.cache.truncate(keep)
-        return Run(request, earlier.cache, earlier.session, prompt, earlier.taps, num_reused=keep)
+    def _begin(self, run: Run, token: SampledToken, passes: Sequence[Features]) -> Piece:
+        """Tell the drafter of the prompt, whose rows from `num_reused` on have the features of `passes`."""
+        request = run.request
+        context = DraftContext(
+            prompt_ids=list(request.prompt_ids),
+            sampler=request.sampler,
+            tree=request.tree,
+            options=request.options,
+            stop_token_ids=request.text.stop_token_ids,
+            costs=request.costs,
+            share=run.share,
+            laps=self.laps,
+        )
+        run.session.begin(context, run.num_reused)
+        piece = self._emit(run, [token], None)
+        start = run.num_reused + 1
+        for features in passes:
+            run.session.extend(features, run.token_ids[start : start + len(features)])
+            start += len(features)
+        return piece
 
     def _propose(self, run: Run) -> DraftTree:
-        """A run's tree; the runs after it see its rows."""
-        room = self.runtime.target.context_limit - len(run.token_ids) - 1
+        """A run's tree; the runs after it see how many tokens it adds to the pass."""
+        target = self.runtime.target
+        room = target.context_limit - len(run.token_ids) - 1
         tree = run.session.propose(run.token_ids, room)
+        _check_tree(tree, run.token_ids[-1], room, target.vocab_size)
         run.share.set_tree(len(tree.rows[0]), run.counter.mean_cycle_tokens)
         return tree
 
-    def _settle(self, run: Run, tree: DraftTree, rows: TargetRows) -> Piece:
-        """Walk, emit, and keep what was emitted in the caches."""
-        request = run.request
-        judge = RowsJudge(rows, request.sampler, run.generated, request.num_log_probs)
-        verdict = request.options.rule(tree, judge)
-        choices = judge.choices(verdict)
+    def _finish_cycle(self, run: Run, tree: DraftTree, rows: TargetRows) -> Piece:
+        """Accept, emit, and keep in the caches what was emitted."""
+        request, laps = run.request, self.laps
+        verifier = Verifier(rows, request.sampler, run.generated, request.num_log_probs)
+        cycle = request.options.rule.accept(tree, verifier)
+        tokens = verifier.sampled(cycle)
         if tree.auxiliary is not None:
-            tree.auxiliary.receive(judge.after_auxiliary(tree))
-        if self.laps is not None:
-            self.laps.mark("walk")
-        run.last_cycle = Cycle(tree, verdict)
+            tree.auxiliary.receive(verifier.after_auxiliary(tree))
+        if laps is not None:
+            laps.mark("walk")
+        run.last_cycle = cycle
         run.counter.target_forwards += 1
-        run.counter.add_cycle(verdict.num_accepted, tree.num_draft_tokens, tree.depth)
-
-        depths = [*range(1, len(choices)), None]
-        piece = self._emit(run, [Token(choice, depth) for choice, depth in zip(choices, depths, strict=True)])
+        run.counter.add_cycle(cycle.num_accepted, tree.num_draft_tokens, tree.depth)
+        piece = self._emit(run, tokens, cycle)
         emitted = [token.id for token in piece.tokens]
-        path = verdict.path[: len(emitted)]  # all but the last emitted token, which is the new root
-        if self.laps is not None:
-            self.laps.mark("other")
+        path = cycle.path[: len(emitted)]  # the rows before the last emitted token, which is the new root
+        if laps is not None:
+            laps.mark("other")
         run.cache.commit(path)
         run.session.extend(self.runtime.select(rows.features, path), emitted)
         request.sampler.forget(len(run.tokens))
-        if self.laps is not None:
-            self.laps.mark("commit")
+        if laps is not None:
+            laps.mark("commit")
         return piece
 
-    def _emit(self, run: Run, tokens: Sequence[Token]) -> Piece:
-        """Take tokens until the answer ends; what follows is dropped."""
+    def _emit(self, run: Run, tokens: Sequence[SampledToken], cycle: Cycle | None) -> Piece:
+        """Take tokens until the answer ends; the rest is dropped."""
         text, emitted = "", []
         answer = run.request.text
         for token in tokens:
@@ -329,12 +328,8 @@ class Engine:
         if not answer.finish_reason and len(run.token_ids) >= self.runtime.target.context_limit:
             text += answer.finish("length")
         run.pieces.append(text)
-        return Piece(text, tuple(emitted))
-
-
-def np_ids(token_ids: Sequence[int]) -> Ints:
-    """Token ids as an array."""
-    return np.asarray(token_ids, dtype=np.int64)
+        seconds = perf_counter() - run.began
+        return Piece(text, tuple(emitted), cycle, seconds, run.num_reused, answer.finish_reason)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -345,9 +340,16 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
-def _take_similar(ended: list[Run], prompt_ids: Sequence[int]) -> Run | None:
-    """Take out the run that shares most of a prompt."""
-    if not ended:
-        return None
-    shared = [common_prefix(prompt_ids, run.token_ids) for run in ended]
-    return ended.pop(shared.index(max(shared)))
+def _check_tree(tree: DraftTree, root: int, room: int, vocab_size: int) -> None:
+    """Refuse a drafter's broken tree before it fails the pass of the whole batch."""
+    token_ids, _ = tree.rows
+    if int(token_ids[0]) != root:
+        raise DraftError(f"the drafter's tree has the root {token_ids[0]}, but the newest token is {root}.")
+    low, high = int(token_ids.min()), int(token_ids.max())
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise DraftError(
+            f"the drafter proposed token id {wrong}, but the model's ids end at {vocab_size - 1}."
+        )
+    if tree.depth > max(room, 0):
+        raise DraftError(f"the drafter's tree has {tree.depth} levels, but only {room} fit the context.")

@@ -7,10 +7,24 @@ asks a drafter what it is.
 
 One cycle (arXiv 2406.16858, Fig. 3), for each sequence:
 
-    tree = session.propose(tokens)                   # 1. draft
-    rows = runtime.forward([TargetCall(cache, tree)])# 2. one target pass over all nodes
-    verdict = verify(tree, rows.choose)              # 3. the walk: a path, plus one bonus token
-    cache.commit(path); session.extend(...)          # 4. keep the path's rows, drop the rest
+    def cycle(
+        runtime: Runtime,
+        cache: PathCache,
+        session: DraftSession,
+        sampler: Sampler,
+        tokens: list[int],
+        start: int,
+    ) -> None:
+        # 1. Draft: a tree under the newest token, at most 5 levels deep.
+        tree = session.propose(tokens, 5)
+        # 2. One pass of the target over all nodes of the tree.
+        [rows] = runtime.forward([TargetCall(cache, tree.token_ids, tree.parents)])
+        # 3. Verify: the accepted path, and one bonus token. The answer begins at tokens[start].
+        accepted = accept_same_ids(tree, Verifier(rows, sampler, tokens[start:]))
+        # 4. Commit: keep the path's rows, drop the others.
+        cache.commit(accepted.path)
+        session.extend(runtime.select(rows.features, accepted.path), accepted.token_ids)
+        tokens += accepted.token_ids
 
 Shape letters: T rows of a call, N tree nodes (root included), H hidden size, V vocabulary, K top-k.
 """
@@ -26,9 +40,11 @@ from eyas.config import Options, TreeConfig
 from eyas.engine.batch_cost import SequenceShare
 from eyas.engine.costs import CostTable
 from eyas.engine.metrics import Laps
-from eyas.engine.sampling import Sampler, best_of_row, log_softmax
+from eyas.engine.sampling import Sampler
+from eyas.engine.stopping import StoppingConfig
 from eyas.engine.tree import DraftTree, Floats, Ints
-from eyas.engine.verification import WALK, Rule
+from eyas.engine.verification import SAME_IDS, AcceptanceRule, TargetScores
+from eyas.errors import CapacityError, ConfigError
 from eyas.models.spec import StackSpec
 
 Weights = Mapping[str, NDArray[Any]]
@@ -74,6 +90,10 @@ class PathCache(Protocol):
         """Drop all pending rows and the committed ones from `length` on."""
         ...
 
+    def fork(self, length: int) -> Self:
+        """A cache with a copy of the first `length` committed rows; the two are independent."""
+        ...
+
 
 @dataclass(frozen=True)
 class TargetCall:
@@ -86,24 +106,7 @@ class TargetCall:
     taps: Taps = (FINAL,)  # what `features` of the result hold
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The token that sampling gives at a row, with log-probabilities of the *unprocessed* logits."""
-
-    token_id: int
-    log_prob: float | None = None  # None unless asked for
-    top: tuple[tuple[int, float], ...] = ()  # the best (token id, log-probability), as many as asked for
-
-    @classmethod
-    def reported(cls, token_id: int, logits: Floats, count: int) -> "Choice":
-        """The choice with its log-probability and the `count` best ones, from (V,) unprocessed logits."""
-        log_probs = log_softmax(logits)
-        best = best_of_row(log_probs, count) if count else ()
-        top = tuple((int(token), float(log_probs[token])) for token in best)
-        return cls(token_id, float(log_probs[token_id]), top)
-
-
-class TargetRows(Protocol):
+class TargetRows(TargetScores, Protocol):
     """Results of one call, valid until the next forward of the same runtime; features stay valid."""
 
     @property
@@ -112,19 +115,6 @@ class TargetRows(Protocol):
 
         Without taps of the call's own these are (T, H) outputs after the final norm: what the LM head reads.
         """
-        ...
-
-    def choose(
-        self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
-    ) -> Choice:
-        """The token after `row`, where `generated` is the answer up to and including that row's token.
-
-        `num_log_probs` None reports no log-probability, 0 that of the choice only.
-        """
-        ...
-
-    def logits(self, row: int) -> Floats:
-        """(V,) unprocessed logits of a row, in float64."""
         ...
 
 
@@ -210,6 +200,47 @@ class TargetInfo:
     threads: int | None = None
     fingerprint: str | None = None
 
+    def check_prompt(self, prompt_ids: Sequence[int]) -> None:
+        """Refuse a prompt that is empty, leaves no room for an answer, or has unknown token ids.
+
+        Raises:
+            CapacityError: it is empty or fills the context.
+            ConfigError: it has an id outside the vocabulary.
+        """
+        if not prompt_ids:
+            raise CapacityError("the prompt is empty; give it at least one token.")
+        if len(prompt_ids) >= self.context_limit:
+            raise CapacityError(
+                f"the prompt has {len(prompt_ids)} tokens, but {self.name} holds {self.context_limit} "
+                f"({self.context_reason}), answer included; shorten the prompt."
+            )
+        low, high = min(prompt_ids), max(prompt_ids)
+        if low < 0 or high >= self.vocab_size:
+            raise ConfigError(
+                f"the prompt has token id {low if low < 0 else high}, but the model's ids end at "
+                f"{self.vocab_size - 1}; use the tokenizer of {self.name}."
+            )
+
+    def check_stopping(self, config: StoppingConfig) -> None:
+        """Refuse `max_new_tokens` beyond the context, and stop tokens that the model does not have.
+
+        A prompt and an answer that together exceed the context end when it is full.
+
+        Raises:
+            CapacityError: names the value and the limit.
+        """
+        unknown = [token_id for token_id in config.stop_token_ids if token_id >= self.vocab_size]
+        if unknown:
+            raise CapacityError(
+                f"stop_token_ids has {unknown[0]}, but the ids of {self.name} end at {self.vocab_size - 1}; "
+                "leave it out."
+            )
+        if config.max_new_tokens > self.context_limit:
+            raise CapacityError(
+                f"max_new_tokens is {config.max_new_tokens}, but {self.name} holds {self.context_limit} "
+                f"tokens ({self.context_reason}); lower it."
+            )
+
 
 class Runtime(Protocol):
     """Computes: one target with its caches, and the blocks that draft networks are made of."""
@@ -282,9 +313,9 @@ class DraftOptions(Options):
     """
 
     @property
-    def rule(self) -> Rule:
-        """How drafts are judged; the walk keeps plain decoding's ids."""
-        return WALK
+    def rule(self) -> AcceptanceRule:
+        """How drafts are accepted; the default keeps plain decoding's ids."""
+        return SAME_IDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,6 +363,13 @@ class DraftSession(Protocol):
         `features` (T, H) are those of the newly cached target rows, `token_ids` (T,) the token after each:
         in the prompt f_0..f_{n-1} with x_1..x_n; after a cycle root and accepted nodes with accepted tokens
         and bonus. Cheap: the network runs at the next `propose`.
+        """
+        ...
+
+    def fork(self) -> Self:
+        """A session with a copy of what this one has read, for an answer that begins with the same tokens.
+
+        `begin` follows, as for a later turn.
         """
         ...
 

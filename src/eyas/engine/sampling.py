@@ -185,6 +185,34 @@ def best_of_row(values: Floats, k: int) -> Ints:
     return alive[np.argsort(-values[alive], kind="stable")][:k]
 
 
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A token of an answer. Log-probabilities are those of the *unprocessed* logits.
+
+    Attributes:
+        log_prob: None unless asked for.
+        top: the best (token id, log-probability), as many as asked for.
+        depth: level of the draft tree that it was accepted at; None for the target's own token.
+    """
+
+    id: int
+    log_prob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    depth: int | None = None
+
+    @classmethod
+    def reported(cls, token_id: int, logits: Floats, count: int) -> "SampledToken":
+        """The token with its log-probability and the `count` best ones, from (V,) unprocessed logits."""
+        log_probs = log_softmax(logits)
+        best = best_of_row(log_probs, count) if count else ()
+        top = tuple((int(token), float(log_probs[token])) for token in best)
+        return cls(token_id, float(log_probs[token_id]), top)
+
+    def at_depth(self, depth: int) -> "SampledToken":
+        """The same token, accepted from a draft tree."""
+        return SampledToken(self.id, self.log_prob, self.top, depth)
+
+
 class Sampler:
     """Draws the tokens of one answer.
 

@@ -1,4 +1,4 @@
-"""From the engine's thread into the event loop: news of answers, until nobody listens any more."""
+"""From the engine's thread into the event loop: pieces of answers, until their client has gone."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from eyas.serve.jobs import Update
+from eyas.engine.cycle import Piece
 
 Result = TypeVar("Result")
 DONE = "data: [DONE]\n\n"
@@ -21,29 +21,29 @@ class ClientLeftError(Exception):
 
 
 class Channel:
-    """Updates of a request's jobs, in the order in which they come. Made and read in the event loop."""
+    """Pieces of a request's answers, in the order in which they come. Made and read in the event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
+        self._news: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
 
-    def receiver(self, index: int) -> Callable[[Update], None]:
-        """Takes the updates of job `index`, on any thread."""
+    def receiver(self, index: int) -> Callable[[Piece | Exception], None]:
+        """Takes the pieces of answer `index`, and the error that ends it early; on any thread."""
 
-        def deliver(update: Update) -> None:
+        def deliver(outcome: Piece | Exception) -> None:
             with suppress(RuntimeError):  # the loop has ended, and so has whoever listened
-                self._loop.call_soon_threadsafe(self._news.put_nowait, (index, update))
+                self._loop.call_soon_threadsafe(self._news.put_nowait, (index, outcome))
 
         return deliver
 
-    async def updates(self, jobs: int) -> AsyncIterator[tuple[int, Update]]:
-        """(job, update) until all jobs have ended; raises the error of the first that fails."""
-        while jobs:
-            index, update = await self._news.get()
-            if update.error is not None:
-                raise update.error
-            jobs -= update.is_last
-            yield index, update
+    async def pieces(self, answers: int) -> AsyncIterator[tuple[int, Piece]]:
+        """(answer, piece) until so many answers have ended; raises the error of the first that fails."""
+        while answers:
+            index, outcome = await self._news.get()
+            if isinstance(outcome, Exception):
+                raise outcome
+            answers -= outcome.finish_reason is not None
+            yield index, outcome
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

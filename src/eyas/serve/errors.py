@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from eyas.errors import CapacityError, EyasError
-from eyas.serve.jobs import DeadlineError, DrainingError, QueueFullError
+from eyas.errors import CapacityError, DraftError, EyasError
+from eyas.serve.queue import DeadlineError, DrainingError, QueueFullError
 
 CLIENT_LEFT = 499  # nobody reads it
 
@@ -39,6 +39,8 @@ def describe(error: Exception, request_id: str) -> tuple[int, dict[str, Any], di
             status, code, headers = 503, "draining", {"Retry-After": "1"}
         case DeadlineError():
             status, code = 504, "deadline_exceeded"
+        case DraftError():
+            status, code = 500, "draft_error"
         case CapacityError():
             status, code = 400, "context_length_exceeded"
         case EyasError():

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from eyas.api.answer import Answer
-from eyas.engine.cycle import Cycle
+from eyas.engine.cycle import Piece
+from eyas.engine.metrics import GenerationStats
 
 FIRST_TOKEN = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 BETWEEN_TOKENS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
@@ -62,8 +62,9 @@ class ServerMetrics:
         self._prefix_queries.inc(tokens)
         self._prefix_hits.inc(reused)
 
-    def cycle(self, cycle: Cycle | None, tokens: int, seconds: float | None) -> None:
-        """A cycle (None: the prefill) gave `tokens` tokens, `seconds` after the ones before."""
+    def cycle(self, piece: Piece, seconds: float | None) -> None:
+        """The prefill or a cycle gave a piece, `seconds` after the one before."""
+        cycle, tokens = piece.cycle, len(piece.tokens)
         self._generation_tokens.inc(tokens)
         for _ in range(tokens if seconds is not None else 0):
             self._between.observe((seconds or 0.0) / tokens)
@@ -71,17 +72,17 @@ class ServerMetrics:
             return
         self._drafts.inc()
         self._draft_tokens.inc(cycle.tree.num_draft_tokens)
-        self._accepted.inc(cycle.verdict.num_accepted)
-        for depth in range(cycle.verdict.num_accepted):
+        self._accepted.inc(cycle.num_accepted)
+        for depth in range(cycle.num_accepted):
             self._accepted_at.labels(**self._labels, position=str(min(depth, POSITIONS - 1))).inc()
 
-    def ended(self, reason: str, answer: Answer | None, seconds: float) -> None:
-        """An answer ended, `seconds` after its request."""
+    def ended(self, reason: str, stats: GenerationStats | None, seconds: float) -> None:
+        """An answer ended, `seconds` after its request; only one that is whole has `stats`."""
         self._ended.labels(**self._labels, finished_reason=reason).inc()
         self.whole.observe(seconds)
-        if answer is not None:
-            self._prefill.observe(answer.stats.prefill_seconds)
-            self._decode.observe(answer.stats.decode_seconds)
+        if stats is not None:
+            self._prefill.observe(stats.prefill_seconds)
+            self._decode.observe(stats.decode_seconds)
 
     def _counter(self, name: str, text: str) -> Counter:
         counter = Counter(f"vllm:{name}", text, list(self._labels), registry=self.registry)

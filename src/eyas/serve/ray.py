@@ -24,7 +24,7 @@ from eyas.api.llm import load
 from eyas.serve.app import create_app
 from eyas.serve.channel import DONE, event
 from eyas.serve.errors import describe, error_response
-from eyas.serve.jobs import DrainingError
+from eyas.serve.queue import DrainingError
 from eyas.serve.settings import ServeSettings
 
 ATTEMPTS = 5  # replicas that a request is passed to at most

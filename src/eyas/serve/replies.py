@@ -1,4 +1,4 @@
-"""Responses in OpenAI's format: what the updates of a request add up to, whole or chunk by chunk."""
+"""Responses in OpenAI's format: what the pieces of a request add up to, whole or chunk by chunk."""
 
 import time
 from abc import ABC, abstractmethod
@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from eyas.api.answer import Answer
-from eyas.engine.cycle import Token
+from eyas.engine.cycle import Piece
+from eyas.engine.sampling import SampledToken
 from eyas.models import Tokenizer
-from eyas.serve.jobs import Update
 from eyas.serve.trace import describe_cycle, describe_tokens
 
 LEAST_LOG_PROB = -9999.0  # JSON has no infinity
@@ -52,19 +51,19 @@ class _Choice:
     """What one answer has come to."""
 
     text: str = ""
-    tokens: list[Token] = field(default_factory=list)
+    tokens: list[SampledToken] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)  # in the text, of tokens that have log-probabilities
     length: int = 0  # of the text, what is held back included
     described: list[dict[str, Any]] = field(default_factory=list)
     cycles: list[dict[str, Any]] = field(default_factory=list)
     steps: list[tuple[int, int]] = field(default_factory=list)  # (accepted, drafted) of cycles that drafted
     num_reused: int = 0
-    answer: Answer | None = None
+    finish_reason: str | None = None  # of an answer that is whole
 
 
 @dataclass
 class Reply(ABC):
-    """One response. `add` each update, then take its `chunk`, or the `body` when all have come.
+    """One response. `add` each piece, then take its `chunk`, or the `body` when all have come.
 
     Attributes:
         choices_per_prompt: n.
@@ -92,31 +91,31 @@ class Reply(ABC):
         count = len(self.prompt_tokens) * self.choices_per_prompt
         self._choices = [_Choice() for _ in range(count)]
 
-    def add(self, index: int, update: Update) -> None:
-        """Take news of choice `index`."""
+    def add(self, index: int, piece: Piece) -> None:
+        """Take the next piece of choice `index`."""
         choice = self._choices[index]
-        choice.text += update.piece.text
-        choice.tokens += update.piece.tokens
-        choice.described += describe_tokens(update.piece, self.texts.of)
-        choice.num_reused = max(choice.num_reused, update.num_reused)
-        choice.answer = update.answer
+        choice.text += piece.text
+        choice.tokens += piece.tokens
+        choice.described += describe_tokens(piece, self.texts.of)
+        choice.num_reused = piece.num_reused
+        choice.finish_reason = piece.finish_reason
         if self.trace:
-            choice.cycles.append(describe_cycle(update, self.texts.of))
-        if update.cycle is not None and update.cycle.tree.num_draft_tokens:
-            choice.steps.append((update.cycle.verdict.num_accepted, update.cycle.tree.num_draft_tokens))
+            choice.cycles.append(describe_cycle(piece, self.texts.of))
+        if piece.cycle is not None and piece.cycle.tree.num_draft_tokens:
+            choice.steps.append((piece.cycle.num_accepted, piece.cycle.tree.num_draft_tokens))
 
-    def chunk(self, index: int, update: Update) -> dict[str, Any]:
-        """The chunk of the update that was added last."""
-        choice, count = self._choices[index], len(update.piece.tokens)
+    def chunk(self, index: int, piece: Piece) -> dict[str, Any]:
+        """The chunk of the piece that was added last."""
+        choice, count = self._choices[index], len(piece.tokens)
         is_first = len(choice.tokens) == count
         own = choice.cycles[-1] if self.trace else {"tokens": choice.described[len(choice.tokens) - count :]}
         document = self._frame(self.chunk_object)
         document["choices"] = [
             {
                 "index": index,
-                **self._delta(update.piece.text, is_first=is_first),
+                **self._delta(piece.text, is_first=is_first),
                 "logprobs": self._logprobs(choice, len(choice.tokens) - count),
-                "finish_reason": None if update.answer is None else update.answer.finish_reason,
+                "finish_reason": piece.finish_reason,
                 "eyas": own,
             }
         ]
@@ -155,14 +154,12 @@ class Reply(ABC):
     @property
     def is_whole(self) -> bool:
         """Whether every answer has ended."""
-        return all(choice.answer is not None for choice in self._choices)
+        return all(choice.finish_reason is not None for choice in self._choices)
 
     @property
     def finish_reasons(self) -> list[str | None]:
         """How each answer ended; None of one that has not."""
-        return [
-            None if (answer := choice.answer) is None else answer.finish_reason for choice in self._choices
-        ]
+        return [choice.finish_reason for choice in self._choices]
 
     @property
     def answer_texts(self) -> list[str]:
@@ -234,8 +231,8 @@ class ChatReply(Reply):
             }
 
         content = [
-            entry(token.id, token.choice.log_prob)
-            | {"top_logprobs": [entry(other, log_prob) for other, log_prob in token.choice.top]}
+            entry(token.id, token.log_prob)
+            | {"top_logprobs": [entry(other, log_prob) for other, log_prob in token.top]}
             for token in choice.tokens[start:]
         ]
         return {"content": content, "refusal": None}
@@ -252,11 +249,11 @@ class TextReply(Reply):
     def _delta(self, text: str, *, is_first: bool) -> dict[str, Any]:  # noqa: ARG002
         return {"text": text}
 
-    def add(self, index: int, update: Update) -> None:
-        """Take news of choice `index`, and where each token begins: the same in chunks and in the body."""
-        super().add(index, update)
+    def add(self, index: int, piece: Piece) -> None:
+        """Take the next piece of choice `index`, and note where each of its tokens begins in the text."""
+        super().add(index, piece)
         choice = self._choices[index]
-        for token in update.piece.tokens if self.logprobs else ():
+        for token in piece.tokens if self.logprobs else ():
             choice.offsets.append(choice.length)
             choice.length += self.texts.length_of(token.id)
 
@@ -266,15 +263,15 @@ class TextReply(Reply):
         tokens = choice.tokens[start:]
         return {
             "tokens": [self.texts.name_of(token.id) for token in tokens],
-            "token_logprobs": [finite(token.choice.log_prob) for token in tokens],
+            "token_logprobs": [finite(token.log_prob) for token in tokens],
             "top_logprobs": [self._top(token) for token in tokens],
             "text_offset": choice.offsets[start:],
         }
 
-    def _top(self, token: Token) -> dict[str, float | None]:
+    def _top(self, token: SampledToken) -> dict[str, float | None]:
         """The most probable tokens by name; of several with one name the first."""
         top: dict[str, float | None] = {}
-        for other, log_prob in token.choice.top:
+        for other, log_prob in token.top:
             top.setdefault(self.texts.name_of(other), finite(log_prob))
         return top
 

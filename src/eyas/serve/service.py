@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ from eyas.api.llm import LLM
 from eyas.api.options import SHAPED, GenerationOptions
 from eyas.api.prompts import Prompt
 from eyas.drafters.registry import Method, find_method, methods
-from eyas.engine.capacity import check_room
-from eyas.engine.cycle import Request
+from eyas.engine.cycle import Piece, Request
 from eyas.errors import CheckpointError, ConfigError, ModelError
 from eyas.serve.channel import DONE, Channel, ClientLeftError, EventStream, dump, event, unless_gone
 from eyas.serve.errors import CLIENT_LEFT, ApiError, describe, error_response, request_id
-from eyas.serve.jobs import Job, Update
 from eyas.serve.logs import RequestLog, log_error, log_event
 from eyas.serve.metrics import ServerMetrics
 from eyas.serve.plans import Plan
+from eyas.serve.queue import Job
 from eyas.serve.replies import Reply, Texts
 from eyas.serve.scheduler import Scheduler
 from eyas.serve.settings import ServeSettings
@@ -43,7 +42,7 @@ class Call:
     plan: Plan
     reply: Reply
     jobs: list[Job]
-    updates: AsyncIterator[tuple[int, Update]]
+    pieces: AsyncIterator[tuple[int, Piece]]
     failed: int | None = None  # status of the error that ended its stream
 
 
@@ -135,7 +134,7 @@ class Service:
                 response = await self._whole(http, call)
                 record.write(200)
                 return response
-            first = await self._guarded(http, call, anext(call.updates))
+            first = await self._guarded(http, call, anext(call.pieces))
         except ClientLeftError:
             record.write(CLIENT_LEFT)
             return Response(status_code=CLIENT_LEFT)
@@ -181,7 +180,7 @@ class Service:
             for index, request in enumerate(requests)
         ]
         self.scheduler.submit(jobs)
-        return Call(request_id(http), plan, reply, jobs, channel.updates(len(jobs)))
+        return Call(request_id(http), plan, reply, jobs, channel.pieces(len(jobs)))
 
     def _requests(self, plan: Plan, method: str) -> tuple[GenerationOptions, list[Request]]:
         """The requests of a plan, each prompt's n together."""
@@ -194,33 +193,27 @@ class Service:
             )
         options = self.llm.options(plan.options, plan.method).with_seed()
         requests = [
-            self.llm.request(self._prompt(prompt), options, choice, method)
+            request
             for prompt in plan.prompts
-            for choice in range(plan.n)
+            for request in self.llm.requests(self._prompt(prompt), replace(options, n=plan.n), method)
         ]
         for request in requests[:: plan.n]:
-            check_room(request.prompt_ids, self.llm.runtime)
+            try:
+                self.llm.runtime.target.check_prompt(request.prompt_ids)
+            except ConfigError as error:
+                raise ApiError(str(error), param="prompt", code="invalid_value") from None
         return options, requests
 
     def _prompt(self, prompt: Prompt) -> Prompt:
-        """A prompt that the model can read; a completion may begin with any text that has a token."""
-        largest = self.llm.runtime.target.vocab_size - 1
-        beyond = [token for token in prompt if isinstance(token, int) and token > largest]
-        if beyond:
-            raise ApiError(
-                f"the prompt holds the token id {beyond[0]}, but the model's ids end at {largest}; was it "
-                "made with this model's tokenizer?",
-                param="prompt",
-                code="invalid_value",
-            )
+        """A prompt as `LLM.requests` takes it; a completion may begin with any text that has a token."""
         if isinstance(prompt, str) and not prompt.strip():
             return self.llm.tokenizer.encode(prompt)
         return prompt
 
     async def _whole(self, http: HttpRequest, call: Call) -> Response:
         async def collect() -> None:
-            async for index, update in call.updates:
-                call.reply.add(index, update)
+            async for index, piece in call.pieces:
+                call.reply.add(index, piece)
 
         await self._guarded(http, call, collect())
         return Response(dump(call.reply.body()), media_type="application/json")
@@ -233,15 +226,15 @@ class Service:
             self.scheduler.cancel(call.jobs)
             raise
 
-    async def _events(self, call: Call, first: tuple[int, Update]) -> AsyncIterator[str]:
+    async def _events(self, call: Call, first: tuple[int, Piece]) -> AsyncIterator[str]:
         """The events of a stream; an error becomes the last one before [DONE]."""
         try:
-            reply, (index, update) = call.reply, first
-            reply.add(index, update)
-            yield event(reply.chunk(index, update))
-            async for index, update in call.updates:
-                reply.add(index, update)
-                yield event(reply.chunk(index, update))
+            reply, (index, piece) = call.reply, first
+            reply.add(index, piece)
+            yield event(reply.chunk(index, piece))
+            async for index, piece in call.pieces:
+                reply.add(index, piece)
+                yield event(reply.chunk(index, piece))
             if call.plan.include_usage:
                 yield event(reply.usage_chunk())
         except Exception as error:
@@ -251,7 +244,7 @@ class Service:
         yield DONE
 
     def _has_networks(self, method: Method) -> bool:
-        return method.head is None or self.llm.head(method.name).path is not None
+        return method.head is None or self.llm.find_head(method.name).path is not None
 
     async def _warm_up(self, name: str) -> str:
         """Load and measure a method, once, between two cycles of the others; returns its name."""

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from eyas.engine.cycle import Cycle, Piece
-from eyas.serve.jobs import Update
+from eyas.engine.cycle import Piece
+from eyas.engine.verification import Cycle
 
 DROPPED_SHOWN = 20  # candidates that rerank dropped, the best of them
 
@@ -17,12 +17,12 @@ def describe_tokens(piece: Piece, text: TokenText) -> list[dict[str, Any]]:
     return [{"id": token.id, "text": text(token.id), "depth": token.depth} for token in piece.tokens]
 
 
-def describe_cycle(update: Update, text: TokenText) -> dict[str, Any]:
+def describe_cycle(piece: Piece, text: TokenText) -> dict[str, Any]:
     """A cycle as the trace has it; the prefill's token has no tree."""
     return {
-        "tokens": describe_tokens(update.piece, text),
-        "tree": None if update.cycle is None else _describe_tree(update.cycle, text),
-        "seconds": round(update.seconds, 6),
+        "tokens": describe_tokens(piece, text),
+        "tree": None if piece.cycle is None else _describe_tree(piece.cycle, text),
+        "seconds": round(piece.seconds, 6),
     }
 
 
@@ -41,5 +41,5 @@ def _describe_tree(cycle: Cycle, text: TokenText) -> dict[str, Any]:
         "parents": shown.parents.tolist(),
         "values": [round(math.exp(value), 6) for value in shown.log_values.tolist()],
         "kept": [node in verified for node in range(len(token_ids))],
-        "path": [place[node] for node in cycle.verdict.path],
+        "path": [place[node] for node in cycle.path],
     }

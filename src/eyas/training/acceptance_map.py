@@ -83,7 +83,7 @@ def _watch(llm: LLM, prompt: Prompt, options: GenerationOptions) -> Iterator[Obs
     while not run.is_finished:
         engine.step([run])
         assert run.last_cycle is not None, "a cycle has passed"
-        yield from observed(run.last_cycle.tree, run.last_cycle.verdict)
+        yield from observed(run.last_cycle)
 
 
 def store_maps(head: Path, maps: dict[str, AcceptanceMap]) -> None:

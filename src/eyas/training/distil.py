@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from eyas.drafters.autoregressive import Autoregressive, AutoregressiveSession
+from eyas.engine.batch import run_all
 from eyas.engine.cycle import Engine, Request, Run
 from eyas.engine.interfaces import DraftContext, Features, Runtime
 from eyas.engine.metrics import Repeats
@@ -149,7 +150,9 @@ def answer_all(
             asked[request] = job
             yield request
 
-    for run in engine.together(requests(), batch_size):
+    for run, error in run_all(engine, ([request] for request in requests()), batch_size):
+        if error is not None:
+            raise error
         yield _finished(asked.pop(run.request), run), _heard(run)
 
 
@@ -206,6 +209,12 @@ class ListeningSession(AutoregressiveSession):
             if keep > 0:
                 self.heard.append(features[:keep])
             keep -= len(features)
+
+    def fork(self) -> "ListeningSession":
+        """A session that has heard the same."""
+        fork = ListeningSession(self._listens)
+        fork.heard = [*self.heard]
+        return fork
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002
         """Remember the features."""

@@ -46,6 +46,10 @@ class Session:
         self._context = context
         self._cache = self._runtime.new_cache()
 
+    def fork(self) -> "Session":
+        """A new session: it starts afresh with each answer."""
+        return Session(self._runtime)
+
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Nothing to remember: `propose` reads all tokens."""
 

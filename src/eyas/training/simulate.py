@@ -18,9 +18,9 @@ from torch import Tensor
 
 from eyas.config import TreeConfig
 from eyas.engine.cycle import Engine, Request
-from eyas.engine.interfaces import Choice, Drafter, DraftOptions, TargetCall
+from eyas.engine.interfaces import Drafter, DraftOptions, TargetCall
 from eyas.engine.metrics import GenerationStats
-from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.sampling import SampledToken, Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree import Floats, Ints, node_depths
 from eyas.runtimes.torch.runtime import TorchRuntime
@@ -155,8 +155,8 @@ class ReplayRows:
 
     def choose(
         self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
-    ) -> Choice:
+    ) -> SampledToken:
         """The answer's next token; behind its end -1, which no tree holds."""
         del row, num_log_probs
         position = sampler.num_prompt_tokens + len(generated)
-        return Choice(self.tokens[position] if position < len(self.tokens) else -1)
+        return SampledToken(self.tokens[position] if position < len(self.tokens) else -1)

@@ -38,7 +38,7 @@ def llm(browser, tmp_path_factory):
         {"runtime": "native", "dtype": "float32"} if is_built() else {"runtime": "torch", "dtype": "float64"}
     )
     loaded = eyas.load(directory, threads=1, **kind)
-    loaded._costs["eagle2"] = FAST
+    loaded.loaded("eagle2")._costs = FAST
     return loaded
 
 

@@ -100,6 +100,10 @@ class PolicySession:
             self._policy.check_auto(context.options)
             self._auto = None if self._policy.is_plain else _AutoTrees(self.session, context)
 
+    def fork(self) -> "PolicySession":
+        """A session over a fork of the drafter's; what the policy has learned belongs to one answer."""
+        return PolicySession(self.session.fork(), self._policy)
+
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Tokens were committed."""
         self.session.extend(features, token_ids)

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.engine.interfaces import Choice
-from eyas.engine.sampling import Sampler
+from eyas.engine.sampling import SampledToken, Sampler
 from eyas.engine.tree import Floats
 from eyas.runtimes.faults import broken_logits
 from eyas.runtimes.native.samplers import NativeSamplers, answer
@@ -48,7 +47,7 @@ class NativeRows:
 
     def choose(
         self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
-    ) -> Choice:
+    ) -> SampledToken:
         """The token after `row`, see `eyas.engine.interfaces.TargetRows.choose`.
 
         Raises:
@@ -63,8 +62,8 @@ class NativeRows:
         if token_id < 0:
             raise broken_logits(self._origin)
         if num_log_probs is None:
-            return Choice(token_id)
-        return Choice.reported(token_id, self.logits(row), num_log_probs)
+            return SampledToken(token_id)
+        return SampledToken.reported(token_id, self.logits(row), num_log_probs)
 
     def logits(self, row: int) -> Floats:
         """(V,) unprocessed logits of a row, in float64."""

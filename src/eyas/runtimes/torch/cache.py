@@ -6,6 +6,7 @@ kept rows in place, and a forward that is interrupted leaves the counts as they 
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -38,6 +39,11 @@ class SlotBuffer:
         for rows in (self.keys, self.values):
             if rows is not None:
                 rows[:, :, first : first + len(slots)] = rows[:, :, slots.to(rows.device)]
+
+    def copy(self, other: "SlotBuffer", length: int) -> None:
+        """Take the first `length` slots of another buffer over, into memory of our own."""
+        if other.keys is not None and other.values is not None:
+            self.write(0, other.keys[:, :, :length], other.values[:, :, :length])
 
 
 def _with_room(rows: Tensor | None, used: int, end: int, like: Tensor) -> Tensor:
@@ -83,6 +89,20 @@ class _PathCache:
         """Drop all pending rows and the committed ones from `length` on."""
         self.rows.cut(length)
 
+    @torch.inference_mode()
+    def fork(self, length: int) -> Self:
+        """A cache with a copy of the first `length` committed rows."""
+        assert 0 <= length <= self.length, f"{self.length} committed rows, not {length}, can be forked"
+        fork = self._empty()
+        for ours, theirs in zip(fork.buffers(), self.buffers(), strict=True):
+            ours.copy(theirs, length)
+        fork.rows.settle(length)
+        return fork
+
+    def _empty(self) -> Self:
+        """A new cache with as many buffers as this one."""
+        raise NotImplementedError
+
     def place(self, count: int, parents: Ints | None) -> Placement:
         """Where `count` new rows would stand."""
         return self.rows.place(count, parents)
@@ -98,6 +118,9 @@ class StackCache(_PathCache):
     def __init__(self, num_layers: int) -> None:
         self.rows = PathRows()
         self.layers = [SlotBuffer() for _ in range(num_layers)]
+
+    def _empty(self) -> "StackCache":
+        return StackCache(len(self.layers))
 
     def buffers(self) -> list[SlotBuffer]:
         """All layers' buffers."""
@@ -155,3 +178,8 @@ class TargetCache(_PathCache, Cache):  # type: ignore[misc]
     def buffers(self) -> list[SlotBuffer]:
         """All layers' buffers."""
         return [layer.buffer for layer in self.layers]
+
+    def _empty(self) -> "TargetCache":
+        cache = TargetCache()
+        cache.layers = [SlotLayer(cache.rows) for _ in self.layers]
+        return cache

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.engine.interfaces import Choice
-from eyas.engine.sampling import Sampler
+from eyas.engine.sampling import SampledToken, Sampler
 from eyas.engine.tree import Floats
 from eyas.runtimes.faults import broken_logits
 
@@ -34,20 +33,20 @@ class TorchRows:
     @torch.inference_mode()
     def choose(
         self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
-    ) -> Choice:
+    ) -> SampledToken:
         """The token after `row`, see `eyas.engine.interfaces.TargetRows.choose`.
 
         Raises:
             ModelError: the row has a logit that is not a number.
         """
         if sampler.is_argmax and num_log_probs is None:
-            return Choice(self._argmax(row))
+            return SampledToken(self._argmax(row))
         logits = self.logits(row)
         # NumPy's argmax gives the lowest id of equal logits, as torch's does.
         token_id = int(np.argmax(logits)) if sampler.is_argmax else sampler.choose(logits, generated)
         if num_log_probs is None:
-            return Choice(token_id)
-        return Choice.reported(token_id, logits, num_log_probs)
+            return SampledToken(token_id)
+        return SampledToken.reported(token_id, logits, num_log_probs)
 
     @torch.inference_mode()
     def logits(self, row: int) -> Floats:
