@@ -21,6 +21,7 @@ from eyas.drafters.registry import methods
 from eyas.engine.batch_cost import SequenceShare, begin_cycle
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import TargetCall
+from eyas.engine.prefix_cache import PrefixCache
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
 from eyas.errors import ConfigError
@@ -264,6 +265,50 @@ def test_a_later_turn_reuses_what_is_common(case, engines, first, second, temper
         run, _ = answer(engine, make_request(case, turn, sampling, stopping, **size), earlier=run)
         fresh, _ = answer(engines(PLAIN), make_request(PLAIN, turn, sampling, stopping))
         assert run.generated == fresh.generated
+
+
+@each(default_cases(), {"ids"})
+@settings(contract_settings, max_examples=6)
+@given(
+    first=prompts,
+    second=prompts,
+    temperature=st.sampled_from([0.0, 1.0]),
+    size=st.sampled_from([{}, {"tree": AUTO, "costs": FREE}, {"tree": AUTO, "costs": SLOW}]),
+)
+def test_a_forked_session_and_the_first_one_go_on_apart(case, engines, first, second, temperature, size):
+    """L7: answers to one prompt share its prefill, a later prompt forks what is common; same trees."""
+    size = {} if case.method in UNSIZED else size
+    sampling = SamplingConfig(temperature=temperature, seed=1)
+    stopping = StoppingConfig(max_new_tokens=8, ignore_eos=True)
+    engine = engines(case)
+
+    def asked(prompt, choice=0):
+        return make_request(case, prompt, sampling, stopping, choice=choice, **size)
+
+    def drafted(run):
+        trees = []
+        while not run.is_finished:
+            engine.step([run])
+            tree = run.last_cycle.tree
+            trees.append((tree.token_ids.tolist(), tree.parents.tolist()))
+        return trees
+
+    runs = [engine.open(asked(first, choice)) for choice in range(2)]
+    for _ in engine.prefill(runs):
+        pass
+    prefixes = PrefixCache(1)
+    for choice, run in enumerate(runs):
+        trees = drafted(run)
+        alone, _ = engine.start(asked(first, choice))
+        assert drafted(alone) == trees
+        assert alone.generated == run.generated
+    prefixes.keep(runs[0])
+    for prompt in ([*first, *second], [*runs[0].token_ids, *second]):  # a fork, then the run itself
+        later, _ = engine.start(asked(prompt), prefixes.take(engine, prompt))
+        fresh, _ = engine.start(asked(prompt))
+        same_trees = drafted(later) == drafted(fresh)
+        assert later.generated == fresh.generated
+        assert same_trees or size, "trees of fixed size do not depend on where the rows came from"
 
 
 @lossless

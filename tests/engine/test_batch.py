@@ -55,8 +55,8 @@ def test_every_answer_is_that_of_its_request_alone(groups, seed, rows):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eyas.engine.cycle.PREFILL_TOKENS", rows)
         ended = []
-        for run, error in run_all(engine, asked + again, 2):
-            assert error is None
+        for asked_for, run in run_all(engine, asked + again, 2):
+            assert run.request is asked_for
             assert run.cache.tokens == run.token_ids[:-1], "L7"
             run.session.check(run.token_ids)
             ended.append(run.request)
@@ -85,8 +85,7 @@ def test_requests_may_take_over_the_caches_of_ended_ones(prompt_list, seed):
     runtime = FakeRuntime(VOCAB, 64, seed=seed)
     engine = Engine(runtime, RandomTrees(VOCAB, seed))
     seen, reused = [], 0
-    for run, error in run_all(engine, ([request(p)] for p in prompt_list * 3), size=2):
-        assert error is None
+    for _, run in run_all(engine, ([request(p)] for p in prompt_list * 3), size=2):
         seen.append(tuple(run.request.prompt_ids))
         assert run.generated == alone(runtime, run)
         reused += run.num_reused
@@ -183,10 +182,12 @@ def test_an_error_ends_its_own_run_and_is_told():
             return session
 
     engine = Engine(runtime, Faulty(VOCAB))
-    ended = list(run_all(engine, [[request([1, 3, at])] for at in range(4)], 2))
-    assert len(ended) == 4
-    assert [type(error) for run, error in ended if run.request.prompt_ids == [1, 3, 1]] == [ZeroDivisionError]
-    assert all(error is None for run, error in ended if run.request.prompt_ids != [1, 3, 1])
+    prompt_list = [[1, 3, 0], [1, 3, 1], [VOCAB], [1, 3, 2]]
+    ended = {tuple(r.prompt_ids): run for r, run in run_all(engine, [[request(p)] for p in prompt_list], 2)}
+    assert isinstance(ended.pop((1, 3, 1)), ZeroDivisionError)
+    assert isinstance(ended.pop((VOCAB,)), ConfigError), "it is never admitted"
+    for run in ended.values():
+        assert run.generated == alone(runtime, run)
 
 
 def test_impossible_prompts_are_refused_and_take_no_prefix():

@@ -92,6 +92,49 @@ def test_a_tree_is_its_paths_and_a_commit_is_plain_decoding(served, prefix, grow
     )
 
 
+@settings(max_examples=15)
+@given(prefix=token_lists, grown=grown_trees(), data=st.data())
+def test_a_fork_is_a_fresh_prefill_and_its_own(served, prefix, grown, data):
+    """Bit for bit on native, whatever was pending, and whatever either cache does later."""
+    runtime, stock = served
+    atol = 0 if runtime.target.runtime == "native" else stock.atol
+    cache = prefill(runtime, prefix)
+    for token_ids, parents in grown:
+        forward(runtime, cache, token_ids, parents)
+    length = data.draw(st.integers(0, len(prefix)), label="forked rows")
+    fork = cache.fork(length)
+    assert (fork.length, fork.num_pending) == (length, 0)
+
+    cache.commit([])
+    cache.truncate(data.draw(st.integers(0, len(prefix)), label="the first is cut to"))
+    first = data.draw(token_lists, label="the first goes on")
+    forward(runtime, cache, first)
+    cache.commit(range(len(first)))
+    more = data.draw(token_lists, label="the fork goes on")
+    got = all_logits(forward(runtime, fork, more), len(more))
+    wanted = all_logits(forward(runtime, prefill(runtime, prefix[:length]), more), len(more))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
+    fork.commit(range(len(more)))
+
+    kept = cache.length
+    got = forward(runtime, cache, [5]).logits(0)
+    wanted, _ = stock([*prefix[: kept - len(first)], *first, 5])
+    np.testing.assert_allclose(got, wanted[-1], rtol=0, atol=stock.atol)
+
+
+def test_a_long_fork_holds_its_rows(llama):
+    """Beyond the first capacity of a cache, and again beyond that of the fork."""
+    prompt = np.random.default_rng(3).integers(0, VOCAB, llama.target.context_limit - 3)
+    cache = prefill(llama, prompt)
+    fork = cache.fork(len(prompt))
+    atol = 0 if llama.target.runtime == "native" else 1e-9
+    for token in (5, 6):
+        got, wanted = (forward(llama, each, [token]).logits(0) for each in (fork, cache))
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
+        fork.commit([0])
+        cache.commit([0])
+
+
 def test_prefill_in_chunks_is_prefill_at_once(served):
     runtime, stock = served
     prompt = np.random.default_rng(1).integers(0, VOCAB, 30)

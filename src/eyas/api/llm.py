@@ -113,10 +113,10 @@ class LLM:
             requests[at : at + batch_size] for requests in asked for at in range(0, settings.n, batch_size)
         ]
         made: dict[Request, Answer] = {}
-        for run, error in run_all(self.engine(method), groups, batch_size, self._lock):
-            if error is not None:
-                raise error
-            made[run.request] = Answer.of(run, config)
+        for request, run in run_all(self.engine(method), groups, batch_size, self._lock):
+            if isinstance(run, Exception):
+                raise run
+            made[request] = Answer.of(run, config)
         answers = [tuple(made[request] for request in requests) for requests in asked]
         return [choices[0] if settings.n == 1 else choices[0].with_choices(choices) for choices in answers]
 

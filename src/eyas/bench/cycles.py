@@ -4,11 +4,10 @@ A node's *position* is its rank among its siblings, level by level from the root
 child of the best child. Its *confidence* is its own, not its path's.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from eyas.drafters.acceptance import observed
-from eyas.engine.cycle import Engine, Request, Run, common_prefix
+from eyas.engine.cycle import Engine, Request, Run
 from eyas.engine.metrics import PHASES, Laps
 from eyas.engine.tree import DraftTree
 from eyas.engine.verification import Cycle
@@ -80,41 +79,3 @@ def answered(engine: Engine, request: Request, counts: CycleCounts | None = None
     finally:
         engine.laps = None
     return run
-
-
-def answered_together(
-    engine: Engine, requests: Iterable[Request], size: int
-) -> Iterator[tuple[Request, Run | Exception]]:
-    """Requests with their finished runs, or with the error that ended them, in the order in which they end.
-
-    `size` of them are under way at a time; one that fails does not stop the others. A run must be read before
-    the next one is asked for: its caches then serve another request, which keeps their common prefix.
-    """
-    waiting, live, ended = iter(requests), list[Run](), list[Run]()
-    while True:
-        while len(live) < size and (request := next(waiting, None)) is not None:
-            try:
-                run, _ = engine.start(request, _take_similar(ended, request.prompt_ids))
-            except Exception as error:
-                yield request, error
-            else:
-                live.append(run)
-        if not live:
-            return
-        finished = [run for run in live if run.is_finished]
-        yield from ((run.request, run) for run in finished)
-        ended += finished
-        live = [run for run in live if not run.is_finished]
-        if live:
-            outcomes = dict(zip((run.request for run in live), engine.try_step(live), strict=True))
-            failed = {request: error for request, error in outcomes.items() if isinstance(error, Exception)}
-            yield from failed.items()
-            live = [run for run in live if run.request not in failed]
-
-
-def _take_similar(ended: list[Run], prompt_ids: Sequence[int]) -> Run | None:
-    """Take out the run that shares the longest prefix with a prompt."""
-    if not ended:
-        return None
-    shared = [common_prefix(prompt_ids, run.token_ids) for run in ended]
-    return ended.pop(shared.index(max(shared)))

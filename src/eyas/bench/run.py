@@ -14,7 +14,7 @@ from typing import Any, Literal
 from eyas.api.llm import LLM
 from eyas.api.prompts import Prompt
 from eyas.bench.contenders import Contender
-from eyas.bench.cycles import CycleCounts, answered, answered_together
+from eyas.bench.cycles import CycleCounts, answered
 from eyas.bench.equality import PLAIN, compare, first_difference
 from eyas.bench.peers import Peer
 from eyas.bench.plan import CHECKED, BenchConfig, BenchPlan, BenchPrompt, BenchTask, digest, maker
@@ -22,6 +22,7 @@ from eyas.bench.provenance import head_hash
 from eyas.bench.questions import QuestionSet
 from eyas.bench.results import place, read_run
 from eyas.bench.rows import Row, RowFile, error_text
+from eyas.engine.batch import run_all
 from eyas.engine.cycle import Request, Run
 from eyas.engine.metrics import is_looping
 from eyas.errors import ConfigError, DataError, EyasError
@@ -253,7 +254,7 @@ class Bench:
             except Exception as error:
                 yield task, error
         engine = self.llm.engine(tasks[0].contender.method)
-        for request, run in answered_together(engine, asked, self.plan.config.batch):
+        for request, run in run_all(engine, ([request] for request in asked), self.plan.config.batch):
             yield asked[request], run if isinstance(run, Exception) else _columns(run)
 
     def _warm_up(self, task: BenchTask) -> None:

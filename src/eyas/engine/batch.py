@@ -116,8 +116,8 @@ def run_all(
     groups: Iterable[Sequence[Request]],
     size: int,
     lock: AbstractContextManager[object] | None = None,
-) -> Iterator[tuple[Run, Exception | None]]:
-    """Answer many requests, `size` at a time; yields runs in the order in which they end.
+) -> Iterator[tuple[Request, Run | Exception]]:
+    """Answer many requests, `size` at a time; yields them in the order in which they end.
 
     The seconds of an answer are those of the batch: each pass serves all runs, and counts in full for each of
     them.
@@ -129,19 +129,22 @@ def run_all(
         lock: held for one step at a time, while others may want the model.
 
     Yields:
-        A run, and the error that ended it, if any. A run must be read before the next one is asked for: then
-        its caches may serve another request.
+        A request with its finished run, or with the error that ended it; the others go on. A run must be read
+        before the next one is asked for: then its caches may serve another request.
     """
     batch, waiting = Batch(PrefixCache(size)), iter(groups)
     group = next(waiting, None)
     while group is not None or len(batch):
         while group is not None and (len(batch) + len(group) <= size or not len(batch)):
-            batch.admit(engine, group)
+            try:
+                batch.admit(engine, group)
+            except Exception as error:
+                yield from ((request, error) for request in group)
             group = next(waiting, None)
         with lock or nullcontext():
             outcomes = batch.step()
         for run, outcome in outcomes:
             if isinstance(outcome, Exception):
-                yield run, outcome
+                yield run.request, outcome
             elif outcome.finish_reason is not None:
-                yield run, None
+                yield run.request, run

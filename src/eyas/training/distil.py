@@ -150,10 +150,10 @@ def answer_all(
             asked[request] = job
             yield request
 
-    for run, error in run_all(engine, ([request] for request in requests()), batch_size):
-        if error is not None:
-            raise error
-        yield _finished(asked.pop(run.request), run), _heard(run)
+    for request, run in run_all(engine, ([request] for request in requests()), batch_size):
+        if isinstance(run, Exception):
+            raise run
+        yield _finished(asked.pop(request), run), _heard(run)
 
 
 class Unlooped(AnswerText):
