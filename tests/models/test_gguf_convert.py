@@ -5,10 +5,11 @@ import json
 import gguf
 import numpy as np
 import pytest
-from tiny_gguf import HEADS, KV_HEADS, SIZE, TEMPLATE, permuted, tokens, weights, write_gguf
+from tiny_gguf import HEADS, KV_HEADS, LAYERS, SIZE, TEMPLATE, permuted, tokens, weights, write_gguf
 
 from eyas.errors import ModelError
 from eyas.models import Tokenizer, check_model_dir, read_tensor, tensor_places
+from eyas.models.families import read_spec
 from eyas.models.gguf_convert import convert_gguf
 from eyas.models.weights import BFLOAT16
 
@@ -49,6 +50,32 @@ def test_quantised_weights_are_the_rounded_dequantised_ones(tmp_path):
             array = gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind)
             assert heads is None or permuted(array, heads).shape == array.shape
         np.testing.assert_array_equal(stored[name], rounded(array), err_msg=name)
+
+
+def test_another_family_is_converted_by_its_own_names(tmp_path):
+    """Qwen 2 has biases, and llama.cpp leaves its query and key rows as they are."""
+    generator = np.random.default_rng(4)
+    sizes = {"q": HEADS * SIZE, "k": KV_HEADS * SIZE, "v": KV_HEADS * SIZE}
+    biases = {
+        (layer, part): generator.standard_normal(size).astype(np.float32)
+        for layer in range(LAYERS)
+        for part, size in sizes.items()
+    }
+
+    def add_biases(writer):
+        for (layer, part), bias in biases.items():
+            writer.add_tensor(f"blk.{layer}.attn_{part}.bias", bias)
+
+    convert_gguf(write_gguf(tmp_path / "tiny.gguf", arch="qwen2", extra=add_biases), tmp_path)
+    stored = read_all(tmp_path)
+    for name, array in weights().items():
+        np.testing.assert_array_equal(stored[name], rounded(array), err_msg=name)
+    for (layer, part), bias in biases.items():
+        name = f"model.layers.{layer}.self_attn.{part}_proj.bias"
+        np.testing.assert_array_equal(stored[name], rounded(bias), err_msg=name)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("qwen2", ["Qwen2ForCausalLM"])
+    assert read_spec(tmp_path).layers[0].attention.bias
 
 
 def test_config_says_what_the_file_says(converted):

@@ -175,7 +175,7 @@ def test_an_index_without_a_map(weight_map, model):
 
 
 def test_unknown_names_say_what_there_is():
-    with pytest.raises(ModelError, match=r"'nothing' is no directory.*none yet"):
+    with pytest.raises(ModelError, match=r"'nothing' is not a directory.*none yet"):
         resolve_model("nothing")
     for name in ("/no/such/place", "../no", "a/b/c", "~/x", ""):
         with pytest.raises(ModelError):

@@ -98,10 +98,9 @@ def write_gguf(path, *, arch="llama", pre="smollm", model="gpt2", kind=None, see
     if extra:
         extra(writer)
     for name, array in weights(seed).items():
-        if "q_proj" in name:
-            array = permuted(array, HEADS)
-        elif "k_proj" in name:
-            array = permuted(array, KV_HEADS)
+        heads = {"q_proj": HEADS, "k_proj": KV_HEADS}.get(name.split(".")[-2])
+        if arch == "llama" and heads is not None:  # llama.cpp orders the rows of that family alone
+            array = permuted(array, heads)
         if kind is not None and array.ndim == 2:
             writer.add_tensor(gguf_name(name), gguf.quants.quantize(array, kind), raw_dtype=kind)
         else:

@@ -1,4 +1,4 @@
-"""The compiled module, for functions that have a twin in Python; None in an installation without it."""
+"""The compiled module, for code that also has a Python implementation; None where it is not installed."""
 
 try:
     from eyas import _native as native

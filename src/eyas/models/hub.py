@@ -1,4 +1,4 @@
-"""From what the user calls a model to a directory on this machine."""
+"""Finds the directory of a model by the user's name for it, and fetches it if need be."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ def resolve_model(model: str | Path | None, progress: Progress = silent) -> Path
         model: a directory, a name that `eyas models` lists, a hub id `org/name`, or None (the default).
 
     Raises:
-        ModelError: none of these, or a directory that is no whole model.
+        ModelError: none of these, or a directory that is not a complete model.
         FetchError: the hub or the package index is out of reach.
     """
     directory = _find(NAME if model is None else model, progress)
@@ -45,7 +45,7 @@ def _find(model: str | Path, progress: Progress) -> Path:
     if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
         have = ", ".join(stored) or "none yet"
         raise ModelError(
-            f"{str(model)!r} is no directory, no model in the cache (there: {have}) and no hub id "
+            f"{str(model)!r} is not a directory, a model in the cache (there: {have}) or a hub id "
             "(ORG/NAME); leave --model out for the default model."
         )
     return _fetch(model)
@@ -82,7 +82,7 @@ def _fetch(hub_id: str) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of the hub's client, and its bars on a terminal only: what is wrong, our error says."""
+    """Silence the hub client's warnings, which our errors replace, and its bars unless on a terminal."""
     from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told how far a piece of work is."""
+    """A function that is told how far a piece of work is."""
 
     def __call__(self, label: str, done: int, total: int) -> None:
         """`done` of `total` units of the work called `label`."""

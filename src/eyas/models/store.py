@@ -33,7 +33,7 @@ class StoredModel:
 
 
 def cache_dir() -> Path:
-    """The cache folder: `EYAS_CACHE`, or the system's own place for caches."""
+    """The cache folder: `EYAS_CACHE`, or the operating system's place for caches."""
     chosen = os.environ.get("EYAS_CACHE")
     return Path(chosen).expanduser() if chosen else user_cache_path("eyas")
 

@@ -80,7 +80,7 @@ class Tokenizer:
         return token_id in self.special_ids
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Ids of a text; `add_special` adds what the model wants around it (a BOS, say).
+        """Ids of a text; `add_special` adds the model's own tokens around it, such as a BOS.
 
         Raises:
             ConfigError: the text is not Unicode (bytes of another encoding on the command line).
@@ -91,7 +91,7 @@ class Tokenizer:
             raise ConfigError("the text holds bytes that are not UTF-8; give it in UTF-8.") from error
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Text of ids; ids that the tokenizer does not know have none."""
+        """Text of ids; unknown ids have none."""
         return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special))
 
     def token_text(self, token_id: int) -> str:
@@ -153,7 +153,7 @@ def _stop_token_ids(directory: Path, names: Mapping[str, str], backend: Any) -> 
             continue
         ids = stops if isinstance(stops, list) else [stops]
         if not all(isinstance(token_id, int) for token_id in ids):
-            raise ModelError(f"{path} has eos_token_id {stops!r}; it wants a token id or a list of them.")
+            raise ModelError(f"{path} has eos_token_id {stops!r}; it must be a token id or a list of them.")
         return tuple(ids)
     token_id = backend.token_to_id(names.get("eos_token", ""))
     return () if token_id is None else (int(token_id),)

@@ -1,4 +1,4 @@
-"""What every runtime refuses, in one wording."""
+"""Errors that every runtime raises, in one wording."""
 
 from eyas.errors import ModelError
 

@@ -1,6 +1,6 @@
-"""The native runtime: the Llama family on a CPU, in C++ and without torch.
+"""The native runtime: decoder-only models on a CPU, in C++ and without torch.
 
-A token's logits are bit for bit the same alone, in a tree and in a batch, with any number of threads
+A token's logits have the same bits in a chain, in a tree and in a batch, with any number of threads
 (docs/laws.md, L8), so every method gives plain decoding's ids in every precision. The sources are in
 `native/`; the module is built when eyas is installed.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyas.errors import ConfigError
+from eyas.models.formats import formats_of
 from eyas.runtimes.native.support import unsupported
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def precisions() -> tuple[str, ...]:
-    """What `dtype` may be here."""
-    return ("auto", "float32", "bfloat16", "int8")
+    """Values of `dtype` here."""
+    return ("auto", *formats_of("native"))
 
 
 def is_built() -> bool:
@@ -35,21 +36,21 @@ def load_native_runtime(
     device: str = "cpu",
     name: str | None = None,
 ) -> "NativeRuntime":
-    """Load a model of the Llama family.
+    """Load a model of a family that `eyas.models.families` describes.
 
     Args:
         model_dir: a Hugging Face directory with config.json and safetensors.
-        dtype: float32, bfloat16, or int8 (weights and activations quantised at loading: that is then the
-            target); "auto" is bfloat16, and float32 where only portable code runs: the faster.
-        draft_dtype: of draft networks, which never change the ids; "auto" is int8, the fastest.
+        dtype: float32, bfloat16, or int8 (weights and activations are quantised at loading: that is then
+            the target); "auto" is the faster of bfloat16 and, with portable code alone, float32.
+        draft_dtype: precision of draft networks, which never change the ids; "auto" is int8, the fastest.
         threads: None is one per physical core. Results do not depend on it.
-        device: "cpu"; there is no other one here.
-        name: how messages call the model; None is the directory's name.
+        device: "cpu", the only one here.
+        name: what messages call the model; None is the directory's name.
 
     Raises:
         ConfigError: an unknown dtype, another device, a bad number of threads, or an installation without
             the module.
-        ModelError: the directory is broken, or the model is not of a family that is known here.
+        ModelError: the directory is broken, or the model has an operation that the engine lacks.
     """
     if not is_built():
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""From a Hugging Face directory to a native runtime, or to one line that says why not."""
+"""Loads a Hugging Face directory on the native engine, or says in one line why it cannot."""
 
 import os
 from pathlib import Path

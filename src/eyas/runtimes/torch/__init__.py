@@ -24,21 +24,21 @@ def load_torch_runtime(
     name: str | None = None,
     reason: str | None = None,
 ) -> "TorchRuntime":
-    """Load a model's directory and check by a probe that trees work on it.
+    """Load a model, and check once that trees work on it.
 
     Args:
         model_dir: a Hugging Face directory with config.json and safetensors.
         dtype: float32, bfloat16, float16 or float64; "auto" is bfloat16 where the processor computes in it
             (AVX512-BF16, AMX, CUDA) and float32 elsewhere. `runtime.target.dtype` says which it is.
         draft_dtype: "auto"; draft networks run in the target's precision here.
-        threads: torch's threads; None leaves them as they are. They belong to the process.
+        threads: of torch, for the whole process; None leaves their number as it is.
         device: where torch puts the model, such as "cpu" or "cuda:0".
         name: what messages call the model; None is the directory's name.
         reason: why this runtime was chosen, for provenance.
 
     Raises:
         ConfigError: an unknown dtype or device, or torch and transformers are not installed.
-        ModelError: the directory is broken, or the model's family cannot see a tree.
+        ModelError: the directory is broken, or the model's family cannot attend to a tree.
     """
     if draft_dtype not in ("auto", dtype):
         raise ConfigError(

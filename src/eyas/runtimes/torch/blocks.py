@@ -1,4 +1,4 @@
-"""What draft networks are made of besides decoder layers: the target's LM head, and linear layers."""
+"""Building blocks of draft networks besides decoder layers: LM heads, linear layers, residual blocks."""
 
 from collections.abc import Callable
 from copy import copy
@@ -18,15 +18,15 @@ from eyas.runtimes.torch.topk import best_of_rows
 
 
 def to_torch(array: NDArray[Any]) -> Tensor:
-    """A weight as a tensor of its own precision; bfloat16 arrays, foreign to NumPy, become float32."""
+    """A weight as a tensor of its own precision; others, such as bfloat16, become float32."""
     if array.dtype not in (np.float16, np.float32, np.float64):
         array = array.astype(np.float32)
-    # A copy: arrays that map a file are read-only, which torch does not know.
+    # A copy: arrays that map a file are read-only, and torch has no such tensors.
     return torch.from_numpy(np.array(array, order="C"))
 
 
 def as_tensor(rows: Features) -> Tensor:
-    """Features of this runtime are tensors."""
+    """The features as a tensor: all features of this runtime are."""
     assert isinstance(rows, Tensor), "features of this runtime"
     return rows
 
@@ -80,7 +80,7 @@ class TorchLMHead:
     Args:
         weight: (M, H).
         bias: (M,) or None.
-        transform: what the model does to the logits, such as a soft-cap.
+        transform: applied to the logits, such as a soft-cap.
         token_ids: (M,) target ids of the rows, ascending; None if they are 0..M-1.
         vocab_size: V of the target.
         rows: the target's rows of other ids, for `plus`; None for a head that has them all.
@@ -106,7 +106,7 @@ class TorchLMHead:
         self._order: Tensor | None = None  # columns of own and added rows in the order of their ids
 
     def plus(self, token_ids: Ints) -> "TorchLMHead":
-        """This head and the rows of further ids; only those that are new are fetched from the target's."""
+        """This head with the rows of further ids; only rows that are new are fetched from the target's."""
         if self._token_ids is None or self._rows is None or self._own_ids is None:
             return self
         new = np.setdiff1d(token_ids, self._token_ids)
@@ -142,7 +142,7 @@ class TorchLMHead:
 
     @torch.inference_mode()
     def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
-        """The best k continuations of each row, or all M if k is larger; ties to the lower id.
+        """The best k continuations of each token, or all M if k is larger; ties go to the lower id.
 
         A coupled row with fewer than k tokens that can win is filled up with others of probability 0.
         """

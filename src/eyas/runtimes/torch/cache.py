@@ -1,8 +1,8 @@
-"""Keys and values of one sequence, in buffers that grow and are never copied per call.
+"""Keys and values of one sequence, in buffers that grow and are not copied at each call.
 
 `TargetCache` is what a stock model gets as its cache; `StackCache` serves our own draft layers. Both
-implement `eyas.engine.interfaces.PathCache`: rows are written behind the pending ones, a commit moves the
-kept rows in place, and a forward that is interrupted leaves the counts as they were.
+implement `eyas.engine.interfaces.PathCache`: new tokens are written behind the pending ones, a commit moves
+those that are kept in place, and a forward that is interrupted leaves the counts as they were.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class SlotBuffer:
         self.values: Tensor | None = None
 
     def write(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put (1, G, T, E) rows into the slots from `start` on; returns views of all slots up to them."""
+        """Put (1, G, T, E) keys and values into the slots from `start` on; returns views of all slots."""
         end = start + keys.shape[2]
         self.keys = _with_room(self.keys, start, end, keys)
         self.values = _with_room(self.values, start, end, values)
@@ -35,7 +35,7 @@ class SlotBuffer:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def move(self, first: int, slots: Tensor) -> None:
-        """Copy the rows of `slots` (M,), ascending, to the slots from `first` on."""
+        """Copy the slots (M,), ascending, to those from `first` on."""
         for rows in (self.keys, self.values):
             if rows is not None:
                 rows[:, :, first : first + len(slots)] = rows[:, :, slots.to(rows.device)]
@@ -57,18 +57,18 @@ def _with_room(rows: Tensor | None, used: int, end: int, like: Tensor) -> Tensor
 
 
 class _PathCache:
-    """The protocol's methods over buffers that a subclass lists."""
+    """The protocol's methods, over buffers that a subclass lists."""
 
     rows: PathRows
 
     @property
     def length(self) -> int:
-        """Committed rows."""
+        """Committed tokens."""
         return self.rows.length
 
     @property
     def num_pending(self) -> int:
-        """Rows appended since the last commit."""
+        """Tokens appended since the last commit."""
         return self.rows.num_pending
 
     def buffers(self) -> list[SlotBuffer]:
@@ -77,7 +77,7 @@ class _PathCache:
 
     @torch.inference_mode()
     def commit(self, path: Sequence[int]) -> None:
-        """Keep the pending rows of `path`, drop the others."""
+        """Keep the pending tokens of `path`, drop the others."""
         first, slots = self.rows.moves(path)
         if len(slots):
             index = torch.from_numpy(slots)
@@ -86,7 +86,7 @@ class _PathCache:
         self.rows.settle(len(path))
 
     def truncate(self, length: int) -> None:
-        """Drop all pending rows and the committed ones from `length` on."""
+        """Drop all pending tokens, and the committed ones from `length` on."""
         self.rows.cut(length)
 
     @torch.inference_mode()
@@ -104,11 +104,11 @@ class _PathCache:
         raise NotImplementedError
 
     def place(self, count: int, parents: Ints | None) -> Placement:
-        """Where `count` new rows would stand."""
+        """Slots and positions of `count` new tokens; nothing is kept yet."""
         return self.rows.place(count, parents)
 
     def append(self, placement: Placement) -> None:
-        """The forward of `placement` succeeded: its rows are pending now."""
+        """The forward of `placement` succeeded: its tokens are pending now."""
         self.rows.append(placement)
 
 
@@ -130,7 +130,7 @@ class StackCache(_PathCache):
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer of a target's cache, as stock models use it.
 
-    It never slides: a layer with a window keeps all rows, and the mask does the rest.
+    It never slides: a layer with a window keeps all tokens, and the mask hides those outside.
     """
 
     is_sliding = False
@@ -142,7 +142,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: the buffers start with the first rows."""
+        """Do nothing: the buffers are made with the first tokens."""
 
     def update(
         self,
@@ -151,15 +151,15 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         *_args: object,
         **_kwargs: object,
     ) -> tuple[Tensor, Tensor]:
-        """Write new rows behind the pending ones; returns all keys and values, as views."""
+        """Write new keys and values behind the pending ones; returns all of them, as views."""
         return self.buffer.write(self.rows.num_slots, key_states, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of keys that `query_length` new rows see, and the first one's slot."""
+        """Number of keys that `query_length` new tokens see, and the slot of the first one."""
         return self.rows.num_slots + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Rows so far."""
+        """Tokens so far."""
         return self.rows.num_slots
 
     def get_max_length(self) -> int:
@@ -172,7 +172,7 @@ class TargetCache(_PathCache, Cache):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.rows = PathRows()
-        # Layers appear with their first rows, since only the model knows which of them keep any.
+        # Layers are made with their first tokens, since only the model knows which of them keep any.
         super().__init__(layer_class_to_replicate=lambda: SlotLayer(self.rows))
 
     def buffers(self) -> list[SlotBuffer]:

@@ -1,4 +1,4 @@
-"""What a model's config says: its limits, its windows, and why its family may be refused."""
+"""What a stock model's config says: limits, windows, logit transforms, and why a family is refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,13 +22,13 @@ def refusal(family: str, name: str, reason: str) -> ModelError:
 
 
 def unusable(config: Any) -> str | None:
-    """Why no model with this config can see a tree; None if nothing is known against it."""
+    """Why no model with this config can attend to a tree; None if nothing is known against it."""
     text = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder, and eyas serves decoder-only models"
     attention = getattr(text, "attn_config", None)
     if text.model_type == "bloom" or _flag(text, "alibi") or _flag(attention, "alibi"):
-        return "its positions are ALiBi biases, laid by slot and not by position in the tree"
+        return "its positions are ALiBi biases by slot, not by position in the tree"
     if "local" in (getattr(text, "attention_layers", None) or ()):
         return "it has local attention layers that build their own masks"
     unknown = sorted(set(layer_types(text)) - {FULL, SLIDING})
@@ -43,7 +43,7 @@ def _flag(config: Any, key: str) -> bool:
 
 
 def layer_types(text: Any) -> tuple[str, ...]:
-    """The kinds of attention of a text config's layers, as far as it says."""
+    """The kinds of attention of a text config's layers, as far as it names them."""
     types = getattr(text, "layer_types", None)
     if types:
         return tuple(types)
@@ -74,7 +74,7 @@ def context_limit(text: Any) -> tuple[int, str] | None:
 
 
 def logit_transform(text: Any) -> Callable[[Tensor], Tensor]:
-    """What the model does to its LM head's output: scales and soft-caps, by their names in configs."""
+    """The function from the LM head's output to logits: scales and soft-caps, by their names in configs."""
     multiply = getattr(text, "logit_scale", None)  # Cohere
     divide = getattr(text, "logits_scaling", None)  # Granite
     cap = getattr(text, "final_logit_softcapping", None)  # Gemma

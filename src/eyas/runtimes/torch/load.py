@@ -1,4 +1,4 @@
-"""From a Hugging Face directory to a runtime, or to one line that says why not."""
+"""Loads a Hugging Face directory with transformers, or says in one line why it cannot."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +90,7 @@ def _read_config(model_dir: Path, name: str) -> Any:
         raise ModelError(f"{model_dir} has no config.json; give the directory of a Hugging Face model.")
     try:
         return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises many types here; none of them is ours
+    except Exception as error:  # transformers raises many types here
         raise ModelError(f"the config of {name} in {model_dir} cannot be read: {one_line(error)}") from error
 
 
@@ -99,7 +99,7 @@ def _read_model(
 ) -> torch.nn.Module:
     if not any(model_dir.glob("*.safetensors")):
         raise ModelError(
-            f"{model_dir} has no *.safetensors; eyas reads no pickled weights, so convert them first."
+            f"{model_dir} has no *.safetensors, and eyas does not read pickled weights; convert them first."
         )
     try:
         try:
@@ -135,7 +135,7 @@ def _from_pretrained(model_dir: Path, config: Any, dtype: torch.dtype, attention
 
 
 def _check_report(report: Any, model_dir: Path) -> None:
-    """No weight may be missing, left over or of another shape: the model would not be what it says."""
+    """Raise ModelError if a weight is missing, left over or of another shape."""
     wrong = {
         "lacks": report["missing_keys"],
         "has another shape than its config says for": [str(key[0]) for key in report["mismatched_keys"]],
@@ -159,7 +159,7 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bar and load report; our errors say what matters."""
+    """Silence transformers' progress bar and load report; our errors replace them."""
     verbosity = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,8 +1,8 @@
-"""The additive attention mask of rows in a tree.
+"""The additive attention mask of tokens in a tree.
 
-A row sees the committed prefix, its pending ancestors and itself. In a layer with a sliding window it sees
-those whose *position* is less than the window below its own: siblings share a position, so distance between
-slots would be wrong.
+A token sees the committed prefix, its pending ancestors and itself. In a layer with a sliding window it sees
+those of them whose *position* is less than the window below its own: siblings share a position, so a distance
+between slots would be wrong.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from eyas.runtimes.torch.pending import Placement
 
 @dataclass(frozen=True)
 class MaskPlan:
-    """Which masks a model wants: by layer type, the window in positions (None is unlimited)."""
+    """The masks that a model needs: by layer type, the window in positions (None is unlimited)."""
 
     windows: Mapping[str, int | None]
 
     def masks(
         self, placement: Placement, dtype: torch.dtype, device: torch.device
     ) -> Tensor | dict[str, Tensor] | None:
-        """What to pass as `attention_mask`: (1, 1, T, length + P + T), or one such mask per layer type.
+        """The `attention_mask` to pass: (1, 1, T, length + P + T), or one such mask per layer type.
 
-        None for a chain without pending rows: slots are positions there, so the model's own causal mask
+        None for a chain without pending tokens: slots are positions there, so the model's own causal mask
         is exact, and the cheapest.
         """
         if placement.sees is None:
@@ -41,7 +41,7 @@ class MaskPlan:
 
 
 def visible_keys(placement: Placement) -> Bools:
-    """(T, length + P + T) what each new row sees without a window."""
+    """(T, length + P + T) the slots that each new token sees without a window."""
     sees = placement.sees
     if sees is None:
         sees = np.tril(np.ones((placement.count, placement.count), dtype=np.bool_))
@@ -50,7 +50,7 @@ def visible_keys(placement: Placement) -> Bools:
 
 
 def tree_mask(placement: Placement, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """(1, 1, T, length + P + T) without windows, for draft layers; None if each row sees all keys."""
+    """(1, 1, T, length + P + T) without windows, for draft layers; None if each token sees all keys."""
     if placement.count == 1 and placement.sees is None:
         return None
     return _additive(visible_keys(placement), dtype, device)

@@ -1,8 +1,8 @@
-"""Does this model see trees? Ask it, once, when it is loaded.
+"""A check that trees work on a model, made once when it is loaded.
 
-A four-node tree goes through our cache, mask and positions; each of its paths goes plainly through the stock
-model. Then a path with a gap is committed and continued. Whatever a family does with positions, masks or
-caches that we do not know shows up as different logits, and the model is refused by name.
+A tree of four nodes goes through our cache, mask and positions, and each of its paths through the stock model
+without them. Then a path with a gap is committed and continued. Anything that a family does differently with
+positions, masks or caches shows up as different logits, and the model is refused by name.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ from eyas.runtimes.torch.runtime import TorchRuntime
 PREFIX_ROWS = 6
 TREE_PARENTS = np.array([-1, 0, 0, 1])
 PATHS = ([0, 1, 3], [0, 2])  # to its leaves; the second one, with a gap, is committed
-NEXT_ROWS = 2  # a chain behind the commit
-PROBE_WINDOW = 4  # stands for a model's window, so that the few rows reach beyond it
+NEXT_ROWS = 2  # a chain after the commit
+PROBE_WINDOW = 4  # replaces a model's window, so that the few tokens reach beyond it
 
-# Largest root-mean-square difference, relative to the logits' spread. Rounding stays far below; a row that
-# sees one token too many or too few is far above. In float64 some families still compute angles in float32.
+# Largest root-mean-square difference, relative to the logits' spread. Rounding stays far below; a token that
+# sees one too many or too few is far above. In float64 some families still compute angles in float32.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 
 
@@ -48,7 +48,7 @@ def check_trees(runtime: TorchRuntime) -> None:
 
 
 def _first_failure(runtime: TorchRuntime) -> str | None:
-    """What differs from the stock model first; None if nothing does."""
+    """The first difference from the stock model; None if there is none."""
     ids = np.random.default_rng(0).integers(
         0, runtime.target.vocab_size, PREFIX_ROWS + len(TREE_PARENTS) + NEXT_ROWS
     )
@@ -105,7 +105,7 @@ def relative_difference(got: Tensor, wanted: Tensor) -> float:
 
 @contextmanager
 def _small_window(runtime: TorchRuntime) -> Iterator[None]:
-    """Shrink the sliding window, for the stock model and for us, while the probe runs."""
+    """Shrink the sliding window, of the stock model and of our masks, while the check runs."""
     text: Any = runtime.model.config.get_text_config(decoder=True)
     plan, window = runtime.mask_plan, getattr(text, "sliding_window", None)
     if window is None or window <= PROBE_WINDOW:

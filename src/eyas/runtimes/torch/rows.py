@@ -1,4 +1,4 @@
-"""What a target forward answers: features, choices, logits."""
+"""The results of a target's forward: features, choices, logits."""
 
 from collections.abc import Sequence
 
@@ -57,7 +57,7 @@ class TorchRows:
         return logits
 
     def _argmax(self, row: int) -> int:
-        # One row at a time: the walk visits few of them. `max` is faster than `argmax` in bfloat16, takes
+        # One row at a time: verification visits few of them. `max` is faster than `argmax` in bfloat16, takes
         # the first of equal entries as well, and its value is NaN if any entry is.
         value, token_id = self._row(row).max(dim=-1)
         if torch.isnan(value):

@@ -26,7 +26,7 @@ class TorchRuntime:
 
     Args:
         model: a causal LM of transformers, in eval mode and on its device.
-        name: how messages call it.
+        name: what messages call it.
         limit: positions that it can serve, and what sets that limit.
         fingerprint: of its files.
         reason: why this runtime was chosen.
@@ -89,7 +89,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def forward(self, calls: Sequence[TargetCall]) -> list[TorchRows]:
-        """One pass over the rows of each call; they become pending rows of its cache."""
+        """One pass over the tokens of each call; they become pending tokens of its cache."""
         return [self._forward(call) for call in calls]
 
     def _forward(self, call: TargetCall) -> TorchRows:
@@ -121,7 +121,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def embed(self, token_ids: Ints) -> Tensor:
-        """(T, H) rows of the input embedding's table, without a scale that the model may apply to them."""
+        """(T, H) embeddings, without a scale that the model may apply to them."""
         return nn.functional.embedding(self._ids(token_ids).to(self._embedding.device), self._embedding)
 
     @torch.inference_mode()
@@ -155,12 +155,12 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def join(self, parts: Sequence[Features]) -> Tensor:
-        """Features below each other."""
+        """Features (T_i, H) as one (sum T_i, H)."""
         return torch.cat([as_tensor(rows) for rows in parts])
 
     @torch.inference_mode()
     def select(self, features: Features, rows: Sequence[int]) -> Tensor:
-        """A copy of some rows."""
+        """A copy of some tokens' features."""
         return as_tensor(features)[list(rows)]
 
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLinear:

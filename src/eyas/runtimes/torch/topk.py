@@ -1,6 +1,6 @@
-"""The best entries of a row of logits, ties to the lower id, in any precision.
+"""The best entries of a row of logits in any precision, ties to the lower id.
 
-In bfloat16 equal logits are the rule, and torch.topk gives them in no stated order.
+In bfloat16 equal logits are common, and torch.topk returns them in an unspecified order.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ def best_of_rows(logits: Tensor, k: int) -> tuple[Ints, Floats]:
     A row with NaN gives NaN values. Requires k <= V.
     """
     edges = logits.topk(k, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
-    # The k best and whatever ties with the last of them, row by row, columns ascending.
+    # The k best and all that tie with the last of them, row by row, columns ascending.
     rows, columns = (~(logits < edges)).nonzero(as_tuple=True)
     values = -logits[rows, columns].to(torch.float32).cpu().numpy()
     row_ids, column_ids = rows.cpu().numpy(), columns.cpu().numpy()
