@@ -30,6 +30,9 @@ class BigramSession(RankedSession):
     def begin(self, context, keep=0):
         pass
 
+    def fork(self):
+        return BigramSession()
+
     def extend(self, features, token_ids):
         pass
 

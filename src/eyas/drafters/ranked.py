@@ -68,6 +68,10 @@ class SizableSession(DraftSession, ABC):
         """Start an answer; the first `keep` committed tokens are those of the one before."""
 
     @abstractmethod
+    def fork(self) -> "SizableSession":
+        """A session with a copy of what this one has read, for an answer that begins alike."""
+
+    @abstractmethod
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Tokens were committed, with the target's features of the rows before them."""
 

@@ -366,7 +366,7 @@ class DraftSession(Protocol):
         """
         ...
 
-    def fork(self) -> Self:
+    def fork(self) -> "DraftSession":
         """A session with a copy of what this one has read, for an answer that begins with the same tokens.
 
         `begin` follows, as for a later turn.
