@@ -120,16 +120,10 @@ def test_training_outputs_are_what_drafting_computes(runtime, samples, tmp_path,
         with torch.no_grad():
             outputs = network(embeddings, features[None], (torch.tensor([0]), torch.tensor([row])))
         session = open_session(runtime, drafter, kind, features, tokens[: root + 1])
-        if kind == "draft-lm":
-            drafted = [session._catch_up(tokens[: root + 1])]
-            drafted = [lm_head.top_k(rows, 10) for rows in drafted]
-            drafted = [(top.token_ids, top.log_probs) for top in drafted]
-        else:  # follow the answer's own tokens, as training does
-            fill = session.filling(tokens[: root + 1])
-            drafted = [fill(None)]
-            for token in tokens[root + 1 : root + 4]:
-                drafted.append(fill(Frontier([0], [token], [0.0], [0])))
-        assert len(drafted) == len(outputs)
+        with session.expander(tokens[: root + 1]) as expand:
+            drafted = [expand(None, 10)]
+            for token in tokens[root + 1 : root + len(outputs)]:  # the answer's own, as in training
+                drafted.append(expand(Frontier([0], [token], [0.0], [0]), 10))
         for output, (token_ids, log_probs) in zip(outputs, drafted, strict=True):
             expected = lm_head.top_k(output, 10)
             assert token_ids.tolist() == expected.token_ids.tolist()

@@ -63,7 +63,7 @@ def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
         sampler = Sampler(SamplingConfig(), prompt_ids=tokens[:1], vocab_size=VOCAB)
         state.begin(DraftContext(prompt_ids=tokens[:1], sampler=sampler, tree=TreeConfig()), 0)
         state.extend(feature[:committed], tokens[1 : committed + 1])
-        with state.expander(tokens[: committed + 1]) as expand:
+        with state.expander(tokens[: committed + 1], None) as expand:
             expand(None, 2)
             drafted = [expand._features[0]]
             for step in (1, 2):  # follow the answer's own tokens, as training does

@@ -26,8 +26,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -178,16 +176,9 @@ def register_head(
 
 
 def head_kinds() -> dict[str, HeadKind[Any]]:
-    """All kinds by name: those of `eyas.drafters`, then the entry points `eyas.heads`."""
+    """All kinds by name: those of `eyas.drafters`, then those of the entry points `eyas.heads`."""
     methods()  # kinds stand in the files of their drafters
-    _load_plugins()
     return dict(_KINDS)
-
-
-@cache
-def _load_plugins() -> None:
-    for entry_point in entry_points(group="eyas.heads"):
-        entry_point.load()
 
 
 def find_head_kind(name: str) -> HeadKind[Any]:

@@ -80,7 +80,7 @@ def register_drafter(
 
 
 def methods() -> dict[str, Method]:
-    """All methods by name: every file of `eyas.drafters`, then the entry points `eyas.drafters`."""
+    """All methods by name: every file of `eyas.drafters`, then what entry points of packages name."""
     _discover()
     return dict(sorted(_METHODS.items()))
 
@@ -91,8 +91,9 @@ def _discover() -> None:
     package = import_module("eyas.drafters")
     for module in sorted(module.name for module in iter_modules(package.__path__)):
         import_module(f"eyas.drafters.{module}")
-    for entry_point in entry_points(group="eyas.drafters"):
-        entry_point.load()
+    for group in ("eyas.drafters", "eyas.heads"):
+        for entry_point in entry_points(group=group):
+            entry_point.load()
 
 
 def find_method(name: str) -> Method:
