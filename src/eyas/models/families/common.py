@@ -23,6 +23,7 @@ from eyas.models.spec import (
 from eyas.models.tensors import TensorNames
 
 MAX_SIZE = 2**31 - 1  # of anything that is counted
+MAX_LAYERS = 10_000
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -114,14 +115,14 @@ class Config:
         """Yes or no."""
         return bool(self._document.get(name, default))
 
-    def size(self, name: str, default: int | None = None) -> int:
-        """A number of something, at least 1; `default` where there is none."""
+    def size(self, name: str, default: int | None = None, most: int = MAX_SIZE) -> int:
+        """A number of something, in 1..most; `default` where there is none."""
         value = self._document[name] if default is None else self._document.get(name) or default
         try:
             size = int(value)
         except (TypeError, ValueError, OverflowError):
             size = 0
-        if not 1 <= size <= MAX_SIZE:
+        if not 1 <= size <= most:
             raise ValueError(f"{name}, which is {value!r}")
         return size
 
@@ -129,6 +130,11 @@ class Config:
     def family(self) -> str:
         """Its `model_type`."""
         return str(self._document["model_type"])
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return self.size("num_hidden_layers", most=MAX_LAYERS)
 
     @property
     def context_limit(self) -> int:
@@ -166,7 +172,7 @@ class Config:
             used: whether the family uses `sliding_window` at all.
             first: layer from which on it does, unless `layer_types` says which.
         """
-        layers = self.size("num_hidden_layers")
+        layers = self.num_layers
         window = int(self._document.get("sliding_window") or 0)
         if window < 0:
             raise ValueError(f"sliding_window, which is {window}")
@@ -205,6 +211,8 @@ class Config:
         kind = str(rope.get("rope_type") or rope.get("type") or "default")
         part = float(rope.get("partial_rotary_factor") or self._document.get("partial_rotary_factor") or 1.0)
         dim = int(self.head_dim * part)
+        if part != 1.0 and not (0 < part < 1 and dim > 0 and dim % 2 == 0):
+            raise ValueError(f"partial_rotary_factor, which is {part}")
         plain = 1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
         if kind == "default":
             return dim, theta, plain, 1.0
@@ -304,7 +312,7 @@ def decoder(
             norms=norms,
             residual_multiplier=residual_multiplier,
         )
-        for window in windows or (0,) * config.size("num_hidden_layers")
+        for window in windows or (0,) * config.num_layers
     )
     return ModelSpec(
         family=config.family,

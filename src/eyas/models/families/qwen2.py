@@ -16,8 +16,7 @@ from eyas.models.spec import ModelSpec
 )
 def spec(config: Config) -> ModelSpec:
     """Windows from layer `max_window_layers` on, where `use_sliding_window` asks for them."""
-    layers = config.size("num_hidden_layers")
     windows = config.windows(
-        used=config.flag("use_sliding_window"), first=int(config.get("max_window_layers", layers))
+        used=config.flag("use_sliding_window"), first=int(config.get("max_window_layers", config.num_layers))
     )
     return decoder(config, windows=windows, bias=True)

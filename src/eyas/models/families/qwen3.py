@@ -16,8 +16,8 @@ from eyas.models.spec import ModelSpec
 )
 def spec(config: Config) -> ModelSpec:
     """Windows as in Qwen 2."""
-    layers, bias = config.size("num_hidden_layers"), config.flag("attention_bias")
+    bias = config.flag("attention_bias")
     windows = config.windows(
-        used=config.flag("use_sliding_window"), first=int(config.get("max_window_layers", layers))
+        used=config.flag("use_sliding_window"), first=int(config.get("max_window_layers", config.num_layers))
     )
     return decoder(config, windows=windows, bias=bias, output_bias=bias, query_key_norm="head")
