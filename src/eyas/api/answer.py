@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from threading import Lock
 from typing import Any, Self
 
+from eyas.api.turns import TurnLock
 from eyas.engine.batch import Batch
 from eyas.engine.cycle import Engine, Piece, Request, Run
 from eyas.engine.metrics import GenerationStats
@@ -76,7 +76,7 @@ class AnswerStream(Iterator[Piece]):
     """
 
     def __init__(
-        self, lock: Lock, batch: Batch, engine: Engine, request: Request, config: dict[str, Any]
+        self, lock: TurnLock, batch: Batch, engine: Engine, request: Request, config: dict[str, Any]
     ) -> None:
         self._lock = lock
         self._batch = batch

@@ -13,7 +13,6 @@ A prompt is a string (one user turn), a list of chat messages, or a list of toke
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from eyas.api.answer import Answer, AnswerStream
@@ -31,6 +30,7 @@ from eyas.api.options import (
     check_shaping,
 )
 from eyas.api.prompts import Message, Prompt, to_token_ids
+from eyas.api.turns import TurnLock
 from eyas.config import AUTO_TREE_METHODS, AUTO_TREE_RUNTIMES, TreeMode
 from eyas.drafters.find import HeadChoice, Heads
 from eyas.drafters.registry import find_method
@@ -69,7 +69,7 @@ class LLM:
         self.draft_dtype = draft_dtype
         self._model = model
         self._load_model = load_model
-        self._lock = Lock()  # held for one step or for loading, never while a caller reads a piece
+        self._lock = TurnLock()  # held for one step or for loading, never while a caller reads a piece
         self._methods: dict[str, LoadedMethod] = {}
         self.loaded(self.method)  # a head that does not fit is an error now, not at the first prompt
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 
+from eyas.api.turns import TurnLock
 from eyas.drafters.find import HeadChoice
 from eyas.drafters.policy.calibration import calibrate
 from eyas.drafters.policy.cost_store import store_table, stored_table, table_path
@@ -46,7 +46,7 @@ class LoadedMethod:
         *,
         draft_dtype: str,
         load_model: Callable[[Path], Runtime] | None,
-        lock: Lock,
+        lock: TurnLock,
     ) -> None:
         self.name = method.name
         self.head = head
