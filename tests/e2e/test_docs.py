@@ -95,7 +95,7 @@ def test_options_that_guides_name_exist():
         known |= set(re.findall(r"--[a-z][\w-]*", script.read_text()))
     known |= {"--no-deps", "--no-build-isolation"}  # pip's
     for page in GUIDES:
-        for code in re.findall(r"`([^`]+)`", page.read_text()):
+        for code in re.findall(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)", page.read_text()):
             unknown = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) - known
             assert not unknown, f"{page.name}: {unknown}"
 

@@ -1,7 +1,9 @@
 """What the documentation shows is run, not believed. The default model is a tiny random one here."""
 
 import io
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,18 @@ def test_commands(default_model, words, monkeypatch, capsys):
     words = [str(default_model) if word.startswith("path/") else word for word in words]
     assert main(words) == 0
     assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_training(default_model, tmp_path, monkeypatch, capsys):
+    """The commands of docs/training.md in their order, but for those of the other methods."""
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("prompts", 30), ("others", 3)):
+        lines = [json.dumps({"prompt": f"{name}: name {number} rivers."}) for number in range(count)]
+        Path(f"{name}.jsonl").write_text("\n".join(lines))
+    for words in commands(ROOT / "docs/training.md"):
+        if words[0] == "generate" or words[1] in ("distil", "head", "acceptance"):
+            assert main(words) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/start.md"], ids=lambda page: page.name)
