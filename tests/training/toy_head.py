@@ -78,6 +78,9 @@ class Toy:
     def extend(self, features, token_ids):
         self._newest = features[-1:]
 
+    def fork(self):
+        return self.open()  # nothing is kept between answers
+
     def propose(self, token_ids, max_depth):
         runtime, up, down, _ = self._parts
         lm_head, feature = self._lm_head.after(token_ids), self._newest
