@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python
-NATIVE := $(wildcard native/*.cpp native/*.h native/*.inl)
+NATIVE := $(wildcard native/*.cpp native/*.h native/*.inl native/*/*.inl)
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ test-fast: ## the suite without slow and network tests
 
 native-sanitize: ## the native engine's kernel tests under the address and undefined-behaviour sanitizers
 	PYTHON="$(PYTHON)" bash tests/runtimes/native/sanitize.sh
+
+stub: ## write the type stub of the compiled module, after its interface changed
+	$(PYTHON) native/make_stub.py src/eyas/_native.pyi && $(PYTHON) -m ruff format -q src/eyas/_native.pyi
 
 check: lint types test ## what CI runs
 
@@ -73,4 +76,4 @@ serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
 	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/serve/ray
 
-.PHONY: docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed
+.PHONY: stub docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed

@@ -1,6 +1,6 @@
-// Attention of a few query rows over one kv head, along each row's own path (docs/laws.md, L6).
+// Attention of a few queries over one kv head, along each query's own path (docs/laws.md, L6); included by kernels.inl.
 //
-// A row's scores are brought into position order first. Then its softmax runs in 16 lanes counted from its first
+// The scores of a query are brought into position order first. Then its softmax runs in 16 lanes counted from its first
 // position, and its values are added one position after the other: scattered slots of a tree give the same sums as
 // contiguous ones.
 
@@ -27,7 +27,7 @@ void put(const LayerStore& store_, int kv_head, int slot, const float* key, cons
   std::uint8_t* values = store_.values + std::size_t(kv_head) * store_.value_head_bytes() +
                          std::size_t(slot) * std::size_t(store_.width()) * std::size_t(store_.item());
   const int lane = slot % kKeyBlock;
-  if (store_.kind == Kind::F32) {
+  if (store_.type == CacheType::Float32) {
     float* out = reinterpret_cast<float*>(keys);
     for (int d = 0; d < dim; ++d) out[d * kKeyBlock + lane] = key[d];
     put_values(value, dim, reinterpret_cast<float*>(values));
@@ -39,50 +39,54 @@ void put(const LayerStore& store_, int kv_head, int slot, const float* key, cons
   }
 }
 
-void put_query(Kind kind, const float* query, int dim, std::uint8_t* out) {
-  Operand row;
-  row.kind = kind;
-  row.data = out;
-  for (int d = 0; d < dim; d += kLanes) put_operand(row, 0, d, load_some(query + d, dim - d));
+void put_query(CacheType type, const float* query, int dim, std::uint8_t* out) {
+  Activations one;
+  one.format = query_format(type);
+  one.data = out;
+  for (int d = 0; d < dim; d += kLanes) put_activations(one, 0, d, load_some(query + d, dim - d));
 }
 
-template <class P, int R, int V>
+template <class Keys, int R, int V>
 void score_blocks(const AttendItem& item, const std::uint8_t* keys, int block) {
   const LayerStore& s = *item.store;
   const std::size_t bytes = std::size_t(s.head_dim) * kKeyBlock * std::size_t(s.item());
   const std::uint8_t* vectors[V];
   for (int v = 0; v < V; ++v) vectors[v] = keys + std::size_t(block + v) * bytes;
   F sums[R][V];
-  tile<P, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries, Ahead<0>{}, sums);
+  strided_tile<Keys, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries, Ahead<0>{}, sums);
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) store(item.scores + std::size_t(r) * item.score_stride + (block + v) * kKeyBlock, sums[r][v]);
 }
 
-template <class P, int R = kMaxRows>
-void score_rows(const AttendItem& item, int count, int begin, int end) {
+// Queries times the keys of blocks begin..end, which lie as a weight format `Keys` has them.
+template <class Keys, int R = kMaxTokens>
+void score_queries(const AttendItem& item, int count, int begin, int end) {
   if constexpr (R > 0) {
-    if (count != R) return score_rows<P, R - 1>(item, count, begin, end);
+    if (count != R) return score_queries<Keys, R - 1>(item, count, begin, end);
     const LayerStore& s = *item.store;
     const std::uint8_t* keys = s.keys + std::size_t(item.kv_head) * s.key_head_bytes();
     int block = begin;
-    if constexpr (R <= kMaxRows / 4) {  // more sums in flight hide the latency of each
-      for (; block + 4 <= end; block += 4) score_blocks<P, R, 4>(item, keys, block);
+    if constexpr (R <= kMaxTokens / 4) {  // more sums in flight hide the latency of each
+      for (; block + 4 <= end; block += 4) score_blocks<Keys, R, 4>(item, keys, block);
     }
-    for (; block < end; ++block) score_blocks<P, R, 1>(item, keys, block);
+    for (; block < end; ++block) score_blocks<Keys, R, 1>(item, keys, block);
   }
 }
 
 // Scores to unnormalised probabilities in position order; returns one over their sum.
-float soften(const AttendItem& item, int row) {
-  const View& view = *item.views[row];
-  float* scores = item.scores + std::size_t(row) * item.score_stride;
+float softmax(const AttendItem& item, int query) {
+  const View& view = *item.views[query];
+  float* scores = item.scores + std::size_t(query) * item.score_stride;
   for (int i = 0; i < view.num_rest; ++i) scores[view.contiguous + i] = scores[view.rest[i]];
   const int end = view.contiguous + view.num_rest;
-  store(scores + end, set(kNever));  // the last vector's tail; rows have room for it
+  if (item.softcap > 0)
+    for (int i = view.first; i < end; i += kLanes)
+      store(scores + i, softcap(mul(load(scores + i), set(item.scale)), item.softcap));
+  store(scores + end, set(kNever));  // the last vector's tail; there is room for it
   F best = set(kNever);
   for (int i = view.first; i < end; i += kLanes) best = max(best, load(scores + i));
   const float highest = max_of(best);
-  const F top = set(highest), scale = set(item.scale);
+  const F top = set(highest), scale = set(item.softcap > 0 ? 1.0f : item.scale);
   F sum = zero();
   for (int i = view.first; i < end; i += kLanes) {
     F p = exponential(mul(sub(load(scores + i), top), scale));  // at most 1, however large the scores
@@ -110,7 +114,7 @@ inline F value_vector(const std::uint16_t* p) {
   return load_bf16(p);
 }
 
-// Adds positions begin..end, in slots of the same numbers, to R rows' V vectors.
+// Adds the values at positions begin..end, in slots of the same numbers, to V vectors of R queries.
 template <class T, int R, int V>
 inline void add_values(const T* values, int width, const float* const* probs, int begin, int end, F (&sums)[R][V]) {
   for (int j = begin; j < end; ++j) {
@@ -127,22 +131,22 @@ inline void add_values(const T* values, int width, const float* const* probs, in
 }
 
 template <class T, int R, int V>
-void mix(const AttendItem& item, int row, int column, const float* inverse) {
+void multiply_value_columns(const AttendItem& item, int query, int column, const float* inverse) {
   const int width = item.store->width();
   const T* values =
       reinterpret_cast<const T*>(item.store->values + std::size_t(item.kv_head) * item.store->value_head_bytes()) + column;
   const float* probs[R];
   int low = 0, high = 1 << 30;
   for (int r = 0; r < R; ++r) {
-    const View& view = *item.views[row + r];
-    probs[r] = item.scores + std::size_t(row + r) * item.score_stride;
+    const View& view = *item.views[query + r];
+    probs[r] = item.scores + std::size_t(query + r) * item.score_stride;
     low = view.first > low ? view.first : low;
     high = view.contiguous < high ? view.contiguous : high;
   }
   if (high < low) high = low;
   F sums[R][V];
   for (int r = 0; r < R; ++r) {
-    const View& view = *item.views[row + r];
+    const View& view = *item.views[query + r];
     F own[1][V];
     for (int v = 0; v < V; ++v) own[0][v] = zero();
     add_values<T, 1, V>(values, width, probs + r, view.first, low < view.contiguous ? low : view.contiguous, own);
@@ -150,7 +154,7 @@ void mix(const AttendItem& item, int row, int column, const float* inverse) {
   }
   add_values<T, R, V>(values, width, probs, low, high, sums);
   for (int r = 0; r < R; ++r) {
-    const View& view = *item.views[row + r];
+    const View& view = *item.views[query + r];
     F own[1][V];
     for (int v = 0; v < V; ++v) own[0][v] = sums[r][v];
     add_values<T, 1, V>(values, width, probs + r, high, view.contiguous, own);
@@ -159,37 +163,45 @@ void mix(const AttendItem& item, int row, int column, const float* inverse) {
       const T* value = values + std::size_t(view.rest[i]) * std::size_t(width);
       for (int v = 0; v < V; ++v) own[0][v] = fma(p, value_vector(value + v * kLanes), own[0][v]);
     }
-    for (int v = 0; v < V; ++v) store(item.outputs[row + r] + column + v * kLanes, mul(own[0][v], set(inverse[r])));
+    for (int v = 0; v < V; ++v) store(item.outputs[query + r] + column + v * kLanes, mul(own[0][v], set(inverse[r])));
   }
 }
 
-template <class T, int V, int R = kValueRows>
-void mix_rows(const AttendItem& item, int row, int count, int column, const float* inverse) {
+template <class T, int V, int R = kValueTokens>
+void multiply_some_values(const AttendItem& item, int query, int count, int column, const float* inverse) {
   if constexpr (R > 0) {
-    if (count == R) return mix<T, R, V>(item, row, column, inverse);
-    mix_rows<T, V, R - 1>(item, row, count, column, inverse);
+    if (count == R) return multiply_value_columns<T, R, V>(item, query, column, inverse);
+    multiply_some_values<T, V, R - 1>(item, query, count, column, inverse);
   }
 }
 
+// The PV product: probabilities times values.
 template <class T>
-void mix_all(const AttendItem& item, const float* inverse) {
+void multiply_values(const AttendItem& item, const float* inverse) {
   const int width = item.store->width();
-  for (int row = 0; row < item.count; row += kValueRows) {
-    const int count = item.count - row < kValueRows ? item.count - row : kValueRows;
+  for (int query = 0; query < item.count; query += kValueTokens) {
+    const int count = item.count - query < kValueTokens ? item.count - query : kValueTokens;
     int column = 0;
     for (; column + kValueVectors * kLanes <= width; column += kValueVectors * kLanes)
-      mix_rows<T, kValueVectors>(item, row, count, column, inverse + row);
-    for (; column < width; column += kLanes) mix_rows<T, 1>(item, row, count, column, inverse + row);
+      multiply_some_values<T, kValueVectors>(item, query, count, column, inverse + query);
+    for (; column < width; column += kLanes) multiply_some_values<T, 1>(item, query, count, column, inverse + query);
   }
 }
 
-void attend(const AttendItem& item) {
+template <class Keys, class T>
+void attend_to(const AttendItem& item) {
   int first = item.slots;
   for (int r = 0; r < item.count; ++r) first = item.views[r]->first < first ? item.views[r]->first : first;
   const int begin = first / kKeyBlock, end = (item.slots + kKeyBlock - 1) / kKeyBlock;
-  const bool exact = item.store->kind == Kind::F32;
-  exact ? score_rows<F32Product>(item, item.count, begin, end) : score_rows<Bf16Product>(item, item.count, begin, end);
-  float inverse[kMaxRows];
-  for (int r = 0; r < item.count; ++r) inverse[r] = soften(item, r);
-  exact ? mix_all<float>(item, inverse) : mix_all<std::uint16_t>(item, inverse);
+  score_queries<Keys>(item, item.count, begin, end);
+  float inverse[kMaxTokens];
+  for (int r = 0; r < item.count; ++r) inverse[r] = softmax(item, r);
+  multiply_values<T>(item, inverse);
+}
+
+void attend(const AttendItem& item) {
+  switch (item.store->type) {
+    case CacheType::Float32: return attend_to<Float32, float>(item);
+    case CacheType::Bfloat16: return attend_to<Bfloat16, std::uint16_t>(item);
+  }
 }

@@ -17,6 +17,8 @@ struct PyCandidates {
   using Lines = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
   using Children = nb::ndarray<const std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+  using Arrays = std::tuple<Out<std::int64_t>, Out<std::int64_t>, Out<double>>;  // token ids, parents, log values
+
   Candidates candidates;
 
   static RateMap to_map(const std::optional<Floats>& knots, const std::optional<Lines>& rates) {
@@ -51,7 +53,7 @@ struct PyCandidates {
     throw nb::python_error();
   }
 
-  nb::tuple frontier() const {
+  std::tuple<std::vector<int>, std::vector<std::int64_t>, std::vector<double>, std::vector<int>> frontier() const {
     const std::vector<int> chosen = candidates.frontier();
     std::vector<std::int64_t> token_ids;
     std::vector<double> log_values;
@@ -61,14 +63,14 @@ struct PyCandidates {
       log_values.push_back(candidates.open_value(at));
       rows.push_back(candidates.parent_row(at));
     }
-    return nb::make_tuple(chosen, token_ids, log_values, rows);
+    return {chosen, token_ids, log_values, rows};
   }
 
-  nb::tuple best(std::int64_t root, int count) const { return to_arrays(candidates.tree(root, candidates.best(count))); }
-  nb::tuple expanded(std::int64_t root, int count) const { return to_arrays(candidates.tree(root, candidates.expanded(count))); }
+  Arrays best(std::int64_t root, int count) const { return to_arrays(candidates.tree(root, candidates.best(count))); }
+  Arrays expanded(std::int64_t root, int count) const { return to_arrays(candidates.tree(root, candidates.expanded(count))); }
 
-  static nb::tuple to_arrays(const TreeArrays& tree) {
-    return nb::make_tuple(to_array(tree.token_ids), to_array(tree.parents), to_array(tree.log_values));
+  static Arrays to_arrays(const TreeArrays& tree) {
+    return {to_array(tree.token_ids), to_array(tree.parents), to_array(tree.log_values)};
   }
   template <class T>
   static Out<T> to_array(const std::vector<T>& values) {

@@ -8,21 +8,21 @@ namespace eyas {
 
 namespace {
 
-// Rows side by side, padded: [x1; x2; ..].
-std::size_t join(const std::vector<Rows>& inputs, int k, Buffer& buffer, std::size_t* count) {
+// Inputs of each token side by side, padded: [x1; x2; ..].
+std::size_t join(const std::vector<Tokens>& inputs, int k, Buffer& buffer, std::size_t* count) {
   *count = inputs.front().shape(0);
   std::size_t width = std::size_t(round_up(k, kBlock)), sum = 0;
-  for (const Rows& rows : inputs) {
-    require(rows.shape(0) == *count, "as many rows in each input");
-    sum += rows.shape(1);
+  for (const Tokens& x : inputs) {
+    require(x.shape(0) == *count, "as many tokens in each input");
+    sum += x.shape(1);
   }
-  require(sum == std::size_t(k), "rows as wide as the matrix");
+  require(sum == std::size_t(k), "inputs as wide as the matrix");
   buffer.reserve(*count * width * sizeof(float));
   for (std::size_t t = 0; t < *count; ++t) {
     float* out = buffer.as<float>() + t * width;
-    for (const Rows& rows : inputs) {
-      std::memcpy(out, rows.data() + t * rows.shape(1), sizeof(float) * rows.shape(1));
-      out += rows.shape(1);
+    for (const Tokens& x : inputs) {
+      std::memcpy(out, x.data() + t * x.shape(1), sizeof(float) * x.shape(1));
+      out += x.shape(1);
     }
     std::fill(out, buffer.as<float>() + (t + 1) * width, 0.0f);
   }
@@ -32,21 +32,21 @@ std::size_t join(const std::vector<Rows>& inputs, int k, Buffer& buffer, std::si
 struct PyLinear {
   std::shared_ptr<Engine> engine;
   nb::object owner;
-  Packed weight;
+  PackedMatrix weight;
   Buffer inputs, outputs;
 
-  PyLinear(std::shared_ptr<Engine> engine_, nb::object matrix)
-      : engine(std::move(engine_)), owner(std::move(matrix)), weight(nb::cast<const Matrix&>(owner).packed) {}
+  PyLinear(std::shared_ptr<Engine> engine_, MatrixHandle matrix)
+      : engine(std::move(engine_)), owner(nb::borrow(matrix)), weight(nb::cast<const Matrix&>(owner).packed) {}
 
-  Out<float> forward(const std::vector<Rows>& rows) {
-    require(!rows.empty(), "rows to multiply");
+  Out<float> forward(const std::vector<Tokens>& x) {
+    require(!x.empty(), "inputs to multiply");
     const std::size_t n = std::size_t(weight.n), stride = std::size_t(weight.blocks()) * kBlock;
-    Out<float> out = new_array<float>({rows.front().shape(0), n});
+    Out<float> out = new_array<float>({x.front().shape(0), n});
     float* result = out.data();
     const nb::gil_scoped_release release;
-    const auto turn = engine->team.hold();
+    const auto turn = engine->pool.hold();
     std::size_t count = 0;
-    const std::size_t width = join(rows, weight.k, inputs, &count);
+    const std::size_t width = join(x, weight.k, inputs, &count);
     outputs.reserve(count * stride * sizeof(float));
     engine->multiply(weight, inputs.as<float>(), width, int(count), outputs.as<float>(), stride);
     for (std::size_t t = 0; t < count; ++t) std::memcpy(result + t * n, outputs.as<float>() + t * stride, sizeof(float) * n);
@@ -54,7 +54,7 @@ struct PyLinear {
   }
 };
 
-std::vector<Answer> to_answers(const PyHead::Generated& generated, int vocab_size) {
+std::vector<Answer> to_answers(const PyLMHead::Generated& generated, int vocab_size) {
   std::vector<Answer> answers;
   for (const auto& [length, ids] : generated) {
     for (const int id : ids) require(id >= 0 && id < vocab_size, "answers of the sampler's vocabulary");
@@ -65,65 +65,67 @@ std::vector<Answer> to_answers(const PyHead::Generated& generated, int vocab_siz
 
 }  // namespace
 
-PyHead::PyHead(std::shared_ptr<Engine> engine_, std::vector<nb::object> matrices)
-    : engine(std::move(engine_)), owners(std::move(matrices)) {
+PyLMHead::PyLMHead(std::shared_ptr<Engine> engine_, const std::vector<MatrixHandle>& matrices, float scale, float softcap)
+    : engine(std::move(engine_)) {
+  for (const MatrixHandle& matrix : matrices) owners.push_back(nb::borrow(matrix));
   require(!owners.empty(), "a head needs a matrix");
-  std::vector<Packed> parts;
+  std::vector<PackedMatrix> parts;
   for (const nb::object& owner : owners) parts.push_back(nb::cast<const Matrix&>(owner).packed);
   k = parts.front().k;
-  for (const Packed& part : parts) require(part.k == k, "matrices of the same inputs");
-  head = std::make_unique<Head>(*engine, std::move(parts));
+  for (const PackedMatrix& part : parts) require(part.k == k, "matrices of the same inputs");
+  require(softcap >= 0, "a softcap of at least 0");
+  head = std::make_unique<LMHead>(*engine, std::move(parts), LogitTransform{scale, softcap});
 }
 
-void PyHead::compute(const Rows& x) {
+void PyLMHead::compute(const Tokens& x) {
   std::size_t count = 0;
   const std::size_t width = join({x}, k, inputs, &count);
   head->forward(inputs.as<float>(), width, int(count));
-  rows = int(count);
+  tokens = int(count);
 }
 
-void PyHead::forward(const Rows& x) {
+void PyLMHead::forward(const Tokens& x) {
   const nb::gil_scoped_release release;
-  const auto turn = engine->team.hold();
+  const auto turn = engine->pool.hold();
   compute(x);
 }
 
-nb::object PyHead::top_k(const Rows& x, int wanted) {
+PyLMHead::TopK PyLMHead::top_k(const Tokens& x, int wanted) {
   require(wanted >= 1, "k must be at least 1");
   const int best_count = std::min(wanted, head->size());
   Best best;
   bool sound;
   {
     const nb::gil_scoped_release release;
-    const auto turn = engine->team.hold();
+    const auto turn = engine->pool.hold();
     compute(x);
-    sound = head->best(rows, best_count, best);
+    sound = head->best(tokens, best_count, best);
   }
-  return sound ? to_arrays(best, best_count) : nb::none();
+  return sound ? to_arrays(best, best_count) : std::nullopt;
 }
 
-std::vector<int> PyHead::choose(const std::vector<int>& which, const std::vector<Sampler*>& samplers,
-                                const Generated& generated) {
-  require(which.size() == samplers.size() && which.size() == generated.size(), "a sampler and an answer per row");
+std::vector<int> PyLMHead::choose(const std::vector<int>& which, const std::vector<Sampler*>& samplers,
+                                  const Generated& generated) {
+  require(which.size() == samplers.size() && which.size() == generated.size(), "a sampler and an answer per token");
   for (std::size_t i = 0; i < which.size(); ++i) {
-    require(samplers[i] && which[i] >= 0 && which[i] < rows && samplers[i]->config().vocab_size == head->size(),
-            "samplers, and rows of the last forward, of the whole vocabulary");
-    for (std::size_t j = 0; j < i; ++j) require(samplers[i] != samplers[j], "a sampler in two rows");
+    require(samplers[i] && which[i] >= 0 && which[i] < tokens && samplers[i]->config().vocab_size == head->size(),
+            "samplers, and tokens of the last forward, of the whole vocabulary");
+    for (std::size_t j = 0; j < i; ++j) require(samplers[i] != samplers[j], "a sampler of two tokens");
   }
   const std::vector<Answer> answers = to_answers(generated, head->size());
   std::vector<int> chosen;
   const nb::gil_scoped_release release;
-  const auto turn = engine->team.hold();
+  const auto turn = engine->pool.hold();
   head->choose(which, samplers, answers, chosen);
   return chosen;
 }
 
-nb::object PyHead::coupled(const Rows& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated,
-                           double scale) {
+PyLMHead::TopK PyLMHead::coupled(const Tokens& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated,
+                                 double scale) {
   require(wanted >= 1 && scale > 0, "k must be at least 1, and scale above 0");
   const int vocab_size = sampler.config().vocab_size;
   require(ids.shape(0) == std::size_t(head->size()) || (ids.shape(0) == 0 && head->size() <= vocab_size), "an id per column");
-  require(generated.size() == x.shape(0), "an answer per row");
+  require(generated.size() == x.shape(0), "an answer per token");
   Columns columns;
   columns.count = head->size();
   std::vector<int> index;
@@ -143,37 +145,37 @@ nb::object PyHead::coupled(const Rows& x, int wanted, Sampler& sampler, const Id
   const int count = std::min(wanted, head->size());
   {
     const nb::gil_scoped_release release;
-    const auto turn = engine->team.hold();
+    const auto turn = engine->pool.hold();
     compute(x);
-    sound = head->couple(rows, count, sampler, columns, answers, scale, best);
+    sound = head->couple(tokens, count, sampler, columns, answers, scale, best);
   }
-  return sound ? to_arrays(best, count) : nb::none();
+  return sound ? to_arrays(best, count) : std::nullopt;
 }
 
-nb::object PyHead::to_arrays(const Best& best, int count) const {
-  const std::vector<std::size_t> shape = {std::size_t(rows), std::size_t(count)};
+PyLMHead::TopK PyLMHead::to_arrays(const Best& best, int count) const {
+  const std::vector<std::size_t> shape = {std::size_t(tokens), std::size_t(count)};
   Out<std::int64_t> columns = new_array<std::int64_t>(shape);
   Out<double> log_probs = new_array<double>(shape);
   std::copy(best.columns.begin(), best.columns.end(), columns.data());
   std::copy(best.log_probs.begin(), best.log_probs.end(), log_probs.data());
-  return nb::make_tuple(columns, log_probs);
+  return std::pair(columns, log_probs);
 }
 
-Out<float> PyHead::logits(int row) {
-  require(row >= 0 && row < rows, "a row of the last forward");
+Out<float> PyLMHead::logits(int token) {
+  require(token >= 0 && token < tokens, "a token of the last forward");
   Out<float> out = new_array<float>({std::size_t(head->size())});
-  head->copy(row, out.data());
+  head->copy(token, out.data());
   return out;
 }
 
-int PyHead::argmax(int row) {
-  require(row >= 0 && row < rows, "a row of the last forward");
-  return head->argmax(row);
+int PyLMHead::argmax(int token) {
+  require(token >= 0 && token < tokens, "a token of the last forward");
+  return head->argmax(token);
 }
 
 void bind_head(nb::module_& m) {
   nb::class_<PyLinear>(m, "Linear")
-      .def(nb::init<std::shared_ptr<Engine>, nb::object>(), "engine"_a, "matrix"_a)
+      .def(nb::init<std::shared_ptr<Engine>, MatrixHandle>(), "engine"_a, "matrix"_a)
       .def("forward", &PyLinear::forward, "inputs"_a);
   nb::class_<Sampler>(m, "Sampler")
       .def(
@@ -194,15 +196,16 @@ void bind_head(nb::module_& m) {
           "frequency_penalty"_a, "bias"_a, "seed"_a, "choice"_a, "prompt_ids"_a, "num_prompt_tokens"_a, "vocab_size"_a,
           "withheld"_a, "min_new_tokens"_a, nb::keep_alive<1, 2>())
       .def_prop_ro("edits", &Sampler::edits);
-  nb::class_<PyHead>(m, "Head")
-      .def(nb::init<std::shared_ptr<Engine>, std::vector<nb::object>>(), "engine"_a, "matrices"_a)
-      .def_prop_ro("size", [](const PyHead& h) { return h.head->size(); })
-      .def("forward", &PyHead::forward, "x"_a)
-      .def("top_k", &PyHead::top_k, "x"_a, "k"_a)
-      .def("choose", &PyHead::choose, "rows"_a, "samplers"_a, "generated"_a)
-      .def("coupled", &PyHead::coupled, "x"_a, "k"_a, "sampler"_a, "token_ids"_a, "generated"_a, "scale"_a)
-      .def("logits", &PyHead::logits, "row"_a)
-      .def("argmax", &PyHead::argmax, "row"_a);
+  nb::class_<PyLMHead>(m, "LMHead", "Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0.")
+      .def(nb::init<std::shared_ptr<Engine>, const std::vector<MatrixHandle>&, float, float>(), "engine"_a, "matrices"_a,
+           "scale"_a = 1.0f, "softcap"_a = 0.0f)
+      .def_prop_ro("size", [](const PyLMHead& h) { return h.head->size(); })
+      .def("forward", &PyLMHead::forward, "x"_a)
+      .def("top_k", &PyLMHead::top_k, "x"_a, "k"_a)
+      .def("choose", &PyLMHead::choose, "tokens"_a, "samplers"_a, "generated"_a)
+      .def("coupled", &PyLMHead::coupled, "x"_a, "k"_a, "sampler"_a, "token_ids"_a, "generated"_a, "scale"_a)
+      .def("logits", &PyLMHead::logits, "token"_a)
+      .def("argmax", &PyLMHead::argmax, "token"_a);
 }
 
 }  // namespace eyas

@@ -1,29 +1,30 @@
 // Caches and stacks of decoder layers for Python.
 
 #include <algorithm>
+#include <cmath>
 
 #include "bindings.h"
 
 namespace eyas {
 
 void PyCache::commit(const std::vector<int>& path) {
-  require(cache.commit(path), "a path starts at the committed prefix, and each row is the parent of the next");
+  require(cache.commit(path), "a path starts at the committed prefix, and each token is the parent of the next");
 }
 
 void PyCache::truncate(int length) {
-  require(length >= 0 && length <= cache.length(), "a cache can only be cut to fewer rows than it has");
+  require(length >= 0 && length <= cache.length(), "a cache can only be cut to fewer tokens than it has");
   cache.truncate(length);
 }
 
 std::unique_ptr<PyCache> PyCache::fork(int length) const {
-  require(length >= 0 && length <= cache.length(), "a cache can only be forked with committed rows");
+  require(length >= 0 && length <= cache.length(), "a cache can only be forked with committed tokens");
   return std::make_unique<PyCache>(cache.fork(length));
 }
 
 void PyCache::admit(const CacheShape& shape, int count, const int* parents) {
   const CacheShape& own = cache.shape();
   require(
-      own.layers == shape.layers && own.kv_heads == shape.kv_heads && own.head_dim == shape.head_dim && own.kind == shape.kind,
+      own.layers == shape.layers && own.kv_heads == shape.kv_heads && own.head_dim == shape.head_dim && own.type == shape.type,
       "a cache of another network");
   const char* error = cache.admit(count, parents);
   require(!*error, error);
@@ -31,83 +32,125 @@ void PyCache::admit(const CacheShape& shape, int count, const int* parents) {
 
 namespace {
 
-StackShape make_shape(int hidden, int intermediate, int heads, int kv_heads, int head_dim, float eps,
-                      const Vector& inverse_frequencies, float rope_factor) {
+CacheType cache_type_of(const std::string& name) {
+  require(name == "float32" || name == "bfloat16", "a cache is of float32 or bfloat16");
+  return name == "float32" ? CacheType::Float32 : CacheType::Bfloat16;
+}
+
+ActivationFunction function_of(const std::string& name) {
+  if (name == "gelu") return ActivationFunction::Gelu;
+  if (name == "gelu_tanh") return ActivationFunction::GeluTanh;
+  require(name == "silu", "an activation is silu, gelu or gelu_tanh");
+  return ActivationFunction::Silu;
+}
+
+StackShape make_shape(int hidden, int heads, int kv_heads, int head_dim, const std::vector<std::pair<Vector, float>>& ropes,
+                      const std::string& kv_dtype) {
   require(head_dim >= 2 && head_dim % 2 == 0 && head_dim <= kMaxHeadDim, "head_dim must be even and at most 256");
   require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "heads must be a multiple of kv_heads");
-  require(inverse_frequencies.shape(0) == std::size_t(head_dim / 2), "a frequency per pair of a head");
-  const float* frequencies = inverse_frequencies.data();
-  return {hidden, intermediate, heads, kv_heads, head_dim, eps, rope_factor, {frequencies, frequencies + head_dim / 2}};
+  StackShape shape;
+  shape.hidden = hidden;
+  shape.heads = heads;
+  shape.kv_heads = kv_heads;
+  shape.head_dim = head_dim;
+  shape.cache_type = cache_type_of(kv_dtype);
+  for (const auto& [frequencies, factor] : ropes) {
+    const std::size_t count = frequencies.shape(0);
+    require(count > 0 && count <= std::size_t(head_dim / 2), "a rotary frequency per pair of a head, or fewer");
+    shape.ropes.push_back({{frequencies.data(), frequencies.data() + count}, factor});
+  }
+  return shape;
+}
+
+void init_layer(PyLayer* self, MatrixHandle qkv, MatrixHandle output, MatrixHandle gate_up, MatrixHandle down,
+                std::optional<Vector> attention_norm, std::optional<Vector> attention_post_norm, std::optional<Vector> mlp_norm,
+                std::optional<Vector> mlp_post_norm, std::optional<Vector> query_norm, std::optional<Vector> key_norm,
+                bool wide_norms, float eps, const std::string& activation, int window, int rope, std::optional<float> scale,
+                float softcap, float residual_multiplier) {
+  Layer options;
+  options.wide_norms = wide_norms;
+  options.eps = eps;
+  options.activation = function_of(activation);
+  options.window = window;
+  options.rope = rope;
+  options.attention_scale = scale.value_or(0.0f);
+  options.attention_softcap = softcap;
+  options.residual_multiplier = residual_multiplier;
+  require(window >= 0 && softcap >= 0 && options.attention_scale >= 0, "a window, a softcap and a scale of at least 0");
+  new (self) PyLayer{nb::borrow(qkv),
+                     nb::borrow(output),
+                     nb::borrow(gate_up),
+                     nb::borrow(down),
+                     std::move(attention_norm),
+                     std::move(attention_post_norm),
+                     std::move(mlp_norm),
+                     std::move(mlp_post_norm),
+                     std::move(query_norm),
+                     std::move(key_norm),
+                     options};
 }
 
 }  // namespace
 
-const float* PyStack::norm(const nb::dict& layer, const char* name, int size) {
-  if (!layer.contains(name) || layer[name].is_none()) return nullptr;
-  const Vector weights = nb::cast<Vector>(layer[name]);
-  require(weights.shape(0) == std::size_t(size), "a norm as wide as its rows");
-  norms.push_back(std::make_unique<std::vector<float>>(padded(weights)));
+const float* PyStack::norm(const std::optional<Vector>& weights, int size) {
+  if (!weights) return nullptr;
+  require(weights->shape(0) == std::size_t(size), "a norm as wide as what it norms");
+  norms.push_back(std::make_unique<std::vector<float>>(padded(*weights)));
   return norms.back()->data();
 }
 
-const Packed& PyStack::matrix(const nb::dict& layer, const char* name) {
-  owners.push_back(nb::object(layer[name]));
-  return nb::cast<const Matrix&>(owners.back()).packed;
+const PackedMatrix& PyStack::matrix(const nb::object& matrix) {
+  owners.push_back(matrix);
+  return nb::cast<const Matrix&>(matrix).packed;
 }
 
-Layer PyStack::layer(const nb::dict& weights, const StackShape& shape) {
-  Layer layer;
-  layer.input_norm = norm(weights, "input_norm", shape.hidden);
-  layer.post_norm = norm(weights, "post_norm", shape.hidden);
-  layer.query_norm = norm(weights, "query_norm", shape.head_dim);
-  layer.key_norm = norm(weights, "key_norm", shape.head_dim);
-  layer.qkv = matrix(weights, "qkv");
-  layer.output = matrix(weights, "output");
-  layer.gate_up = matrix(weights, "gate_up");
-  layer.down = matrix(weights, "down");
-  layer.window = nb::cast<int>(weights["window"]);
-  require(layer.post_norm != nullptr, "a layer needs its second norm");
-  const int width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
+Layer PyStack::layer(const PyLayer& given, const StackShape& shape) {
+  const int width = shape.query_width(), kv_width = shape.key_width();
+  Layer layer = given.options;
+  layer.attention_norm = norm(given.attention_norm, shape.hidden);
+  layer.attention_post_norm = norm(given.attention_post_norm, shape.hidden);
+  layer.mlp_norm = norm(given.mlp_norm, shape.hidden);
+  layer.mlp_post_norm = norm(given.mlp_post_norm, shape.hidden);
+  layer.query_norm = norm(given.query_norm, layer.wide_norms ? width : shape.head_dim);
+  layer.key_norm = norm(given.key_norm, layer.wide_norms ? kv_width : shape.head_dim);
+  layer.qkv = matrix(given.qkv);
+  layer.output = matrix(given.output);
+  layer.gate_up = matrix(given.gate_up);
+  layer.down = matrix(given.down);
+  if (layer.attention_scale == 0) layer.attention_scale = 1.0f / std::sqrt(float(shape.head_dim));
+  require(layer.rope >= -1 && layer.rope < int(shape.ropes.size()), "a rotary embedding of the stack's, or -1");
   require(layer.qkv.n == width + 2 * kv_width && layer.qkv.k == shape.hidden && layer.output.n == shape.hidden &&
-              layer.output.k == width && layer.gate_up.n == 2 * round_up(shape.intermediate, kLanes) &&
-              layer.gate_up.k == shape.hidden && layer.down.n == shape.hidden && layer.down.k == shape.intermediate,
+              layer.output.k == width && layer.gate_up.n == 2 * round_up(layer.down.k, kLanes) &&
+              layer.gate_up.k == shape.hidden && layer.down.n == shape.hidden,
           "matrices that do not fit the layer");
-  const Kind kind = layer.qkv.kind;
-  require(layer.output.kind == kind && layer.gate_up.kind == kind && layer.down.kind == kind, "matrices of one kind");
   return layer;
 }
 
-PyStack::PyStack(std::shared_ptr<Engine> engine_, const StackShape& shape, nb::list layers, std::optional<Vector> final_norm)
+PyStack::PyStack(std::shared_ptr<Engine> engine_, const StackShape& shape, const std::vector<PyLayer*>& layers,
+                 std::optional<Vector> final_norm, float final_eps)
     : engine(std::move(engine_)) {
-  require(layers.size() > 0, "a stack needs a layer");
+  require(!layers.empty(), "a stack needs a layer");
   std::vector<Layer> made;
-  for (const nb::handle item : layers) {
-    made.push_back(layer(nb::cast<nb::dict>(item), shape));
-    require(made.back().qkv.kind == made.front().qkv.kind, "layers of one kind");
-    for (const Layer& other : made)
-      require(!other.window || !made.back().window || other.window == made.back().window, "windows of one size");
+  for (const PyLayer* given : layers) {
+    require(given != nullptr, "a layer that is None");
+    made.push_back(layer(*given, shape));
   }
-  const float* last = nullptr;
-  if (final_norm) {
-    require(final_norm->shape(0) == std::size_t(shape.hidden), "a norm as wide as its rows");
-    norms.push_back(std::make_unique<std::vector<float>>(padded(*final_norm)));
-    last = norms.back()->data();
-  }
-  stack = std::make_unique<Stack>(engine->kernels, engine->team, shape, std::move(made), last);
+  const float* last = norm(final_norm, shape.hidden);
+  stack = std::make_unique<Stack>(engine->kernels, engine->pool, shape, std::move(made), last, final_eps);
 }
 
-Out<float> PyStack::forward(PyCache& cache, const Rows& x, const std::optional<Ids>& parents) {
+Out<float> PyStack::forward(PyCache& cache, const Tokens& x, const std::optional<Ids>& parents) {
   const std::size_t count = x.shape(0), hidden = std::size_t(stack->shape().hidden), width = std::size_t(stack->stride());
-  require(count > 0 && x.shape(1) == hidden, "rows of the stack's hidden size");
+  require(count > 0 && x.shape(1) == hidden, "tokens of the stack's hidden size");
   const std::vector<int> above = to_parents(parents, count);
   cache.admit(stack->cache_shape(0), int(count), parents ? above.data() : nullptr);
   Out<float> out = new_array<float>({count, hidden});
   float* result = out.data();
   {
     const nb::gil_scoped_release release;
-    const auto turn = engine->team.hold();
-    rows.reserve(count * width * sizeof(float));
-    float* state = rows.as<float>();
+    const auto turn = engine->pool.hold();
+    states.reserve(count * width * sizeof(float));
+    float* state = states.as<float>();
     for (std::size_t t = 0; t < count; ++t) {
       std::memcpy(state + t * width, x.data() + t * hidden, sizeof(float) * hidden);
       std::fill(state + t * width + hidden, state + (t + 1) * width, 0.0f);
@@ -129,20 +172,30 @@ void bind_stack(nb::module_& m) {
   nb::class_<StackShape>(m, "StackShape")
       .def(
           "__init__",
-          [](StackShape* self, int hidden, int intermediate, int heads, int kv_heads, int head_dim, float eps,
-             const Vector& inverse_frequencies, float rope_factor) {
-            new (self)
-                StackShape(make_shape(hidden, intermediate, heads, kv_heads, head_dim, eps, inverse_frequencies, rope_factor));
+          [](StackShape* self, int hidden, int heads, int kv_heads, int head_dim,
+             const std::vector<std::pair<Vector, float>>& ropes, const std::string& kv_dtype) {
+            new (self) StackShape(make_shape(hidden, heads, kv_heads, head_dim, ropes, kv_dtype));
           },
-          nb::kw_only(), "hidden"_a, "intermediate"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "eps"_a, "inverse_frequencies"_a,
-          "rope_factor"_a = 1.0f);
+          nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "ropes"_a, "kv_dtype"_a,
+          "`ropes` holds the rotary embeddings that layers refer to: (rotated numbers / 2,) inverse\n"
+          "frequencies, and the factor of the cosines and sines.");
+  nb::class_<PyLayer>(m, "Layer")
+      .def("__init__", &init_layer, nb::kw_only(), "qkv"_a, "output"_a, "gate_up"_a, "down"_a,
+           "attention_norm"_a.none() = nb::none(), "attention_post_norm"_a.none() = nb::none(), "mlp_norm"_a.none() = nb::none(),
+           "mlp_post_norm"_a.none() = nb::none(), "query_norm"_a.none() = nb::none(), "key_norm"_a.none() = nb::none(),
+           "wide_norms"_a = false, "eps"_a = 1e-6, "activation"_a = "silu", "window"_a = 0, "rope"_a = 0,
+           "scale"_a.none() = nb::none(), "softcap"_a = 0.0f, "residual_multiplier"_a = 1.0f,
+           "Matrices and options of one layer; what is not given is absent. `rope` counts the stack's, -1\n"
+           "is none; `scale` None is head_dim^(-1/2).");
   nb::class_<PyStack>(m, "Stack")
-      .def(nb::init<std::shared_ptr<Engine>, const StackShape&, nb::list, std::optional<Vector>>(), "engine"_a, "shape"_a,
-           "layers"_a, "final_norm"_a.none() = nb::none())
+      .def(nb::init<std::shared_ptr<Engine>, const StackShape&, const std::vector<PyLayer*>&, std::optional<Vector>, float>(),
+           "engine"_a, "shape"_a, "layers"_a, "final_norm"_a.none() = nb::none(), "final_eps"_a = 1e-6)
+      .def_prop_ro("num_layers", [](const PyStack& s) { return s.stack->num_layers(); })
       .def(
           "new_cache", [](const PyStack& s, int limit) { return std::make_unique<PyCache>(s.stack->cache_shape(limit)); },
           "limit"_a)
-      .def("forward", &PyStack::forward, "cache"_a, "x"_a, "parents"_a.none() = nb::none());
+      .def("forward", &PyStack::forward, "cache"_a, "x"_a, "parents"_a.none() = nb::none(),
+           "Append the tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H).");
 }
 
 }  // namespace eyas

@@ -9,20 +9,22 @@ namespace {
 struct PyTarget {
   nb::object stack_owner, head_owner, embedding_owner;
   PyStack& stack;
-  PyHead& head;
+  PyLMHead& head;
   std::unique_ptr<TargetNetwork> network;
 
-  PyTarget(nb::object stack_, nb::object head_, nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> table, bool round)
-      : stack_owner(std::move(stack_)),
-        head_owner(std::move(head_)),
+  PyTarget(nb::handle_t<PyStack> stack_, nb::handle_t<PyLMHead> head_,
+           nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> table, bool round, float scale)
+      : stack_owner(nb::borrow(stack_)),
+        head_owner(nb::borrow(head_)),
         embedding_owner(nb::cast(table)),
         stack(nb::cast<PyStack&>(stack_owner)),
-        head(nb::cast<PyHead&>(head_owner)) {
+        head(nb::cast<PyLMHead&>(head_owner)) {
     Embedding embedding;
     embedding.data = table.data();
     embedding.bf16 = table.dtype() == nb::dtype<std::uint16_t>();
     require(embedding.bf16 || table.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
     embedding.round = round;
+    embedding.scale = scale;
     embedding.vocab = int(table.shape(0));
     embedding.hidden = int(table.shape(1));
     const int hidden = stack.stack->shape().hidden;
@@ -35,35 +37,42 @@ struct PyTarget {
       require(ids.data()[i] >= 0 && ids.data()[i] < network->embedding().vocab, "a token id outside the vocabulary");
   }
 
-  // calls: (cache, token ids, parents or None, last row only). Returns the features of all rows.
-  Out<float> forward(const std::vector<std::tuple<PyCache*, Ids, std::optional<Ids>, bool>>& calls) {
-    std::vector<TargetRows> rows;
+  using Calls = std::vector<std::tuple<PyCache*, Ids, std::optional<Ids>, bool>>;
+
+  std::pair<Out<float>, std::vector<Out<float>>> forward(const Calls& calls, const std::vector<int>& taps) {
+    std::vector<TargetCall> ready;
     std::vector<std::vector<int>> parents;
     std::size_t total = 0;
     int wanted = 0;
+    for (const int layer : taps) require(layer >= 0 && layer <= stack.stack->num_layers(), "a tap at one of the layers");
     for (const auto& [cache, ids, above, last_only] : calls) {
-      require(cache != nullptr && ids.shape(0) > 0, "a call needs a cache and rows");
+      require(cache != nullptr && ids.shape(0) > 0, "a call needs a cache and tokens");
       check_ids(ids);
       parents.push_back(to_parents(above, ids.shape(0)));
-      TargetRows call;
+      TargetCall call;
       call.call = {&cache->cache, int(ids.shape(0)), above ? parents.back().data() : nullptr};
       call.token_ids = ids.data();
       call.last_only = last_only;
       cache->admit(stack.stack->cache_shape(0), call.call.count, call.call.parents);
-      for (const TargetRows& other : rows) require(other.call.cache != call.call.cache, "a cache in two calls");
-      rows.push_back(call);
+      for (const TargetCall& other : ready) require(other.call.cache != call.call.cache, "a cache in two calls");
+      ready.push_back(call);
       total += ids.shape(0);
       wanted += last_only ? 1 : int(ids.shape(0));
     }
-    Out<float> features = new_array<float>({total, std::size_t(network->embedding().hidden)});
-    float* out = features.data();
+    const std::size_t hidden = std::size_t(network->embedding().hidden);
+    std::pair<Out<float>, std::vector<Out<float>>> out{new_array<float>({total, hidden}), {}};
+    std::vector<Tap> kept;
+    for (const int layer : taps) {
+      out.second.push_back(new_array<float>({total, hidden}));
+      kept.push_back({layer, out.second.back().data()});
+    }
     {
       const nb::gil_scoped_release release;
-      const auto turn = stack.engine->team.hold();
-      network->forward(rows, out);
-      head.rows = wanted;
+      const auto turn = stack.engine->pool.hold();
+      network->forward(ready, out.first.data(), std::move(kept));
+      head.tokens = wanted;
     }
-    return features;
+    return out;
   }
 
   Out<float> embed(const Ids& ids) {
@@ -79,9 +88,13 @@ struct PyTarget {
 
 void bind_target(nb::module_& m) {
   nb::class_<PyTarget>(m, "Target")
-      .def(nb::init<nb::object, nb::object, nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>, bool>(), "stack"_a,
-           "head"_a, "embedding"_a, "round"_a)
-      .def("forward", &PyTarget::forward, "calls"_a)
+      .def(nb::init<nb::handle_t<PyStack>, nb::handle_t<PyLMHead>,
+                    nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>, bool, float>(),
+           "stack"_a, "head"_a, "embedding"_a, "round"_a, "embedding_scale"_a = 1.0f)
+      .def("forward", &PyTarget::forward, "calls"_a, "taps"_a = std::vector<int>(),
+           "Run calls (cache, token ids, parents or None, logits of the last token only). Returns the\n"
+           "features (T, H) of all tokens, and for each tap the states (T, H) that enter that layer; the\n"
+           "number of layers stands for what leaves the last one, before the final norm.")
       .def("embed", &PyTarget::embed, "token_ids"_a);
 }
 

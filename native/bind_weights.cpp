@@ -8,11 +8,10 @@ namespace eyas {
 
 namespace {
 
-Kind kind_of(const std::string& name) {
-  if (name == "float32") return Kind::F32;
-  if (name == "bfloat16") return Kind::BF16;
-  require(name == "int8", "a kind is float32, bfloat16 or int8");
-  return Kind::I8;
+const WeightFormat& format_of(const std::string& name) {
+  const WeightFormat* format = find_weight_format(name.c_str());
+  require(format != nullptr, "an unknown weight format; weight_formats() lists them");
+  return *format;
 }
 
 const Kernels& kernels_of(const std::optional<std::string>& isa) {
@@ -23,16 +22,14 @@ const Kernels& kernels_of(const std::optional<std::string>& isa) {
 
 }  // namespace
 
-Matrix::Matrix(const std::string& kind, int n, int k, Bytes data_, std::optional<Vector> scale_, std::optional<Vector> bias_)
+Matrix::Matrix(const std::string& format, int n, int k, Bytes data_, std::optional<Vector> scale_, std::optional<Vector> bias_)
     : data(std::move(data_)) {
-  packed.kind = kind_of(kind);
-  packed.n = n;
-  packed.k = k;
   require(n > 0 && k > 0 && k < 60'000, "a matrix needs outputs, and 1 to 59,999 inputs");
+  packed = PackedMatrix(format_of(format), n, k);
   require(data.shape(0) == packed.bytes(), "bytes that do not fit the matrix");
   packed.data = data.data();
-  if (packed.kind == Kind::I8) {
-    require(scale_ && scale_->shape(0) >= std::size_t(n), "int8 needs a scale per output");
+  if (packed.format->has_scales) {
+    require(scale_ && scale_->shape(0) >= std::size_t(n), "a scale per output");
     scale = padded(*scale_);
     packed.scale = scale.data();
   }
@@ -45,30 +42,32 @@ Matrix::Matrix(const std::string& kind, int n, int k, Bytes data_, std::optional
 
 namespace {
 
-nb::tuple py_pack(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows, const std::string& kind) {
-  Packed w;
-  w.kind = kind_of(kind);
-  w.n = int(rows.shape(0));
-  w.k = int(rows.shape(1));
-  const bool bf16 = rows.dtype() == nb::dtype<std::uint16_t>();
-  require(bf16 || rows.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
+std::vector<std::string> weight_formats() {
+  std::vector<std::string> names;
+  for (int i = 0; i < kNumWeightFormats; ++i) names.push_back(kWeightFormats[i].name);
+  return names;
+}
+
+std::size_t num_scales(const PackedMatrix& w) { return w.format->has_scales ? std::size_t(w.blocks()) * kBlock : 0; }
+
+std::tuple<Out<std::uint8_t>, Out<float>, std::size_t> py_pack(
+    nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows, const std::string& format) {
+  const PackedMatrix w(format_of(format), int(rows.shape(0)), int(rows.shape(1)));
+  const WeightRows source{rows.data(), rows.dtype() == nb::dtype<std::uint16_t>()};
+  require(source.is_bfloat16 || rows.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
   Out<std::uint8_t> data = new_array<std::uint8_t>({w.bytes()});
-  Out<float> scale = new_array<float>({w.kind == Kind::I8 ? std::size_t(w.blocks()) * kBlock : 0});
+  Out<float> scale = new_array<float>({num_scales(w)});
   std::size_t bad;
   {
     const nb::gil_scoped_release release;
-    bad = pack(rows.data(), bf16, w.kind, w.n, w.k, data.data(), scale.data());
+    bad = w.format->pack(source, w.n, w.k, data.data(), scale.data());
   }
-  return nb::make_tuple(data, scale, bad);
+  return {data, scale, bad};
 }
 
-// Bytes of a packed matrix, and the number of its scales.
-std::pair<std::size_t, std::size_t> packed_sizes(const std::string& kind, int n, int k) {
-  Packed w;
-  w.kind = kind_of(kind);
-  w.n = n;
-  w.k = k;
-  return {w.bytes(), w.kind == Kind::I8 ? std::size_t(w.blocks()) * kBlock : 0};
+std::pair<std::size_t, std::size_t> packed_sizes(const std::string& format, int n, int k) {
+  const PackedMatrix w(format_of(format), n, k);
+  return {w.bytes(), num_scales(w)};
 }
 
 // Bytes a second that all threads together read from memory.
@@ -78,7 +77,7 @@ double read_bandwidth(Engine& engine, const Bytes& data) {
   const int parts = int(data.shape(0) / part);
   std::atomic<std::uint64_t> sum{0};
   const auto began = std::chrono::steady_clock::now();
-  engine.team.run([&](Phase& phase) {
+  engine.pool.run([&](Phase& phase) {
     phase.each(parts, 1, [&](int begin, int end) {
       for (int i = begin; i < end; ++i) sum += engine.kernels.read(data.data() + std::size_t(i) * part, part);
     });
@@ -92,8 +91,10 @@ double read_bandwidth(Engine& engine, const Bytes& data) {
 void bind_weights(nb::module_& m) {
   m.def("best_isa", [] { return std::string(find_kernels(nullptr)->name); });
   m.def("has_isa", [](const std::string& name) { return find_kernels(name.c_str()) != nullptr; });
-  m.def("pack", &py_pack, "rows"_a, "kind"_a);
-  m.def("packed_sizes", &packed_sizes, "kind"_a, "n"_a, "k"_a);
+  m.def("weight_formats", &weight_formats, "Names of the formats that matrices may have.");
+  m.def("pack", &py_pack, "rows"_a, "format"_a,
+        "Packed bytes, scales per output, and how many of the (n, k) weights are not finite.");
+  m.def("packed_sizes", &packed_sizes, "format"_a, "n"_a, "k"_a, "Bytes of a packed matrix, and the number of its scales.");
 
   nb::class_<Engine>(m, "Engine")
       .def(
@@ -101,11 +102,11 @@ void bind_weights(nb::module_& m) {
           [](Engine* self, int threads, std::optional<std::string> isa) { new (self) Engine(kernels_of(isa), threads); },
           "threads"_a, "isa"_a.none() = nb::none())
       .def_prop_ro("isa", [](const Engine& e) { return std::string(e.kernels.name); })
-      .def_prop_ro("threads", [](const Engine& e) { return e.team.threads(); })
-      .def("read_bandwidth", &read_bandwidth, "data"_a);
+      .def_prop_ro("threads", [](const Engine& e) { return e.pool.threads(); })
+      .def("read_bandwidth", &read_bandwidth, "data"_a, "Bytes a second that all threads together read from `data`.");
   nb::class_<Matrix>(m, "Matrix")
-      .def(nb::init<const std::string&, int, int, Bytes, std::optional<Vector>, std::optional<Vector>>(), "kind"_a, "n"_a, "k"_a,
-           "data"_a, "scale"_a.none() = nb::none(), "bias"_a.none() = nb::none());
+      .def(nb::init<const std::string&, int, int, Bytes, std::optional<Vector>, std::optional<Vector>>(), "format"_a, "n"_a,
+           "k"_a, "data"_a, "scale"_a.none() = nb::none(), "bias"_a.none() = nb::none());
 }
 
 }  // namespace eyas

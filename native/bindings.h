@@ -1,5 +1,5 @@
-// What the parts of the Python module share: arrays, checks, and the classes that more than one part knows.
-// The classes are thin ones over the engine; every long call lets go of the GIL.
+// What the parts of the Python module share: arrays, checks, and the classes that several of them use.
+// The classes are thin wrappers of the engine's; every long call releases the GIL.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -24,7 +24,7 @@ using namespace nb::literals;
 
 namespace eyas {
 
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Tokens = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -51,14 +51,16 @@ inline std::vector<float> padded(const Vector& x) {
   return out;
 }
 
-// A packed matrix with whatever owns its bytes.
+// A packed matrix and the owners of its memory.
 struct Matrix {
-  Packed packed;
+  PackedMatrix packed;
   Bytes data;
   std::vector<float> scale, bias;
 
-  Matrix(const std::string& kind, int n, int k, Bytes data, std::optional<Vector> scale, std::optional<Vector> bias);
+  Matrix(const std::string& format, int n, int k, Bytes data, std::optional<Vector> scale, std::optional<Vector> bias);
 };
+
+using MatrixHandle = nb::handle_t<Matrix>;
 
 struct PyCache {
   Cache cache;
@@ -74,59 +76,69 @@ struct PyCache {
 
 inline std::vector<int> to_parents(const std::optional<Ids>& parents, std::size_t count) {
   if (!parents) return {};
-  require(parents->shape(0) == count, "one parent per row");
+  require(parents->shape(0) == count, "one parent per token");
   std::vector<int> out(count);
   for (std::size_t i = 0; i < count; ++i) {
     const std::int64_t parent = parents->data()[i];
-    require(parent >= -1 && parent <= std::numeric_limits<int>::max(), "a parent is a pending row, or -1");
+    require(parent >= -1 && parent <= std::numeric_limits<int>::max(), "a parent is a pending token, or -1");
     out[i] = int(parent);
   }
   return out;
 }
+
+// A layer's weights and options as Python gives them; a stack checks them against its shape.
+struct PyLayer {
+  nb::object qkv, output, gate_up, down;  // of class Matrix
+  std::optional<Vector> attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm;
+  Layer options;  // everything else
+};
 
 struct PyStack {
   std::shared_ptr<Engine> engine;
   std::vector<nb::object> owners;
   std::vector<std::unique_ptr<std::vector<float>>> norms;
   std::unique_ptr<Stack> stack;
-  Buffer rows;
+  Buffer states;
 
-  PyStack(std::shared_ptr<Engine> engine, const StackShape& shape, nb::list layers, std::optional<Vector> final_norm);
-  Out<float> forward(PyCache& cache, const Rows& x, const std::optional<Ids>& parents);
+  PyStack(std::shared_ptr<Engine> engine, const StackShape& shape, const std::vector<PyLayer*>& layers,
+          std::optional<Vector> final_norm, float final_eps);
+  Out<float> forward(PyCache& cache, const Tokens& x, const std::optional<Ids>& parents);
 
  private:
-  const float* norm(const nb::dict& layer, const char* name, int size);
-  const Packed& matrix(const nb::dict& layer, const char* name);
-  Layer layer(const nb::dict& weights, const StackShape& shape);
+  const float* norm(const std::optional<Vector>& weights, int size);
+  const PackedMatrix& matrix(const nb::object& matrix);
+  Layer layer(const PyLayer& given, const StackShape& shape);
 };
 
-struct PyHead {
+struct PyLMHead {
   std::shared_ptr<Engine> engine;
   std::vector<nb::object> owners;
-  std::unique_ptr<Head> head;
+  std::unique_ptr<LMHead> head;
   int k = 0;
-  int rows = 0;  // of the last forward
+  int tokens = 0;  // of the last forward
   Buffer inputs;
 
+  // (T, k) columns and log-probabilities; none if a logit is not a number.
+  using TopK = std::optional<std::pair<Out<std::int64_t>, Out<double>>>;
   // An answer's length, and its ids where a sampler needs them.
   using Generated = std::vector<std::pair<int, std::vector<int>>>;
 
-  PyHead(std::shared_ptr<Engine> engine, std::vector<nb::object> matrices);
-  void forward(const Rows& x);
-  nb::object top_k(const Rows& x, int wanted);
+  PyLMHead(std::shared_ptr<Engine> engine, const std::vector<MatrixHandle>& matrices, float scale, float softcap);
+  void forward(const Tokens& x);
+  TopK top_k(const Tokens& x, int wanted);
   std::vector<int> choose(const std::vector<int>& which, const std::vector<Sampler*>& samplers, const Generated& generated);
-  nb::object coupled(const Rows& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated, double scale);
-  Out<float> logits(int row);
-  int argmax(int row);
+  TopK coupled(const Tokens& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated, double scale);
+  Out<float> logits(int token);
+  int argmax(int token);
 
  private:
-  void compute(const Rows& x);  // with the team held, and without the GIL
-  nb::object to_arrays(const Best& best, int count) const;
+  void compute(const Tokens& x);  // with the thread pool held, and without the GIL
+  TopK to_arrays(const Best& best, int count) const;
 };
 
 void bind_weights(nb::module_& m);   // Engine, Matrix, packing
-void bind_stack(nb::module_& m);     // Cache, StackShape, Stack
-void bind_head(nb::module_& m);      // Linear, Sampler, Head
+void bind_stack(nb::module_& m);     // Cache, StackShape, Layer, Stack
+void bind_head(nb::module_& m);      // Linear, Sampler, LMHead
 void bind_target(nb::module_& m);    // Target
 void bind_drafting(nb::module_& m);  // Candidates, Growth
 

@@ -12,7 +12,7 @@ constexpr int kFirstCapacity = 256;
 
 std::size_t layer_bytes(const CacheShape& shape, int capacity) {
   LayerStore store;
-  store.kind = shape.kind;
+  store.type = shape.type;
   store.capacity = capacity;
   store.kv_heads = shape.kv_heads;
   store.head_dim = shape.head_dim;
@@ -29,7 +29,7 @@ const char* Cache::admit(int count, const int* parents) {
     const int parent = parents ? parents[i] : start + i - 1;
     if (parent < -1 || parent >= start + i) return "a parent that does not stand before its child";
     depths.push_back(parent < 0 ? 0 : depths[std::size_t(parent)] + 1);
-    if (length_ + depths.back() >= shape_.limit) return "a row beyond the last position of the context";
+    if (length_ + depths.back() >= shape_.limit) return "a token beyond the last position of the context";
   }
   reserve(num_slots() + count);
   return "";
@@ -37,22 +37,22 @@ const char* Cache::admit(int count, const int* parents) {
 
 void Cache::append(int count, const int* parents) {
   for (int i = 0; i < count; ++i) {
-    const int row = num_pending();
-    const int parent = parents ? parents[i] : row - 1;
+    const int token = num_pending();
+    const int parent = parents ? parents[i] : token - 1;
     const int above = parent < 0 ? length_ : straight_[std::size_t(parent)];
     parents_.push_back(parent);
     depths_.push_back(parent < 0 ? 0 : depths_[std::size_t(parent)] + 1);
-    straight_.push_back(above == length_ + row ? above + 1 : above);
+    straight_.push_back(above == length_ + token ? above + 1 : above);
   }
 }
 
-View Cache::view(int row, int window, int* rest) const {
+View Cache::view(int token, int window, int* rest) const {
   View view;
-  view.contiguous = straight_[std::size_t(row)];
+  view.contiguous = straight_[std::size_t(token)];
   view.rest = rest;
-  const int position = length_ + depth(row);
-  view.num_rest = scattered(row);
-  for (int i = view.num_rest - 1, node = row; i >= 0; --i, node = parents_[std::size_t(node)]) rest[i] = length_ + node;
+  const int position = length_ + depth(token);
+  view.num_rest = scattered(token);
+  for (int i = view.num_rest - 1, node = token; i >= 0; --i, node = parents_[std::size_t(node)]) rest[i] = length_ + node;
   const int first = window > 0 ? std::max(0, position + 1 - window) : 0;
   const int beyond = std::max(0, first - view.contiguous);  // a window that begins inside the scattered slots
   view.first = std::min(first, view.contiguous);
@@ -88,7 +88,7 @@ Cache Cache::fork(int length) const {
 
 LayerStore Cache::layer(int index) const {
   LayerStore store;
-  store.kind = shape_.kind;
+  store.type = shape_.type;
   store.capacity = capacity_;
   store.kv_heads = shape_.kv_heads;
   store.head_dim = shape_.head_dim;

@@ -1,4 +1,4 @@
-// Keys and values of one sequence in one network: committed rows, then pending ones that form a tree.
+// Keys and values of one sequence in one network: committed tokens, then pending ones that form a tree.
 #pragma once
 
 #include <memory>
@@ -8,9 +8,9 @@
 
 namespace eyas {
 
-// What a network's layers want to keep.
+// What a network's layers keep.
 struct CacheShape {
-  Kind kind = Kind::F32;
+  CacheType type = CacheType::Float32;
   int layers = 0;
   int kv_heads = 0;
   int head_dim = 0;
@@ -26,23 +26,23 @@ class Cache {
   int num_slots() const { return length_ + num_pending(); }
   const CacheShape& shape() const { return shape_; }
 
-  // Whether `count` rows under `parents` (among the pending rows, -1 is the prefix; null: a chain) may be appended.
+  // Whether `count` tokens under `parents` (among the pending tokens, -1 is the prefix; null: a chain) may be appended.
   // Returns what is wrong with them, or an empty string; makes room for them.
   const char* admit(int count, const int* parents);
-  // Makes the admitted rows pending.
+  // Makes the admitted tokens pending.
   void append(int count, const int* parents);
-  // Depth among the pending rows, for rows that are admitted or pending.
-  int depth(int row) const { return depths_[std::size_t(row)]; }
+  // Depth among the pending tokens.
+  int depth(int token) const { return depths_[std::size_t(token)]; }
   // How many of the slots that it sees lie behind a gap.
-  int scattered(int row) const { return length_ + depth(row) + 1 - straight_[std::size_t(row)]; }
-  // The keys that pending row `row` sees, window included (0: unlimited). `rest` receives the slots behind the
+  int scattered(int token) const { return length_ + depth(token) + 1 - straight_[std::size_t(token)]; }
+  // The keys that a pending token sees in a window of positions (0: unlimited). `rest` receives the slots behind the
   // contiguous ones and must have room for them.
-  View view(int row, int window, int* rest) const;
+  View view(int token, int window, int* rest) const;
 
-  // Keep the pending rows of `path`, each the parent of the next, and drop the others. False if it is no path.
+  // Keep the pending tokens of `path`, each the parent of the next, and drop the others. False if it is no path.
   bool commit(const std::vector<int>& path);
   void truncate(int length);
-  // A cache with a copy of the first `length` committed rows.
+  // A cache with a copy of the first `length` committed tokens.
   Cache fork(int length) const;
 
   LayerStore layer(int index) const;
@@ -60,7 +60,7 @@ class Cache {
   std::size_t bytes_ = 0;
   std::vector<int> parents_;
   std::vector<int> depths_;
-  std::vector<int> straight_;  // slots that a row sees without a gap: all below this number
+  std::vector<int> straight_;  // slots that a token sees without a gap: all below this number
   std::unique_ptr<std::uint8_t, void (*)(void*)> memory_;
 };
 

@@ -1,15 +1,16 @@
 // The kernels of one instruction set. Every set is the same source (kernels.inl) over its own vector primitives.
 //
-// Batch invariance (docs/laws.md, L8): a row's result is a function of that row alone. Sums over k run in one fixed
-// order from the first input to the last, whichever rows share a call; softmax sums run over positions in fixed
-// lanes. Nothing here depends on the number of rows or threads.
+// Batch invariance (docs/laws.md, L8): a token's result is a function of that token alone. Sums over k run in one fixed
+// order from the first input to the last, whichever tokens share a call; softmax sums run over positions in fixed
+// lanes. Nothing here depends on the number of tokens or threads.
 #pragma once
 
+#include "formats.h"
 #include "types.h"
 
 namespace eyas {
 
-// Whose noise: the arguments of g beside the id.
+// Whose noise: the arguments of g besides the id.
 struct Draw {
   std::uint32_t seed, choice, position;
 };
@@ -21,28 +22,34 @@ constexpr float noise_error(float score) { return 1e-3f * (1 + (score < 0 ? -sco
 
 struct Kernels {
   const char* name;
-  int max_query_rows;  // of an AttendItem
+  int max_queries;  // of an AttendItem
 
-  // Bytes of one value of a row that multiplies matrices of `kind`.
-  int (*operand_bytes)(Kind kind);
+  // Bytes of one number of a token in `format`.
+  int (*activation_bytes)(ActivationFormat format);
   // y (padded to 32, zeros behind n) = x / rms(x) * weight
   void (*norm)(const float* x, const float* weight, float eps, int n, float* y);
-  // Row t of `out` from floats x, of which `padded` are readable.
-  void (*prepare)(const float* x, int padded, const Operand& out, int t);
-  // A block of W times rows 0..rows of x. Meanwhile as many bytes are fetched at `next`.
-  void (*multiply)(const Packed& w, int block, const Operand& x, int rows, const Target& target, const std::uint8_t* next);
-  // Rotate the halves of a head in place: (x1 cos - x2 sin, x2 cos + x1 sin); cos and sin hold dim / 2 each.
+  // x += factor * y
+  void (*add_scaled)(const float* y, float factor, int padded, float* x);
+  // Token t of `out` from floats x, of which `padded` are readable.
+  void (*prepare)(const float* x, int padded, const Activations& out, int t);
+  // A block of W times tokens 0..tokens of x. Meanwhile as many bytes are fetched at `next`.
+  void (*multiply)(const PackedMatrix& w, int block, const Activations& x, int tokens, const Epilogue& epilogue,
+                   const std::uint8_t* next);
+  // Rotate the halves of a head's first `dim` numbers in place: (x1 cos - x2 sin, x2 cos + x1 sin); cos and sin hold dim / 2
+  // each.
   void (*rotate)(float* head, int dim, const float* cos, const float* sin);
   // Round a key and a value to the store's type and put them into a slot.
   void (*put)(const LayerStore& store, int kv_head, int slot, const float* key, const float* value);
   // A query as `attend` reads it.
-  void (*put_query)(Kind kind, const float* query, int dim, std::uint8_t* out);
+  void (*put_query)(CacheType type, const float* query, int dim, std::uint8_t* out);
   void (*attend)(const AttendItem& item);
+  // x = scale * x, then softcap * tanh(x / softcap) unless softcap is 0
+  void (*transform_logits)(float* x, int padded, float scale, float softcap);
   // log(sum(exp(x))); NaN if an entry is not finite
   float (*log_sum_exp)(const float* x, int n);
   // Lowest index of the largest entry; -1 if any is NaN.
   int (*argmax)(const float* x, int n);
-  // Indices of the k largest entries, best first, ties to the lower index; k <= n and at most kMostBest.
+  // Indices of the k largest entries, best first, ties to the lower index; k <= n and at most kMaxTopK.
   void (*top_k)(const float* x, int n, int k, int* indices);
   // About g(position, id) of docs/laws.md, L2, for ids first..first+n-1 (n a multiple of 16); absolute error below 1e-4.
   void (*gumbel)(const Draw& draw, int first, int n, float* out);

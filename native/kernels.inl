@@ -20,8 +20,38 @@ inline F exponential(F x) {
 
 inline F silu(F x) { return div(x, add(set(1.0f), exponential(sub(zero(), x)))); }
 
+// x / 2 (1 + tanh(u)) = x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3)
+inline F gelu_tanh(F x) {
+  const F cubic = fma(mul(x, x), set(0.044715f), set(1.0f));
+  return div(x, add(set(1.0f), exponential(mul(mul(x, cubic), set(-1.5957691216f)))));
+}
+
+// x Phi(x) = max(x, 0) - |x| / 2 erfc(|x| / sqrt(2)), erfc by Abramowitz and Stegun, 7.1.26: absolute error below 2e-7 |x|.
+inline F gelu(F x) {
+  const F z = mul(abs(x), set(0.70710678f));
+  const F t = div(set(1.0f), fma(z, set(0.3275911f), set(1.0f)));
+  F p = set(1.061405429f);
+  p = fma(p, t, set(-1.453152027f));
+  p = fma(p, t, set(1.421413741f));
+  p = fma(p, t, set(-0.284496736f));
+  p = fma(p, t, set(0.254829592f));
+  const F erfc = mul(mul(p, t), exponential(sub(zero(), mul(z, z))));
+  return sub(max(x, zero()), mul(mul(abs(x), set(0.5f)), erfc));
+}
+
+// cap * tanh(x / cap) with tanh(u) = 1 - 2 / (exp(2 u) + 1); NaN where x is not finite.
+inline F softcap(F x, float cap) {
+  const F power = exponential(mul(x, set(2.0f / cap)));
+  const F tanh = sub(set(1.0f), div(set(2.0f), add(power, set(1.0f))));
+  return fma(x, zero(), mul(tanh, set(cap)));
+}
+
+#include "tiles.inl"
+#include "formats/table.inl"
+#include "activations.inl"
 #include "products.inl"
-#include "rows.inl"
+#include "tokens.inl"
+#include "logits.inl"
 #include "sampling.inl"
 #include "attention.inl"
 
@@ -32,6 +62,7 @@ std::uint64_t read(const std::uint8_t* data, std::size_t bytes) {
 }
 
 constexpr Kernels make(const char* name) {
-  return {name,        kMaxRows, operand_bytes, norm,   prepare,   multiply,     rotate,        put,     put_query, attend,
-          log_sum_exp, argmax,   top_k,         gumbel, add_noise, noisy_scores, next_at_least, sum_exp, read};
+  return {name,   kMaxTokens, activation_bytes, norm,         add_scaled,       prepare,     multiply,
+          rotate, put,        put_query,        attend,       transform_logits, log_sum_exp, argmax,
+          top_k,  gumbel,     add_noise,        noisy_scores, next_at_least,    sum_exp,     read};
 }

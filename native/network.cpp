@@ -22,7 +22,7 @@ std::uint16_t to_bf16(float x) {
 }  // namespace
 
 void best_indices(const Kernels& kernels, const float* x, int n, int k, int* indices) {
-  if (k <= kMostBest) return kernels.top_k(x, n, k, indices);
+  if (k <= kMaxTopK) return kernels.top_k(x, n, k, indices);
   std::vector<int> order(static_cast<std::size_t>(n));
   for (int i = 0; i < n; ++i) order[std::size_t(i)] = i;
   std::partial_sort(order.begin(), order.begin() + k, order.end(),
@@ -30,89 +30,100 @@ void best_indices(const Kernels& kernels, const float* x, int n, int k, int* ind
   std::copy(order.begin(), order.begin() + k, indices);
 }
 
-void Engine::multiply(const Packed& w, const float* x, std::size_t width, int rows, float* y, std::size_t stride) {
-  const Operand& operand = operand_.reserve(kernels, w.kind, rows, w.k);
-  Target target;
-  target.y = y;
-  target.stride = stride;
+void Engine::multiply(const PackedMatrix& w, const float* x, std::size_t width, int tokens, float* y, std::size_t stride) {
+  activations_.reserve(kernels, w.format->activations, tokens, w.k);
+  const Activations activations = activations_.view(kernels, w.format->activations, w.k);
+  Epilogue epilogue;
+  epilogue.y = y;
+  epilogue.stride = stride;
   const int padded = round_up(w.k, kBlock);
-  team.run([&](Phase& phase) {
-    phase.each(rows, 1, [&](int begin, int end) {
-      for (int t = begin; t < end; ++t) kernels.prepare(x + std::size_t(t) * width, padded, operand, t);
+  pool.run([&](Phase& phase) {
+    phase.each(tokens, 1, [&](int begin, int end) {
+      for (int t = begin; t < end; ++t) kernels.prepare(x + std::size_t(t) * width, padded, activations, t);
     });
-    multiply_together(phase, kernels, w, operand, rows, target, w);
+    multiply_together(phase, kernels, w, activations, tokens, epilogue, w);
   });
 }
 
-Head::Head(Engine& engine, std::vector<Packed> parts) : engine_(engine), parts_(std::move(parts)), logits_(parts_.size()) {
-  for (const Packed& part : parts_) {
+LMHead::LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform)
+    : engine_(engine), parts_(std::move(parts)), transform_(transform), logits_(parts_.size()) {
+  for (const PackedMatrix& part : parts_) {
     starts_.push_back(size_);
     size_ += part.n;
   }
 }
 
-void Head::forward(const float* x, std::size_t width, int rows) {
+void LMHead::forward(const float* x, std::size_t width, int tokens) {
   for (std::size_t part = 0; part < parts_.size(); ++part) {
     const std::size_t stride = std::size_t(parts_[part].blocks()) * kBlock;
-    logits_[part].reserve(std::size_t(rows) * stride * sizeof(float));
-    engine_.multiply(parts_[part], x, width, rows, logits_[part].as<float>(), stride);
+    logits_[part].reserve(std::size_t(tokens) * stride * sizeof(float));
+    float* logits = logits_[part].as<float>();
+    engine_.multiply(parts_[part], x, width, tokens, logits, stride);
+    if (transform_.is_plain()) continue;
+    engine_.pool.run([&](Phase& phase) {
+      phase.each(tokens * parts_[part].blocks(), 64, [&](int begin, int end) {
+        engine_.kernels.transform_logits(logits + std::size_t(begin) * kBlock, (end - begin) * kBlock, transform_.scale,
+                                         transform_.softcap);
+      });
+    });
   }
 }
 
-void Head::copy(int t, float* out) const {
+void LMHead::copy(int t, float* out) const {
   for (std::size_t part = 0; part < parts_.size(); ++part)
-    std::memcpy(out + starts_[part], row(part, t), sizeof(float) * std::size_t(parts_[part].n));
+    std::memcpy(out + starts_[part], logits(part, t), sizeof(float) * std::size_t(parts_[part].n));
 }
 
-int Head::argmax(int t) const {
+int LMHead::argmax(int t) const {
   int best = -1;
   float value = 0;
   for (std::size_t part = 0; part < parts_.size(); ++part) {
-    const int column = engine_.kernels.argmax(row(part, t), parts_[part].n);
+    const int column = engine_.kernels.argmax(logits(part, t), parts_[part].n);
     if (column < 0) return -1;
-    if (best < 0 || row(part, t)[column] > value) {
+    if (best < 0 || logits(part, t)[column] > value) {
       best = starts_[part] + column;
-      value = row(part, t)[column];
+      value = logits(part, t)[column];
     }
   }
   return best;
 }
 
 // The parts' best, merged; returns the log of the sum over all columns.
-double Head::best_of_row(int t, int k, int* columns, double* log_probs) const {
+double LMHead::best_of_token(int t, int k, int* columns, double* log_probs) const {
   std::vector<int> found, own(std::size_t(k), 0);
-  std::vector<double> logits;
+  std::vector<double> found_logits;
   double total = 0;
   for (std::size_t part = 0; part < parts_.size(); ++part) {
     const int n = parts_[part].n, count = std::min(k, n);
-    const float* values = row(part, t);
+    const float* values = logits(part, t);
     const double sum = double(engine_.kernels.log_sum_exp(values, n));
     total = part ? std::max(total, sum) + std::log1p(std::exp(-std::fabs(total - sum))) : sum;
     best_indices(engine_.kernels, values, n, count, own.data());
     for (int i = 0; i < count; ++i) {
       found.push_back(starts_[part] + own[std::size_t(i)]);
-      logits.push_back(double(values[own[std::size_t(i)]]));
+      found_logits.push_back(double(values[own[std::size_t(i)]]));
     }
   }
   std::vector<int> order(found.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = int(i);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[std::size_t(a)] > logits[std::size_t(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return found_logits[std::size_t(a)] > found_logits[std::size_t(b)]; });
   for (int i = 0; i < k; ++i) {
     columns[i] = found[std::size_t(order[std::size_t(i)])];
-    log_probs[i] = std::min(0.0, logits[std::size_t(order[std::size_t(i)])] - total);
+    log_probs[i] = std::min(0.0, found_logits[std::size_t(order[std::size_t(i)])] - total);
   }
   return total;
 }
 
-bool Head::best(int rows, int k, Best& best) {
-  best.columns.resize(std::size_t(rows) * std::size_t(k));
+bool LMHead::best(int tokens, int k, Best& best) {
+  best.columns.resize(std::size_t(tokens) * std::size_t(k));
   best.log_probs.resize(best.columns.size());
-  std::vector<char> broken(std::size_t(rows), 0);
-  engine_.team.run([&](Phase& phase) {
-    phase.each(rows, 1, [&](int begin, int end) {
+  std::vector<char> broken(std::size_t(tokens), 0);
+  engine_.pool.run([&](Phase& phase) {
+    phase.each(tokens, 1, [&](int begin, int end) {
       for (int t = begin; t < end; ++t) {
         const std::size_t start = std::size_t(t) * std::size_t(k);
-        const double total = best_of_row(t, k, best.columns.data() + start, best.log_probs.data() + start);
+        const double total = best_of_token(t, k, best.columns.data() + start, best.log_probs.data() + start);
         broken[std::size_t(t)] = !(std::fabs(total) < 1e30);
       }
     });
@@ -120,19 +131,19 @@ bool Head::best(int rows, int k, Best& best) {
   return std::none_of(broken.begin(), broken.end(), [](char b) { return b; });
 }
 
-void Head::choose(const std::vector<int>& rows, const std::vector<Sampler*>& samplers, const std::vector<Answer>& answers,
-                  std::vector<int>& chosen) {
-  chosen.resize(rows.size());
-  for (std::size_t i = 0; i < rows.size(); ++i) chosen[i] = samplers[i]->choose(engine_.team, row(0, rows[i]), answers[i]);
+void LMHead::choose(const std::vector<int>& which, const std::vector<Sampler*>& samplers, const std::vector<Answer>& answers,
+                    std::vector<int>& chosen) {
+  chosen.resize(which.size());
+  for (std::size_t i = 0; i < which.size(); ++i) chosen[i] = samplers[i]->choose(engine_.pool, logits(0, which[i]), answers[i]);
 }
 
-bool Head::couple(int rows, int k, Sampler& sampler, const Columns& columns, const std::vector<Answer>& answers, double scale,
-                  Best& best) {
-  best.columns.resize(std::size_t(rows) * std::size_t(k));
+bool LMHead::couple(int tokens, int k, Sampler& sampler, const Columns& columns, const std::vector<Answer>& answers, double scale,
+                    Best& best) {
+  best.columns.resize(std::size_t(tokens) * std::size_t(k));
   best.log_probs.resize(best.columns.size());
-  std::vector<char> broken(std::size_t(rows), 0);
-  scratch_.resize(std::size_t(engine_.team.threads()));
-  sampler.make_noise(engine_.team, answers);
+  std::vector<char> broken(std::size_t(tokens), 0);
+  scratch_.resize(std::size_t(engine_.pool.threads()));
+  sampler.make_noise(engine_.pool, answers);
   const auto couple = [&](int thread, int begin, int end) {
     Scratch& own = scratch_[std::size_t(thread)];
     own.logits.resize(std::size_t(size()));
@@ -144,9 +155,9 @@ bool Head::couple(int rows, int k, Sampler& sampler, const Columns& columns, con
     }
   };
   if (sampler.is_plain()) {
-    engine_.team.run([&](Phase& phase) { phase.each(rows, 1, [&](int begin, int end) { couple(phase.thread, begin, end); }); });
+    engine_.pool.run([&](Phase& phase) { phase.each(tokens, 1, [&](int begin, int end) { couple(phase.thread, begin, end); }); });
   } else {
-    couple(0, 0, rows);
+    couple(0, 0, tokens);
   }
   return std::none_of(broken.begin(), broken.end(), [](char b) { return b; });
 }
@@ -160,30 +171,32 @@ void Embedding::read(int token_id, float* out) const {
     std::memcpy(out, static_cast<const float*>(data) + start, sizeof(float) * std::size_t(hidden));
     for (int i = 0; i < hidden && round; ++i) out[i] = from_bf16(to_bf16(out[i]));
   }
+  for (int i = 0; i < hidden && scale != 1.0f; ++i) out[i] *= scale;
 }
 
-void TargetNetwork::forward(const std::vector<TargetRows>& calls, float* features) {
+void TargetNetwork::forward(const std::vector<TargetCall>& calls, float* features, std::vector<Tap> taps) {
   const std::size_t hidden = std::size_t(embedding_.hidden);
   std::vector<Call> pass;
   std::vector<const std::int64_t*> ids;
-  int rows = 0;
+  int tokens = 0;
+  float* out = features;
   const auto flush = [&] {
-    if (!rows) return;
-    run(pass, ids, features);
-    features += std::size_t(rows) * hidden;
+    if (!tokens) return;
+    run(pass, ids, out, taps);
+    out += std::size_t(tokens) * hidden;
+    for (Tap& tap : taps) tap.states += std::size_t(tokens) * hidden;
     pass.clear();
     ids.clear();
-    rows = 0;
+    tokens = 0;
   };
-  float* first = features;
-  for (const TargetRows& call : calls) {
-    for (int done = 0; done < call.call.count;) {  // chains may be cut: a chain goes on from its last row
+  for (const TargetCall& call : calls) {
+    for (int done = 0; done < call.call.count;) {  // chains may be cut: a chain goes on from its last token
       Call part = call.call;
-      if (rows >= kMostRows || (part.parents && rows + part.count > kMostRows)) flush();  // a tree stays whole
-      if (!part.parents) part.count = std::min(call.call.count - done, kMostRows - rows);
+      if (tokens >= kMostTokens || (part.parents && tokens + part.count > kMostTokens)) flush();  // a tree stays whole
+      if (!part.parents) part.count = std::min(call.call.count - done, kMostTokens - tokens);
       pass.push_back(part);
       ids.push_back(call.token_ids + done);
-      rows += part.count;
+      tokens += part.count;
       done += part.count;
       if (done < call.call.count) flush();
     }
@@ -191,73 +204,33 @@ void TargetNetwork::forward(const std::vector<TargetRows>& calls, float* feature
   flush();
 
   int wanted = 0, total = 0;
-  for (const TargetRows& call : calls) wanted += call.last_only ? 1 : call.call.count;
+  for (const TargetCall& call : calls) wanted += call.last_only ? 1 : call.call.count;
   const std::size_t width = std::size_t(stack_.stride());
   wanted_.reserve(std::size_t(wanted) * width * sizeof(float));
-  float* out = wanted_.as<float>();
-  for (const TargetRows& call : calls) {
-    for (int i = call.last_only ? call.call.count - 1 : 0; i < call.call.count; ++i, out += width)
-      std::memcpy(out, first + std::size_t(total + i) * hidden, sizeof(float) * hidden);
+  float* token = wanted_.as<float>();
+  for (const TargetCall& call : calls) {
+    for (int i = call.last_only ? call.call.count - 1 : 0; i < call.call.count; ++i, token += width)
+      std::memcpy(token, features + std::size_t(total + i) * hidden, sizeof(float) * hidden);
     total += call.call.count;
   }
   head_.forward(wanted_.as<float>(), width, wanted);
 }
 
-void TargetNetwork::run(const std::vector<Call>& calls, const std::vector<const std::int64_t*>& ids, float* features) {
+void TargetNetwork::run(const std::vector<Call>& calls, const std::vector<const std::int64_t*>& ids, float* features,
+                        const std::vector<Tap>& taps) {
   const std::size_t width = std::size_t(stack_.stride()), hidden = std::size_t(embedding_.hidden);
-  std::size_t rows = 0;
-  for (const Call& call : calls) rows += std::size_t(call.count);
-  states_.reserve(rows * width * sizeof(float));
+  std::size_t tokens = 0;
+  for (const Call& call : calls) tokens += std::size_t(call.count);
+  states_.reserve(tokens * width * sizeof(float));
   float* x = states_.as<float>();
   for (std::size_t c = 0; c < calls.size(); ++c)
     for (int i = 0; i < calls[c].count; ++i, x += width) {
       embedding_.read(int(ids[c][i]), x);
       std::fill(x + hidden, x + width, 0.0f);
     }
-  stack_.forward(calls, states_.as<float>());
-  for (std::size_t t = 0; t < rows; ++t)
+  stack_.forward(calls, states_.as<float>(), taps);
+  for (std::size_t t = 0; t < tokens; ++t)
     std::memcpy(features + t * hidden, states_.as<float>() + t * width, sizeof(float) * hidden);
-}
-
-std::size_t pack(const void* rows, bool bf16, Kind kind, int n, int k, std::uint8_t* out, float* scale) {
-  Packed w;
-  w.kind = kind;
-  w.n = n;
-  w.k = k;
-  const int group = w.group(), padded = w.padded_k();
-  std::vector<float> row(std::size_t(padded), 0.0f);
-  std::memset(out, kind == Kind::I8 ? 128 : 0, w.bytes());
-  std::size_t bad = 0;
-  for (int o = 0; o < w.blocks() * kBlock; ++o) {
-    if (o >= n) {
-      if (kind == Kind::I8) scale[o] = 0;
-      continue;
-    }
-    float top = 0;
-    for (int i = 0; i < k; ++i) {
-      const std::size_t at = std::size_t(o) * std::size_t(k) + std::size_t(i);
-      row[std::size_t(i)] = bf16 ? from_bf16(static_cast<const std::uint16_t*>(rows)[at]) : static_cast<const float*>(rows)[at];
-      bad += !std::isfinite(row[std::size_t(i)]);
-      top = std::max(top, std::fabs(row[std::size_t(i)]));
-    }
-    if (kind == Kind::I8) scale[o] = top / 127.0f;
-    const float inverse = top > kLeastScaled && std::isfinite(top) ? 127.0f / top : 0.0f;
-    std::uint8_t* block = out + std::size_t(o / kBlock) * w.block_bytes();
-    for (int i = 0; i < padded; ++i) {
-      const std::size_t at =
-          (std::size_t(i / group) * kBlock + std::size_t(o % kBlock)) * std::size_t(group) + std::size_t(i % group);
-      const float x = row[std::size_t(i)];
-      if (kind == Kind::F32) {
-        std::memcpy(block + at * 4, &x, 4);
-      } else if (kind == Kind::BF16) {
-        const std::uint16_t bits = to_bf16(x);
-        std::memcpy(block + at * 2, &bits, 2);
-      } else {
-        block[at] = std::isfinite(x) ? std::uint8_t(std::nearbyint(x * inverse) + 128) : 128;
-      }
-    }
-  }
-  return bad;
 }
 
 }  // namespace eyas

@@ -50,7 +50,7 @@ double Sampler::draw(int position, int id) const {
   return -std::log(-std::log(u));
 }
 
-void Sampler::make_noise(Team& team, const std::vector<Answer>& answers) {
+void Sampler::make_noise(ThreadPool& pool, const std::vector<Answer>& answers) {
   constexpr int kPart = 64;  // vectors that a thread makes at a time
   for (const Answer& answer : answers) {
     const int position = next_position(answer);
@@ -62,7 +62,7 @@ void Sampler::make_noise(Team& team, const std::vector<Answer>& answers) {
     }
     row.resize(std::size_t(round_up(config_.vocab_size, kLanes)));
     const Draw draw{config_.seed, config_.choice, std::uint32_t(position)};
-    team.run([&](Phase& phase) {
+    pool.run([&](Phase& phase) {
       phase.each(int(row.size()) / kLanes, kPart, [&](int begin, int end) {
         kernels_.gumbel(draw, begin * kLanes, (end - begin) * kLanes, row.data() + begin * kLanes);
       });
@@ -71,7 +71,7 @@ void Sampler::make_noise(Team& team, const std::vector<Answer>& answers) {
   }
 }
 
-// A walk never goes back.
+// Positions ascend: earlier noise is not needed again.
 void Sampler::forget(int position) {
   for (auto it = noise_.begin(); it != noise_.end();) {
     if (it->first >= position) {
@@ -90,10 +90,10 @@ bool Sampler::edits() const {
 
 bool Sampler::is_plain() const { return config_.temperature > kLeastPlain && !edits() && !filters(); }
 
-int Sampler::choose(Team& team, const float* logits, const Answer& answer) {
+int Sampler::choose(ThreadPool& pool, const float* logits, const Answer& answer) {
   const int position = next_position(answer);
   forget(position);
-  if (is_plain()) return choose_plain(team, logits, position);
+  if (is_plain()) return choose_plain(pool, logits, position);
   Columns all;
   all.count = config_.vocab_size;
   if (!process(logits, all, answer)) return -1;
@@ -113,12 +113,12 @@ int Sampler::choose(Team& team, const float* logits, const Answer& answer) {
   return best;
 }
 
-// Without processors: scores in float find the few tokens that may win, each thread in its part, and these are drawn exactly.
-int Sampler::choose_plain(Team& team, const float* logits, int position) {
-  const int n = config_.vocab_size, count = team.threads(), vectors = (n + kLanes - 1) / kLanes;
+// Without processors: scores in float find the few tokens that may win, each thread in its part, which are then drawn exactly.
+int Sampler::choose_plain(ThreadPool& pool, const float* logits, int position) {
+  const int n = config_.vocab_size, count = pool.threads(), vectors = (n + kLanes - 1) / kLanes;
   scores_.resize(std::size_t(n));
   parts_.resize(std::size_t(count));
-  team.run([&](Phase& phase) {
+  pool.run([&](Phase& phase) {
     phase.each(count, 1, [&](int begin, int end) {
       for (int i = begin; i < end; ++i) {
         const int first = vectors * i / count * kLanes, last = std::min(n, vectors * (i + 1) / count * kLanes);
@@ -147,7 +147,7 @@ int Sampler::choose_plain(Team& team, const float* logits, int position) {
   return best;
 }
 
-// Noise that drafting made already is used; otherwise most of it need not be made.
+// Noise that drafting has made is used again; otherwise most of it is never needed.
 void Sampler::score_part(const float* logits, int position, int first, int n, Part& part) {
   part = {};
   if (n <= 0) return;

@@ -1,5 +1,5 @@
-// Seeded sampling as docs/laws.md, L2 and L3, say it: the token is the argmax of (processed logit + g(t, v)).
-// The reference is eyas/sampling.py; this gives its ids.
+// Seeded sampling by Gumbel noise (docs/laws.md, L2 and L3): the token is the argmax of (processed logit + g(t, v)).
+// The reference implementation is eyas/engine/sampling.py; this gives the same ids.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace eyas {
 
@@ -24,10 +24,10 @@ struct SamplerConfig {
   int min_new_tokens = 0;
 };
 
-// The answer up to and including a row's token.
+// The answer up to and including the token whose successor is sampled.
 struct Answer {
   int length = 0;
-  std::vector<int> ids;  // may be left out if the sampler does not edit logits
+  std::vector<int> ids;  // may be empty if the sampler does not edit logits
 };
 
 // What the columns of a row of logits stand for.
@@ -45,18 +45,18 @@ class Sampler {
   Sampler(const Kernels& kernels, SamplerConfig config) : kernels_(kernels), config_(std::move(config)) {}
 
   const SamplerConfig& config() const { return config_; }
-  // The token after prompt and answer, from the (vocab,) logits; -1 if one of them is no number.
-  int choose(Team& team, const float* logits, const Answer& answer);
+  // The token after prompt and answer, from the (vocab,) logits; -1 if one of them is not a number.
+  int choose(ThreadPool& pool, const float* logits, const Answer& answer);
   // For drafting with the same draws: the k best columns by score, and their log-probabilities of winning,
-  // log-softmax(score / scale). Columns that cannot win come last, with -infinity. False if a logit is no number.
-  // Wants `make_noise` for the answer; `scores` is memory to work in. Several threads may do this where the sampler is plain.
+  // log-softmax(score / scale). Columns that cannot win come last, with -infinity. False if a logit is not a number.
+  // Requires `make_noise` for the answer; `scores` is scratch memory. Several threads may call this if the sampler is plain.
   bool couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k, std::vector<float>& scores,
               int* best, double* log_probs);
-  // Noise for what follows these answers, made by all threads; it is kept until a token behind it is chosen.
-  void make_noise(Team& team, const std::vector<Answer>& answers);
+  // Noise for the tokens after these answers, made by all threads; kept until a later token is chosen.
+  void make_noise(ThreadPool& pool, const std::vector<Answer>& answers);
   // Whether scores are logits by the temperature plus noise, and nothing else.
   bool is_plain() const;
-  // Whether an answer's ids matter, and not its length alone.
+  // Whether an answer's ids matter, not only its length.
   bool edits() const;
 
  private:
@@ -72,7 +72,7 @@ class Sampler {
     float top = kNever;     // score
     std::vector<int> able;  // ids that may be the best
   };
-  int choose_plain(Team& team, const float* logits, int position);
+  int choose_plain(ThreadPool& pool, const float* logits, int position);
   void score_part(const float* logits, int position, int first, int n, Part& part);
   bool score_plain(const float* logits, const Columns& columns, const float* drawn, std::vector<float>& scores) const;
   bool score(const float* logits, const Columns& columns, const Answer& answer, const float* drawn, std::vector<float>& scores);

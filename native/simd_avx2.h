@@ -1,11 +1,11 @@
 // Vector primitives for AVX2 with FMA: a vector of 16 is a pair of 8.
 
-constexpr int kMaxRows = 4;
-constexpr int kF32Rows = 6;   // 6 rows x 2 halves of sums, 2 of weights, 1 of inputs: 15 of 16 registers
-constexpr int kBf16Rows = 5;  // with 4 halves of weights
-constexpr int kInt8Rows = 6;
+constexpr int kMaxTokens = 4;
+constexpr int kF32Tokens = 6;   // 6 tokens x 2 halves of sums, 2 of weights, 1 of inputs: 15 of 16 registers
+constexpr int kBf16Tokens = 5;  // with 4 halves of weights
+constexpr int kInt8Tokens = 6;
 constexpr int kPerPass = 1;
-constexpr int kValueRows = 4;
+constexpr int kValueTokens = 4;
 constexpr int kValueVectors = 1;
 
 struct F {

@@ -1,11 +1,11 @@
 // Vector primitives for AVX-512 (F, BW, DQ, VL). With EYAS_BF16, products of bfloat16 and int8 use their own
 // instructions (AVX512_BF16 and VNNI).
 
-constexpr int kMaxRows = 12;  // 12 rows x 2 vectors of sums, 2 of weights: 26 of 32 registers
-constexpr int kF32Rows = kMaxRows, kBf16Rows = kMaxRows;
-constexpr int kInt8Rows = 8;  // more at a time were slower: sums move in and out oftener
-constexpr int kPerPass = 2;   // vectors of a block taken together
-constexpr int kValueRows = 6;
+constexpr int kMaxTokens = 12;  // 12 tokens x 2 vectors of sums, 2 of weights: 26 of 32 registers
+constexpr int kF32Tokens = kMaxTokens, kBf16Tokens = kMaxTokens;
+constexpr int kInt8Tokens = 8;  // more at a time were slower: sums move in and out oftener
+constexpr int kPerPass = 2;     // vectors of a block taken together
+constexpr int kValueTokens = 6;
 constexpr int kValueVectors = 4;
 
 using F = __m512;

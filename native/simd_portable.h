@@ -1,9 +1,9 @@
 // Vector primitives in plain C++; the compiler makes of them what the machine offers (SSE2, NEON, ...).
 
-constexpr int kMaxRows = 4;
-constexpr int kF32Rows = 4, kBf16Rows = 4, kInt8Rows = 4;
+constexpr int kMaxTokens = 4;
+constexpr int kF32Tokens = 4, kBf16Tokens = 4, kInt8Tokens = 4;
 constexpr int kPerPass = 1;
-constexpr int kValueRows = 2;
+constexpr int kValueTokens = 2;
 constexpr int kValueVectors = 2;
 
 struct F {

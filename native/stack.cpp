@@ -8,7 +8,7 @@
 namespace eyas {
 
 namespace {
-constexpr int kStrip = 64;  // rows of one head that a thread rotates at a time: neighbours share lines of the cache
+constexpr int kStrip = 64;  // tokens of one head that a thread rotates at a time: neighbours share lines of the cache
 }  // namespace
 
 void Buffer::reserve(std::size_t bytes) {
@@ -21,29 +21,53 @@ void Buffer::reserve(std::size_t bytes) {
   bytes_ = bytes;
 }
 
-const Operand& OperandBuffer::reserve(const Kernels& kernels, Kind kind, int rows, int k) {
-  operand_.kind = kind;
-  operand_.stride = std::size_t(round_up(k, 64)) * std::size_t(kernels.operand_bytes(kind));
-  data_.reserve(operand_.stride * std::size_t(rows));
-  operand_.scales = (k + kScaled - 1) / kScaled;
-  scale_.reserve(sizeof(float) * std::size_t(rows * operand_.scales));
-  sum_.reserve(sizeof(std::int32_t) * std::size_t(rows * operand_.scales));
-  operand_.data = data_.as<std::uint8_t>();
-  operand_.scale = scale_.as<float>();
-  operand_.sum = sum_.as<std::int32_t>();
-  return operand_;
+void ActivationBuffer::reserve(const Kernels& kernels, ActivationFormat format, int tokens, int k) {
+  const Activations shape = view(kernels, format, k);
+  data_.reserve(shape.stride * std::size_t(tokens));
+  if (!shape.scales) return;
+  scale_.reserve(sizeof(float) * std::size_t(tokens * shape.scales));
+  sum_.reserve(sizeof(std::int32_t) * std::size_t(tokens * shape.scales));
 }
 
-Stack::Stack(const Kernels& kernels, Team& team, const StackShape& shape, std::vector<Layer> layers, const float* final_norm)
-    : kernels_(kernels), team_(team), shape_(shape), layers_(std::move(layers)), final_norm_(final_norm) {
-  for (const Layer& layer : layers_) window_ = std::max(window_, layer.window);
+Activations ActivationBuffer::view(const Kernels& kernels, ActivationFormat format, int k) const {
+  Activations x;
+  x.format = format;
+  x.stride = std::size_t(round_up(k, 64)) * std::size_t(kernels.activation_bytes(format));
+  x.scales = format == ActivationFormat::Int8 ? (k + kScaled - 1) / kScaled : 0;
+  x.data = data_.as<std::uint8_t>();
+  x.scale = scale_.as<float>();
+  x.sum = sum_.as<std::int32_t>();
+  return x;
 }
 
-Kind Stack::cache_kind() const { return layers_.front().qkv.kind == Kind::F32 ? Kind::F32 : Kind::BF16; }
+void multiply_together(Phase& phase, const Kernels& kernels, const PackedMatrix& w, const Activations& x, int tokens,
+                       const Epilogue& epilogue, const PackedMatrix& after) {
+  const int last = phase.share_end(w.blocks());
+  phase.each(w.blocks(), 1, [&](int block, int end) {
+    const std::uint8_t* next = end == last ? after.block(phase.share_begin(after.blocks())) : w.block(end);
+    kernels.multiply(w, block, x, tokens, epilogue, next);
+  });
+}
+
+Stack::Stack(const Kernels& kernels, ThreadPool& pool, const StackShape& shape, std::vector<Layer> layers,
+             const float* final_norm, float final_eps)
+    : kernels_(kernels),
+      pool_(pool),
+      shape_(shape),
+      layers_(std::move(layers)),
+      final_norm_(final_norm),
+      final_eps_(final_eps),
+      angles_(shape.ropes.size()) {
+  for (const Layer& layer : layers_) {
+    const auto found = std::find(windows_.begin(), windows_.end(), layer.window);
+    window_index_.push_back(int(found - windows_.begin()));
+    if (found == windows_.end()) windows_.push_back(layer.window);
+  }
+}
 
 CacheShape Stack::cache_shape(int limit) const {
   CacheShape cache;
-  cache.kind = cache_kind();
+  cache.type = shape_.cache_type;
   cache.layers = num_layers();
   cache.kv_heads = shape_.kv_heads;
   cache.head_dim = shape_.head_dim;
@@ -52,20 +76,25 @@ CacheShape Stack::cache_shape(int limit) const {
 }
 
 void Stack::grow_angles(int positions) {
-  const std::size_t half = shape_.inverse_frequencies.size();
-  for (std::size_t p = cos_.size() / half; p < std::size_t(positions); ++p) {
-    for (const float frequency : shape_.inverse_frequencies) {
-      const double angle = float(p) * frequency;  // a product of floats, as the models were trained
-      cos_.push_back(float(std::cos(angle)) * shape_.rope_factor);
-      sin_.push_back(float(std::sin(angle)) * shape_.rope_factor);
+  for (std::size_t i = 0; i < angles_.size(); ++i) {
+    const Rope& rope = shape_.ropes[i];
+    Angles& angles = angles_[i];
+    const std::size_t half = rope.inverse_frequencies.size();
+    for (std::size_t p = angles.cos.size() / half; p < std::size_t(positions); ++p) {
+      for (const float frequency : rope.inverse_frequencies) {
+        const double angle = float(p) * frequency;  // a product of floats, as the models were trained
+        angles.cos.push_back(float(std::cos(angle)) * rope.factor);
+        angles.sin.push_back(float(std::sin(angle)) * rope.factor);
+      }
     }
   }
 }
 
-// Appends the rows to their caches and decides who attends to what.
+// Appends the tokens to their caches and decides who attends to what.
 void Stack::place(const std::vector<Call>& calls, int total) {
   const int repeat = shape_.heads / shape_.kv_heads;
-  rows_.clear();
+  tokens_.clear();
+  views_.clear();
   items_.clear();
   std::size_t scattered = 0;
   for (const Call& call : calls) {
@@ -73,166 +102,245 @@ void Stack::place(const std::vector<Call>& calls, int total) {
     for (int i = call.cache->num_pending() - call.count; i < call.cache->num_pending(); ++i)
       scattered += std::size_t(call.cache->scattered(i));
   }
-  rest_.resize(2 * scattered + 1);
-  const int share = (total * repeat * shape_.kv_heads + 3 * team_.threads() - 1) / (3 * team_.threads());
-  const int chunk = std::min(kernels_.max_query_rows, std::max(1, share));
+  rest_.resize(windows_.size() * scattered + 1);
+  const int share = (total * repeat * shape_.kv_heads + 3 * pool_.threads() - 1) / (3 * pool_.threads());
+  const int chunk = std::min(kernels_.max_queries, std::max(1, share));
   int* rest = rest_.data();
   for (const Call& call : calls) {
-    const int first = int(rows_.size()), pending = call.cache->num_pending() - call.count;
-    for (int i = 0; i < call.count; ++i) {
-      Row row;
-      row.cache = call.cache;
-      row.slot = call.cache->length() + pending + i;
-      row.position = call.cache->length() + call.cache->depth(pending + i);
-      row.view = call.cache->view(pending + i, 0, rest);
-      rest += call.cache->scattered(pending + i);
-      row.windowed = call.cache->view(pending + i, window_, rest);
-      rest += call.cache->scattered(pending + i);
-      rows_.push_back(row);
+    const int first = int(tokens_.size()), pending = call.cache->num_pending() - call.count;
+    for (int i = pending; i < pending + call.count; ++i) {
+      tokens_.push_back({call.cache, call.cache->length() + i, call.cache->length() + call.cache->depth(i)});
+      for (const int window : windows_) {
+        views_.push_back(call.cache->view(i, window, rest));
+        rest += call.cache->scattered(i);
+      }
     }
-    const int end = int(rows_.size()) * repeat;
+    const int end = int(tokens_.size()) * repeat;
     for (int head = 0; head < shape_.kv_heads; ++head)
       for (int begin = first * repeat; begin < end; begin += chunk) items_.push_back({head, begin, std::min(begin + chunk, end)});
   }
 }
 
-void Stack::forward(const std::vector<Call>& calls, float* x) {
-  int rows = 0, slots = 0;
-  for (const Call& call : calls) {
-    rows += call.count;
-    slots = std::max(slots, call.cache->num_slots() + call.count);
+// Memory for a forward, whose tokens see slots below `slots`.
+void Stack::reserve(int tokens, int slots) {
+  const std::size_t count = std::size_t(tokens);
+  const int width = shape_.query_width(), qkv = width + 2 * shape_.key_width();
+  int inner = 0;
+  bool has_branches = false;
+  for (const Layer& layer : layers_) {
+    inner = std::max(inner, layer.down.k);
+    has_branches = has_branches || !attention_branch(layer).is_plain() || !mlp_branch(layer).is_plain();
+    input_.reserve(kernels_, layer.qkv.format->activations, tokens, shape_.hidden);
+    input_.reserve(kernels_, layer.gate_up.format->activations, tokens, shape_.hidden);
+    output_input_.reserve(kernels_, layer.output.format->activations, tokens, width);
+    down_input_.reserve(kernels_, layer.down.format->activations, tokens, layer.down.k);
   }
-  const int width = shape_.heads * shape_.head_dim;
-  const int qkv = width + 2 * shape_.kv_heads * shape_.head_dim;
-  const Layer& layer = layers_.front();
-  const std::size_t count = std::size_t(rows);
-  query_bytes_ = std::size_t(round_up(shape_.head_dim, kLanes)) * std::size_t(kernels_.operand_bytes(cache_kind()));
+  const std::size_t item = std::size_t(kernels_.activation_bytes(query_format(shape_.cache_type)));
+  query_bytes_ = std::size_t(round_up(shape_.head_dim, kLanes)) * item;
   score_stride_ = std::size_t(round_up(slots, kKeyBlock) + 2 * kLanes);
-  grow_angles(slots);
   qkv_.reserve(count * std::size_t(round_up(qkv, kBlock)) * sizeof(float));
   queries_.reserve(count * std::size_t(shape_.heads) * query_bytes_);
-  mixed_.reserve(count * std::size_t(round_up(width, kBlock)) * sizeof(float));
-  normed_.reserve(count * std::size_t(stride()) * sizeof(float));
-  gated_.reserve(count * std::size_t(round_up(shape_.intermediate, kBlock)) * sizeof(float));
-  scores_.reserve(std::size_t(team_.threads()) * std::size_t(kernels_.max_query_rows) * score_stride_ * sizeof(float));
-  input_.reserve(kernels_, layer.qkv.kind, rows, shape_.hidden);
-  attended_.reserve(kernels_, layer.output.kind, rows, width);
-  middle_.reserve(kernels_, layer.down.kind, rows, shape_.intermediate);
-  team_.start();
-  place(calls, rows);  // after what may fail: caches never hold rows that were not computed
+  attended_.reserve(count * std::size_t(round_up(width, kBlock)) * sizeof(float));
+  normed_.reserve(count * std::size_t(std::max(stride(), round_up(width, kBlock))) * sizeof(float));
+  gated_.reserve(count * std::size_t(round_up(inner, kBlock)) * sizeof(float));
+  if (has_branches) branch_.reserve(count * std::size_t(stride()) * sizeof(float));
+  scores_.reserve(std::size_t(pool_.threads()) * std::size_t(kernels_.max_queries) * score_stride_ * sizeof(float));
+}
 
-  team_.run([&](Phase& phase) {
-    for (int i = 0; i < num_layers(); ++i) run_layer(phase, i, x, rows);
-    if (!final_norm_) return;
-    phase.each(rows, 1, [&](int begin, int end) {
+void Stack::forward(const std::vector<Call>& calls, float* x, const std::vector<Tap>& taps) {
+  int tokens = 0, slots = 0;
+  for (const Call& call : calls) {
+    tokens += call.count;
+    slots = std::max(slots, call.cache->num_slots() + call.count);
+  }
+  grow_angles(slots);
+  reserve(tokens, slots);
+  pool_.start();
+  place(calls, tokens);  // after what may fail: caches never hold tokens that were not computed
+
+  pool_.run([&](Phase& phase) {
+    Branch before;  // what the block before has still to add to x
+    for (int i = 0; i < num_layers(); ++i) {
+      if (tap(phase, i, before, x, tokens, taps)) before = {};
+      run_layer(phase, i, before, x, tokens);
+      before = mlp_branch(layers_[std::size_t(i)]);
+    }
+    if (tap(phase, num_layers(), before, x, tokens, taps)) before = {};
+    if (!final_norm_ && before.is_plain()) return;
+    phase.each(tokens, 1, [&](int begin, int end) {
       for (int t = begin; t < end; ++t) {
-        float* row = x + std::size_t(t) * std::size_t(stride());
-        kernels_.norm(row, final_norm_, shape_.eps, shape_.hidden, row);
+        float* token = x + std::size_t(t) * std::size_t(stride());
+        add_branch(before, t, token);
+        if (final_norm_) kernels_.norm(token, final_norm_, final_eps_, shape_.hidden, token);
       }
     });
   });
 }
 
-void Stack::prepare_rows(Phase& phase, const float* x, const float* norm, const Operand& out, int rows) {
-  const std::size_t width = std::size_t(stride());
-  phase.each(rows, 1, [&](int begin, int end) {
+// What becomes of the last product of a block: it is added to x, or kept for `add_branch`.
+Epilogue Stack::residual(const Branch& branch, float* x) const {
+  Epilogue epilogue;
+  epilogue.kind = branch.is_plain() ? Epilogue::Add : Epilogue::Store;
+  epilogue.y = branch.is_plain() ? x : branch_.as<float>();
+  epilogue.stride = std::size_t(stride());
+  return epilogue;
+}
+
+void Stack::add_branch(const Branch& branch, int t, float* x) {
+  if (branch.is_plain()) return;
+  float* y = branch_.as<float>() + std::size_t(t) * std::size_t(stride());
+  if (branch.norm) kernels_.norm(y, branch.norm, branch.eps, shape_.hidden, y);
+  kernels_.add_scaled(y, branch.factor, stride(), x);
+}
+
+// Copies the states that enter `layer`, `before` included, where a tap asks for them; returns whether one did.
+bool Stack::tap(Phase& phase, int layer, const Branch& before, float* x, int tokens, const std::vector<Tap>& taps) {
+  const auto is_here = [&](const Tap& tap) { return tap.layer == layer; };
+  if (std::none_of(taps.begin(), taps.end(), is_here)) return false;
+  const std::size_t hidden = std::size_t(shape_.hidden);
+  phase.each(tokens, 1, [&](int begin, int end) {
     for (int t = begin; t < end; ++t) {
-      const float* row = x + std::size_t(t) * width;
+      float* token = x + std::size_t(t) * std::size_t(stride());
+      add_branch(before, t, token);
+      for (const Tap& tap : taps)
+        if (is_here(tap)) std::memcpy(tap.states + std::size_t(t) * hidden, token, sizeof(float) * hidden);
+    }
+  });
+  return true;
+}
+
+// Adds `before` to x, then writes norm(x) as the next product reads it.
+void Stack::prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const Activations& out,
+                    int tokens) {
+  const std::size_t width = std::size_t(stride());
+  phase.each(tokens, 1, [&](int begin, int end) {
+    for (int t = begin; t < end; ++t) {
+      float* token = x + std::size_t(t) * width;
+      add_branch(before, t, token);
       if (norm) {
         float* normed = normed_.as<float>() + std::size_t(t) * width;
-        kernels_.norm(row, norm, shape_.eps, shape_.hidden, normed);
-        row = normed;
+        kernels_.norm(token, norm, eps, shape_.hidden, normed);
+        token = normed;
       }
-      kernels_.prepare(row, stride(), out, t);
+      kernels_.prepare(token, stride(), out, t);
     }
   });
 }
 
-void multiply_together(Phase& phase, const Kernels& kernels, const Packed& w, const Operand& x, int rows, const Target& target,
-                       const Packed& after) {
-  const int last = phase.share_end(w.blocks());
-  phase.each(w.blocks(), 1, [&](int block, int end) {
-    const std::uint8_t* next = end == last ? after.block(phase.share_begin(after.blocks())) : w.block(end);
-    kernels.multiply(w, block, x, rows, target, next);
+void Stack::run_layer(Phase& phase, int index, const Branch& before, float* x, int tokens) {
+  const Layer &layer = layers_[std::size_t(index)], &next = layers_[std::size_t((index + 1) % num_layers())];
+  const auto product = [&](const PackedMatrix& w, const Activations& from, const Epilogue& to, const PackedMatrix& after) {
+    multiply_together(phase, kernels_, w, from, tokens, to, after);
+  };
+  const auto input = [&](const ActivationBuffer& buffer, const PackedMatrix& w) {
+    return buffer.view(kernels_, w.format->activations, w.k);
+  };
+
+  const Activations qkv_input = input(input_, layer.qkv), output_input = input(output_input_, layer.output);
+  prepare(phase, before, x, layer.attention_norm, layer.eps, qkv_input, tokens);
+  Epilogue heads;
+  heads.y = qkv_.as<float>();
+  heads.stride = std::size_t(layer.qkv.blocks()) * kBlock;
+  product(layer.qkv, qkv_input, heads, layer.output);
+  attend(phase, index, tokens);
+  const std::size_t width = std::size_t(round_up(shape_.query_width(), kBlock));
+  phase.each(tokens, 1, [&](int begin, int end) {
+    for (int t = begin; t < end; ++t)
+      kernels_.prepare(attended_.as<float>() + std::size_t(t) * width, int(width), output_input, t);
+  });
+  const Branch attended = attention_branch(layer);
+  product(layer.output, output_input, residual(attended, x), layer.gate_up);
+
+  const Activations gate_input = input(input_, layer.gate_up), down_input = input(down_input_, layer.down);
+  prepare(phase, attended, x, layer.mlp_norm, layer.eps, gate_input, tokens);
+  Epilogue gated;
+  const bool is_int8 = down_input.format == ActivationFormat::Int8;
+  gated.kind = is_int8 ? Epilogue::Gated : Epilogue::GatedActivations;
+  gated.function = layer.activation;
+  gated.y = gated_.as<float>();
+  gated.stride = std::size_t(round_up(layer.down.k, kBlock));
+  gated.activations = down_input;
+  product(layer.gate_up, gate_input, gated, layer.down);
+  if (is_int8) {
+    phase.each(tokens, 1, [&](int begin, int end) {
+      for (int t = begin; t < end; ++t)
+        kernels_.prepare(gated.y + std::size_t(t) * gated.stride, int(gated.stride), down_input, t);
+    });
+  }
+  product(layer.down, down_input, residual(mlp_branch(layer), x), next.qkv);
+}
+
+// From the products of qkv to the heads' outputs, side by side.
+void Stack::attend(Phase& phase, int index, int tokens) {
+  const Layer& layer = layers_[std::size_t(index)];
+  if (layer.wide_norms) {
+    phase.each(tokens, 1, [&](int begin, int end) {
+      for (int t = begin; t < end; ++t) norm_all_heads(layer, t);
+    });
+  }
+  const int strips = (tokens + kStrip - 1) / kStrip;
+  phase.each((shape_.heads + shape_.kv_heads) * strips, 1, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i)
+      rotate_and_put(layer, index, i / strips, i % strips * kStrip, std::min(tokens, (i % strips + 1) * kStrip));
+  });
+  float* scores = scores_.as<float>() + std::size_t(phase.thread) * std::size_t(kernels_.max_queries) * score_stride_;
+  phase.each(int(items_.size()), 1, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) attend_item(layer, index, items_[std::size_t(i)], scores);
   });
 }
 
-void Stack::run_layer(Phase& phase, int index, float* x, int rows) {
-  const Layer &layer = layers_[std::size_t(index)], &above = layers_[std::size_t((index + 1) % num_layers())];
-  const auto product = [&](const Packed& w, const Operand& from, const Target& to, const Packed& after) {
-    multiply_together(phase, kernels_, w, from, rows, to, after);
+// Norms of a token's queries, and of its keys, each over all heads together.
+void Stack::norm_all_heads(const Layer& layer, int t) {
+  float* part = qkv_.as<float>() + std::size_t(t) * std::size_t(layer.qkv.blocks()) * kBlock;
+  const std::size_t room = std::size_t(std::max(stride(), round_up(shape_.query_width(), kBlock)));
+  float* padded = normed_.as<float>() + std::size_t(t) * room;  // what stood there has been multiplied
+  const auto norm = [&](const float* weight, int n) {
+    if (weight) {
+      std::memcpy(padded, part, sizeof(float) * std::size_t(n));
+      std::fill(padded + n, padded + round_up(n, kBlock), 0.0f);
+      kernels_.norm(padded, weight, layer.eps, n, padded);
+      std::memcpy(part, padded, sizeof(float) * std::size_t(n));
+    }
+    part += n;
   };
-  const std::size_t width = std::size_t(round_up(shape_.heads * shape_.head_dim, kBlock));
-  Target residual;
-  residual.finish = Finish::Add;
-  residual.y = x;
-  residual.stride = std::size_t(stride());
-
-  prepare_rows(phase, x, layer.input_norm, input_.operand(), rows);
-  Target heads;
-  heads.y = qkv_.as<float>();
-  heads.stride = std::size_t(layer.qkv.blocks()) * kBlock;
-  product(layer.qkv, input_.operand(), heads, layer.output);
-  const int strips = (rows + kStrip - 1) / kStrip;
-  phase.each((shape_.heads + shape_.kv_heads) * strips, 1, [&](int begin, int end) {
-    for (int i = begin; i < end; ++i)
-      rotate_and_put(layer, index, i / strips, i % strips * kStrip, std::min(rows, (i % strips + 1) * kStrip));
-  });
-  float* scores = scores_.as<float>() + std::size_t(phase.thread) * std::size_t(kernels_.max_query_rows) * score_stride_;
-  phase.each(int(items_.size()), 1, [&](int begin, int end) {
-    for (int i = begin; i < end; ++i) attend(layer, index, items_[std::size_t(i)], scores);
-  });
-  phase.each(rows, 1, [&](int begin, int end) {
-    for (int t = begin; t < end; ++t)
-      kernels_.prepare(mixed_.as<float>() + std::size_t(t) * width, int(width), attended_.operand(), t);
-  });
-  product(layer.output, attended_.operand(), residual, layer.gate_up);
-
-  prepare_rows(phase, x, layer.post_norm, input_.operand(), rows);
-  Target gated;
-  gated.finish = layer.down.kind == Kind::I8 ? Finish::Gated : Finish::GatedOperand;
-  gated.y = gated_.as<float>();
-  gated.stride = std::size_t(round_up(shape_.intermediate, kBlock));
-  gated.operand = middle_.operand();
-  product(layer.gate_up, input_.operand(), gated, layer.down);
-  if (gated.finish == Finish::Gated) {
-    phase.each(rows, 1, [&](int begin, int end) {
-      for (int t = begin; t < end; ++t)
-        kernels_.prepare(gated.y + std::size_t(t) * gated.stride, int(gated.stride), middle_.operand(), t);
-    });
-  }
-  product(layer.down, middle_.operand(), residual, above.qkv);
+  norm(layer.query_norm, shape_.query_width());
+  norm(layer.key_norm, shape_.key_width());
 }
 
 void Stack::rotate_and_put(const Layer& layer, int index, int head, int begin, int end) {
   const int dim = shape_.head_dim, repeat = shape_.heads / shape_.kv_heads, kv_head = head - shape_.heads;
-  const float* norm = kv_head < 0 ? layer.query_norm : layer.key_norm;
+  const float* norm = layer.wide_norms ? nullptr : kv_head < 0 ? layer.query_norm : layer.key_norm;
   for (int t = begin; t < end; ++t) {
-    const Row& row = rows_[std::size_t(t)];
-    const std::size_t angle = std::size_t(row.position) * std::size_t(dim / 2);
+    const Token& token = tokens_[std::size_t(t)];
     float* part = qkv_.as<float>() + std::size_t(t) * std::size_t(layer.qkv.blocks()) * kBlock + head * dim;
     if (norm) {
       alignas(64) float padded[kMaxHeadDim] = {};
       std::memcpy(padded, part, sizeof(float) * std::size_t(dim));
-      kernels_.norm(padded, norm, shape_.eps, dim, padded);
+      kernels_.norm(padded, norm, layer.eps, dim, padded);
       std::memcpy(part, padded, sizeof(float) * std::size_t(dim));
     }
-    kernels_.rotate(part, dim, cos_.data() + angle, sin_.data() + angle);
+    if (layer.rope >= 0) {
+      const Angles& angles = angles_[std::size_t(layer.rope)];
+      const std::size_t half = shape_.ropes[std::size_t(layer.rope)].inverse_frequencies.size();
+      const std::size_t at = std::size_t(token.position) * half;
+      kernels_.rotate(part, 2 * int(half), angles.cos.data() + at, angles.sin.data() + at);
+    }
     if (kv_head < 0) {
       const std::size_t place =
-          std::size_t(head / repeat) * rows_.size() * std::size_t(repeat) + std::size_t(t * repeat + head % repeat);
-      kernels_.put_query(cache_kind(), part, dim, queries_.as<std::uint8_t>() + place * query_bytes_);
+          std::size_t(head / repeat) * tokens_.size() * std::size_t(repeat) + std::size_t(t * repeat + head % repeat);
+      kernels_.put_query(shape_.cache_type, part, dim, queries_.as<std::uint8_t>() + place * query_bytes_);
     } else {
-      kernels_.put(row.cache->layer(index), kv_head, row.slot, part, part + shape_.kv_heads * dim);
+      kernels_.put(token.cache->layer(index), kv_head, token.slot, part, part + shape_.key_width());
     }
   }
 }
 
-void Stack::attend(const Layer& layer, int index, const Item& item, float* scores) {
-  constexpr int kMost = 16;  // query rows of any instruction set
+void Stack::attend_item(const Layer& layer, int index, const Item& item, float* scores) {
+  constexpr int kMost = 16;  // queries of any instruction set
   const int dim = shape_.head_dim, repeat = shape_.heads / shape_.kv_heads;
-  const std::size_t width = std::size_t(round_up(shape_.heads * dim, kBlock));
-  const LayerStore store = rows_[std::size_t(item.begin / repeat)].cache->layer(index);
+  const std::size_t width = std::size_t(round_up(shape_.query_width(), kBlock)), windows = windows_.size();
+  const std::size_t window = std::size_t(window_index_[std::size_t(index)]);
+  const LayerStore store = tokens_[std::size_t(item.begin / repeat)].cache->layer(index);
   const std::uint8_t* queries[kMost];
   const View* views[kMost];
   alignas(64) float results[kMost][kMaxHeadDim];
@@ -240,26 +348,27 @@ void Stack::attend(const Layer& layer, int index, const Item& item, float* score
   AttendItem work;
   for (int i = item.begin; i < item.end; ++i) {
     const int n = i - item.begin;
-    const Row& row = rows_[std::size_t(i / repeat)];
+    const std::size_t t = std::size_t(i / repeat);
     queries[n] = queries_.as<std::uint8_t>() +
-                 (std::size_t(item.kv_head) * rows_.size() * std::size_t(repeat) + std::size_t(i)) * query_bytes_;
-    views[n] = layer.window ? &row.windowed : &row.view;
+                 (std::size_t(item.kv_head) * tokens_.size() * std::size_t(repeat) + std::size_t(i)) * query_bytes_;
+    views[n] = &views_[t * windows + window];
     outputs[n] = results[n];
-    work.slots = std::max(work.slots, row.slot + 1);
+    work.slots = std::max(work.slots, tokens_[t].slot + 1);
   }
   work.store = &store;
   work.kv_head = item.kv_head;
   work.count = item.end - item.begin;
   work.queries = queries;
   work.views = views;
-  work.scale = 1.0f / std::sqrt(float(dim));
+  work.scale = layer.attention_scale;
+  work.softcap = layer.attention_softcap;
   work.scores = scores;
   work.score_stride = score_stride_;
   work.outputs = outputs;
   kernels_.attend(work);
   for (int i = item.begin; i < item.end; ++i) {
     const int head = item.kv_head * repeat + i % repeat;
-    std::memcpy(mixed_.as<float>() + std::size_t(i / repeat) * width + std::size_t(head * dim), results[i - item.begin],
+    std::memcpy(attended_.as<float>() + std::size_t(i / repeat) * width + std::size_t(head * dim), results[i - item.begin],
                 sizeof(float) * std::size_t(dim));
   }
 }

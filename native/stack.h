@@ -1,4 +1,11 @@
 // Decoder layers: a whole target, or the layers of a draft network.
+//
+// A layer is attention and a gated MLP, each added to the residual stream:
+//
+//     x += m * attention_post_norm(output(attention(attention_norm(x))))
+//     x += m * mlp_post_norm(down(f(gate(y)) * up(y)))   with   y = mlp_norm(x)
+//
+// Every part but the matrices is absent unless the layer asks for it, and costs nothing then.
 #pragma once
 
 #include <memory>
@@ -6,39 +13,62 @@
 
 #include "cache.h"
 #include "kernels.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace eyas {
 
+// A rotary embedding of the first numbers of each head.
+struct Rope {
+  std::vector<float> inverse_frequencies;  // (rotated numbers / 2,)
+  float factor = 1.0f;                     // of the cosines and sines (YaRN)
+};
+
 struct StackShape {
   int hidden = 0;
-  int intermediate = 0;
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  float eps = 1e-6f;
-  float rope_factor = 1.0f;                // of the cosines and sines (yarn)
-  std::vector<float> inverse_frequencies;  // (head_dim / 2,)
+  CacheType cache_type = CacheType::Float32;
+  std::vector<Rope> ropes;  // that layers refer to
+
+  int query_width() const { return heads * head_dim; }
+  int key_width() const { return kv_heads * head_dim; }
 };
 
-// Weights of one layer. Norms are padded to 32 floats; a null norm is left out.
+// Weights and options of one layer. Norms are padded to 32 floats; a null norm is left out.
 struct Layer {
-  const float* input_norm = nullptr;
-  const float* post_norm = nullptr;
-  const float* query_norm = nullptr;  // (head_dim,), Qwen3
-  const float* key_norm = nullptr;
-  Packed qkv;  // query, key and value heads one below the other
-  Packed output;
-  Packed gate_up;  // blocks of 16 gate and 16 up outputs
-  Packed down;
-  int window = 0;  // positions that a row sees; 0 is all
+  const float* attention_norm = nullptr;       // (H,)
+  const float* attention_post_norm = nullptr;  // (H,) of the output, before it is added: Gemma 2, OLMo 2
+  const float* mlp_norm = nullptr;             // (H,)
+  const float* mlp_post_norm = nullptr;        // (H,)
+  const float* query_norm = nullptr;           // (head_dim,), or (query_width,) if wide_norms
+  const float* key_norm = nullptr;             // (head_dim,), or (key_width,)
+  bool wide_norms = false;                     // query and key norms go over all heads together (OLMo 2)
+  float eps = 1e-6f;                           // of all its norms
+  PackedMatrix qkv;                            // query, key and value heads one below the other
+  PackedMatrix output;
+  PackedMatrix gate_up;  // blocks of 16 gate and 16 up outputs
+  PackedMatrix down;
+  ActivationFunction activation = ActivationFunction::Silu;
+  int window = 0;                    // positions that a token sees; 0 is all
+  int rope = 0;                      // of the stack's; -1 is none
+  float attention_scale = 0;         // of the scores
+  float attention_softcap = 0;       // 0 is off
+  float residual_multiplier = 1.0f;  // of what is added (Granite)
 };
 
-// Rows of one sequence in a forward.
+// Tokens of one sequence in a forward.
 struct Call {
   Cache* cache = nullptr;
   int count = 0;
   const int* parents = nullptr;  // null: a chain
+};
+
+// Hidden states that a forward keeps: those that enter layer `layer`; the number of layers stands for what leaves the last
+// one, before the final norm.
+struct Tap {
+  int layer = 0;
+  float* states = nullptr;  // (T, H)
 };
 
 // Memory that grows and is kept; aligned to 64 bytes.
@@ -56,69 +86,90 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
-// Rows prepared for products of one kind, in a buffer of their own.
-class OperandBuffer {
+// Memory for activations of any format.
+class ActivationBuffer {
  public:
-  const Operand& reserve(const Kernels& kernels, Kind kind, int rows, int k);
-  const Operand& operand() const { return operand_; }
+  void reserve(const Kernels& kernels, ActivationFormat format, int tokens, int k);
+  // Activations in that memory, as a product of k inputs reads them.
+  Activations view(const Kernels& kernels, ActivationFormat format, int k) const;
 
  private:
   Buffer data_, scale_, sum_;
-  Operand operand_;
 };
 
-// All rows of x times w, by all threads: each its share of the blocks. At its end a thread fetches the share of `after`
-// that it begins with next, so that memory works while the rows are mixed, normed or waited for.
-void multiply_together(Phase& phase, const Kernels& kernels, const Packed& w, const Operand& x, int rows, const Target& target,
-                       const Packed& after);
+// All tokens of x times w, by all threads: each its share of the blocks. At its end a thread fetches the share of `after`
+// that it begins with next, so that memory works during attention, norms and waiting.
+void multiply_together(Phase& phase, const Kernels& kernels, const PackedMatrix& w, const Activations& x, int tokens,
+                       const Epilogue& epilogue, const PackedMatrix& after);
 
 class Stack {
  public:
-  Stack(const Kernels& kernels, Team& team, const StackShape& shape, std::vector<Layer> layers, const float* final_norm);
+  // `final_norm` (H,) may be null.
+  Stack(const Kernels& kernels, ThreadPool& pool, const StackShape& shape, std::vector<Layer> layers, const float* final_norm,
+        float final_eps);
 
   const StackShape& shape() const { return shape_; }
   int num_layers() const { return int(layers_.size()); }
   CacheShape cache_shape(int limit) const;
 
-  // Runs rows x (T, stride floats, the first `hidden` of each in use, zeros behind) through all layers in place and
-  // appends them to their caches. All caches must have admitted their rows.
-  void forward(const std::vector<Call>& calls, float* x);
+  // Runs tokens x (T, stride floats, the first `hidden` of each in use, zeros behind) through all layers in place and
+  // appends them to their caches. All caches must have admitted their tokens.
+  void forward(const std::vector<Call>& calls, float* x, const std::vector<Tap>& taps = {});
   int stride() const { return round_up(shape_.hidden, kBlock); }
 
  private:
-  struct Row {  // where a row stands, and what it sees without and with the window
+  struct Token {  // where it stands
     Cache* cache;
     int slot;
     int position;
-    View view;
-    View windowed;
   };
-  struct Item {  // query rows begin..end of one kv head; row t has those from t * (heads / kv_heads) on
+  struct Item {  // queries begin..end of one kv head; token t has those from t * (heads / kv_heads) on
     int kv_head;
     int begin;
     int end;
   };
+  struct Branch {  // what a block adds to the residual stream, unless its last product adds it itself
+    const float* norm = nullptr;
+    float factor = 1.0f;
+    float eps = 0;
+    bool is_plain() const { return !norm && factor == 1.0f; }
+  };
 
+  void reserve(int tokens, int slots);
   void place(const std::vector<Call>& calls, int total);
-  void run_layer(Phase& phase, int index, float* x, int rows);
-  void rotate_and_put(const Layer& layer, int index, int head, int begin, int end);
-  void attend(const Layer& layer, int index, const Item& item, float* scores);
-  Kind cache_kind() const;
-  void prepare_rows(Phase& phase, const float* x, const float* norm, const Operand& out, int rows);
   void grow_angles(int positions);
+  void run_layer(Phase& phase, int index, const Branch& before, float* x, int tokens);
+  void prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const Activations& out, int tokens);
+  bool tap(Phase& phase, int layer, const Branch& before, float* x, int tokens, const std::vector<Tap>& taps);
+  Epilogue residual(const Branch& branch, float* x) const;
+  void add_branch(const Branch& branch, int t, float* x);
+  void attend(Phase& phase, int index, int tokens);
+  void norm_all_heads(const Layer& layer, int t);
+  void rotate_and_put(const Layer& layer, int index, int head, int begin, int end);
+  void attend_item(const Layer& layer, int index, const Item& item, float* scores);
+
+  static Branch attention_branch(const Layer& layer) { return {layer.attention_post_norm, layer.residual_multiplier, layer.eps}; }
+  static Branch mlp_branch(const Layer& layer) { return {layer.mlp_post_norm, layer.residual_multiplier, layer.eps}; }
+
+  struct Angles {
+    std::vector<float> cos, sin;  // (positions, rotated numbers / 2)
+  };
 
   const Kernels& kernels_;
-  Team& team_;
+  ThreadPool& pool_;
   StackShape shape_;
   std::vector<Layer> layers_;
   const float* final_norm_;
-  int window_ = 0;
-  std::vector<float> cos_, sin_;  // (positions, head_dim / 2)
-  std::vector<Row> rows_;
+  float final_eps_;
+  std::vector<int> windows_;       // the sizes that layers have
+  std::vector<int> window_index_;  // of each layer
+  std::vector<Angles> angles_;     // of each rope
+  std::vector<Token> tokens_;
+  std::vector<View> views_;  // (T, windows): what a token sees
   std::vector<int> rest_;
   std::vector<Item> items_;
-  Buffer qkv_, queries_, mixed_, normed_, gated_, scores_;
-  OperandBuffer input_, attended_, middle_;
+  Buffer qkv_, queries_, attended_, normed_, gated_, branch_, scores_;
+  ActivationBuffer input_, output_input_, down_input_;
   std::size_t query_bytes_ = 0;
   std::size_t score_stride_ = 0;
 };

@@ -1,23 +1,22 @@
-"""The compiled module, built from `native/`.
-
-Arrays are C-contiguous and of the types below; nanobind copies others into that form first, which costs time.
-"""
+"""The native CPU engine (see eyas.runtimes.native)."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import numpy
 from numpy.typing import NDArray
 
-Rows = NDArray[np.float32]  # (T, H)
-Answer = tuple[int, Sequence[int]]  # its length, and its ids where a sampler needs them
-
 def best_isa() -> str: ...
-def has_isa(name: str) -> bool: ...
-def pack(rows: NDArray[Any], kind: str) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
-    """Packed bytes, int8 scales, and how many of the (n, k) weights are not finite."""
+def has_isa(arg: str, /) -> bool: ...
+def weight_formats() -> list[str]:
+    """Names of the formats that matrices may have."""
 
-def packed_sizes(kind: str, n: int, k: int) -> tuple[int, int]:
+def pack(rows: NDArray[Any], format: str) -> tuple[NDArray[numpy.uint8], NDArray[numpy.float32], int]:
+    """
+    Packed bytes, scales per output, and how many of the (n, k) weights are not finite.
+    """
+
+def packed_sizes(format: str, n: int, k: int) -> tuple[int, int]:
     """Bytes of a packed matrix, and the number of its scales."""
 
 class Engine:
@@ -26,18 +25,18 @@ class Engine:
     def isa(self) -> str: ...
     @property
     def threads(self) -> int: ...
-    def read_bandwidth(self, data: NDArray[np.uint8]) -> float:
+    def read_bandwidth(self, data: NDArray[numpy.uint8]) -> float:
         """Bytes a second that all threads together read from `data`."""
 
 class Matrix:
     def __init__(
         self,
-        kind: str,
+        format: str,
         n: int,
         k: int,
-        data: NDArray[np.uint8],
-        scale: NDArray[np.float32] | None = None,
-        bias: NDArray[np.float32] | None = None,
+        data: NDArray[numpy.uint8],
+        scale: NDArray[numpy.float32] | None = None,
+        bias: NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
 class Cache:
@@ -56,29 +55,67 @@ class StackShape:
         self,
         *,
         hidden: int,
-        intermediate: int,
         heads: int,
         kv_heads: int,
         head_dim: int,
-        eps: float,
-        inverse_frequencies: NDArray[np.float32],
-        rope_factor: float = 1.0,
-    ) -> None: ...
+        ropes: Sequence[tuple[NDArray[numpy.float32], float]],
+        kv_dtype: str,
+    ) -> None:
+        """
+        `ropes` holds the rotary embeddings that layers refer to: (rotated numbers / 2,) inverse
+        frequencies, and the factor of the cosines and sines.
+        """
+
+class Layer:
+    def __init__(
+        self,
+        *,
+        qkv: Matrix,
+        output: Matrix,
+        gate_up: Matrix,
+        down: Matrix,
+        attention_norm: NDArray[numpy.float32] | None = None,
+        attention_post_norm: NDArray[numpy.float32] | None = None,
+        mlp_norm: NDArray[numpy.float32] | None = None,
+        mlp_post_norm: NDArray[numpy.float32] | None = None,
+        query_norm: NDArray[numpy.float32] | None = None,
+        key_norm: NDArray[numpy.float32] | None = None,
+        wide_norms: bool = False,
+        eps: float = 1e-06,
+        activation: str = "silu",
+        window: int = 0,
+        rope: int = 0,
+        scale: float | None = None,
+        softcap: float = 0.0,
+        residual_multiplier: float = 1.0,
+    ) -> None:
+        """
+        Matrices and options of one layer; what is not given is absent. `rope` counts the stack's, -1
+        is none; `scale` None is head_dim^(-1/2).
+        """
 
 class Stack:
     def __init__(
         self,
         engine: Engine,
         shape: StackShape,
-        layers: list[dict[str, Any]],
-        final_norm: NDArray[np.float32] | None = None,
+        layers: Sequence[Layer],
+        final_norm: NDArray[numpy.float32] | None = None,
+        final_eps: float = 1e-06,
     ) -> None: ...
+    @property
+    def num_layers(self) -> int: ...
     def new_cache(self, limit: int) -> Cache: ...
-    def forward(self, cache: Cache, x: Rows, parents: NDArray[np.int64] | None = None) -> Rows: ...
+    def forward(
+        self, cache: Cache, x: NDArray[numpy.float32], parents: NDArray[numpy.int64] | None = None
+    ) -> NDArray[numpy.float32]:
+        """
+        Append the tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H).
+        """
 
 class Linear:
     def __init__(self, engine: Engine, matrix: Matrix) -> None: ...
-    def forward(self, inputs: Sequence[Rows]) -> Rows: ...
+    def forward(self, inputs: Sequence[NDArray[numpy.float32]]) -> NDArray[numpy.float32]: ...
 
 class Sampler:
     def __init__(
@@ -103,9 +140,54 @@ class Sampler:
     @property
     def edits(self) -> bool: ...
 
-Best = tuple[NDArray[np.int64], NDArray[np.float64]]  # (T, k) columns and log-probabilities
+class LMHead:
+    """
+    Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0.
+    """
 
-Tree = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # (N,) token ids, parents, log values
+    def __init__(
+        self, engine: Engine, matrices: Sequence[Matrix], scale: float = 1.0, softcap: float = 0.0
+    ) -> None: ...
+    @property
+    def size(self) -> int: ...
+    def forward(self, x: NDArray[numpy.float32]) -> None: ...
+    def top_k(
+        self, x: NDArray[numpy.float32], k: int
+    ) -> tuple[NDArray[numpy.int64], NDArray[numpy.float64]] | None: ...
+    def choose(
+        self,
+        tokens: Sequence[int],
+        samplers: Sequence[Sampler],
+        generated: Sequence[tuple[int, Sequence[int]]],
+    ) -> list[int]: ...
+    def coupled(
+        self,
+        x: NDArray[numpy.float32],
+        k: int,
+        sampler: Sampler,
+        token_ids: NDArray[numpy.int64],
+        generated: Sequence[tuple[int, Sequence[int]]],
+        scale: float,
+    ) -> tuple[NDArray[numpy.int64], NDArray[numpy.float64]] | None: ...
+    def logits(self, token: int) -> NDArray[numpy.float32]: ...
+    def argmax(self, token: int) -> int: ...
+
+class Target:
+    def __init__(
+        self, stack: Stack, head: LMHead, embedding: NDArray[Any], round: bool, embedding_scale: float = 1.0
+    ) -> None: ...
+    def forward(
+        self,
+        calls: Sequence[tuple[Cache, NDArray[numpy.int64], NDArray[numpy.int64] | None, bool]],
+        taps: Sequence[int] = [],
+    ) -> tuple[NDArray[numpy.float32], list[NDArray[numpy.float32]]]:
+        """
+        Run calls (cache, token ids, parents or None, logits of the last token only). Returns the
+        features (T, H) of all tokens, and for each tap the states (T, H) that enter that layer; the
+        number of layers stands for what leaves the last one, before the final norm.
+        """
+
+    def embed(self, token_ids: NDArray[numpy.int64]) -> NDArray[numpy.float32]: ...
 
 class Candidates:
     def __init__(
@@ -113,19 +195,23 @@ class Candidates:
         top_k: int,
         terminal: Sequence[int],
         by_value: bool,
-        knots: NDArray[np.float64] | None = None,
-        rates: NDArray[np.float64] | None = None,
+        knots: NDArray[numpy.float64] | None = None,
+        rates: NDArray[numpy.float64] | None = None,
     ) -> None: ...
     def expect(self, token_ids: Sequence[int], rates: Sequence[float]) -> None: ...
-    def expected_values(self) -> list[float]: ...
     def add_rest(self) -> None: ...
+    def expected_values(self) -> list[float]: ...
     def grow(
-        self, parents: Sequence[int], token_ids: NDArray[np.int64], log_confidences: NDArray[np.float64]
+        self, parents: Sequence[int], token_ids: NDArray[numpy.int64], log_confidences: NDArray[numpy.float64]
     ) -> None: ...
     def frontier(self) -> tuple[list[int], list[int], list[float], list[int]]: ...
     def newest_values(self) -> list[float]: ...
-    def best(self, root: int, count: int) -> Tree: ...
-    def expanded(self, root: int, count: int) -> Tree: ...
+    def best(
+        self, root: int, count: int
+    ) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.float64]]: ...
+    def expanded(
+        self, root: int, count: int
+    ) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.float64]]: ...
 
 class Growth:
     def __init__(
@@ -138,41 +224,13 @@ class Growth:
         other_ms: float,
         other_tokens: float,
     ) -> None: ...
+    def expect(self, values: Sequence[float]) -> None: ...
+    def begins(self, share: float, worth: Sequence[float]) -> bool: ...
+    def add(self, values: Sequence[float], expanded: int) -> None: ...
+    def wanted(self, log_values: Sequence[float], worth: Sequence[float]) -> int: ...
     @property
     def spent(self) -> float: ...
     @property
     def size(self) -> int: ...
     @property
     def time(self) -> float: ...
-    def expect(self, values: Sequence[float]) -> None: ...
-    def begins(self, share: float, worth: Sequence[float]) -> bool: ...
-    def add(self, values: Sequence[float], expanded: int) -> None: ...
-    def wanted(self, log_values: Sequence[float], worth: Sequence[float]) -> int: ...
-
-class Head:
-    def __init__(self, engine: Engine, matrices: Sequence[Matrix]) -> None: ...
-    @property
-    def size(self) -> int: ...
-    def forward(self, x: Rows) -> None: ...
-    def top_k(self, x: Rows, k: int) -> Best | None: ...
-    def coupled(
-        self,
-        x: Rows,
-        k: int,
-        sampler: Sampler,
-        token_ids: NDArray[np.int64],
-        generated: Sequence[Answer],
-        scale: float,
-    ) -> Best | None: ...
-    def choose(
-        self, rows: Sequence[int], samplers: Sequence[Sampler], generated: Sequence[Answer]
-    ) -> list[int]: ...
-    def logits(self, row: int) -> NDArray[np.float32]: ...
-    def argmax(self, row: int) -> int: ...
-
-class Target:
-    def __init__(self, stack: Stack, head: Head, embedding: NDArray[Any], round: bool) -> None: ...
-    def forward(
-        self, calls: Sequence[tuple[Any, NDArray[np.int64], NDArray[np.int64] | None, bool]]
-    ) -> Rows: ...
-    def embed(self, token_ids: NDArray[np.int64]) -> Rows: ...

@@ -10,14 +10,6 @@ TREE = np.array([-1, 0, 0, 1, -1])
 TOKENS = np.array([5, 9, 13, 21, 7])
 
 
-@pytest.fixture
-def tapped(served):
-    runtime, stock = served
-    if runtime.target.runtime == "native":
-        pytest.skip("the native runtime gives final features only")
-    return runtime, stock
-
-
 def wanted(stock, token_ids, taps):
     """(T, len(taps) * H)"""
     states = stock.hidden_states(token_ids)
@@ -34,8 +26,8 @@ def close(got, expected, stock):
 
 
 @pytest.mark.parametrize("taps", [(FINAL,), (1,), (0, 2, FINAL), (FINAL, 1, 1)], ids=str)
-def test_taps_are_the_models_hidden_states_in_the_order_asked_for(tapped, taps):
-    runtime, stock = tapped
+def test_taps_are_the_models_hidden_states_in_the_order_asked_for(served, taps):
+    runtime, stock = served
     cache, prompt = runtime.new_cache(), [3, 1, 4, 1, 5]
     close(features(runtime, cache, prompt, taps, last_only=True), wanted(stock, prompt, taps), stock)
     cache.commit(range(5))
@@ -44,8 +36,8 @@ def test_taps_are_the_models_hidden_states_in_the_order_asked_for(tapped, taps):
         close(nodes[path], wanted(stock, [*prompt, *TOKENS[path]], taps)[5:], stock)
 
 
-def test_taps_are_right_after_a_commit_with_a_gap_and_on_a_kept_prefix(tapped):
-    runtime, stock = tapped
+def test_taps_are_right_after_a_commit_with_a_gap_and_on_a_kept_prefix(served):
+    runtime, stock = served
     cache, prompt, taps = runtime.new_cache(), [3, 1, 4], (2, FINAL)
     features(runtime, cache, prompt, taps)
     cache.commit(range(3))
@@ -57,8 +49,8 @@ def test_taps_are_right_after_a_commit_with_a_gap_and_on_a_kept_prefix(tapped):
     close(features(runtime, cache, [7, 7, 2], taps), wanted(stock, [*prompt[:2], 7, 7, 2], taps)[2:], stock)
 
 
-def test_calls_of_one_pass_have_taps_of_their_own(tapped):
-    runtime, stock = tapped
+def test_calls_of_one_pass_have_taps_of_their_own(served):
+    runtime, stock = served
     ids, wants = [[1, 2, 3], [4, 5], [6, 7]], [(1,), (FINAL,), (FINAL, 0)]
     calls = [
         TargetCall(runtime.new_cache(), np.array(i), taps=taps) for i, taps in zip(ids, wants, strict=True)
@@ -67,8 +59,8 @@ def test_calls_of_one_pass_have_taps_of_their_own(tapped):
         close(np.asarray(rows.features), wanted(stock, token_ids, taps), stock)
 
 
-def test_taps_leave_choices_and_later_features_alone(tapped):
-    runtime, _ = tapped
+def test_taps_leave_choices_and_later_features_alone(served):
+    runtime, _ = served
     plain, other = runtime.new_cache(), runtime.new_cache()
     [one] = runtime.forward([TargetCall(plain, TOKENS)])
     [two] = runtime.forward([TargetCall(other, TOKENS, taps=(1, 2))])
@@ -77,7 +69,7 @@ def test_taps_leave_choices_and_later_features_alone(tapped):
 
 
 @pytest.mark.parametrize("tap", [3, 99, -2])
-def test_a_tap_beyond_the_layers_is_refused(tapped, tap):
-    runtime, _ = tapped
+def test_a_tap_beyond_the_layers_is_refused(served, tap):
+    runtime, _ = served
     with pytest.raises(ModelError, match=rf"tap {tap} .*0\.\.2"):
         runtime.forward([TargetCall(runtime.new_cache(), TOKENS, taps=(tap,))])

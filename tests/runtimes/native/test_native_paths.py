@@ -222,10 +222,10 @@ def test_bad_calls_are_refused_before_work():
         ([(net("plain", "bfloat16").new_cache(), [1], None, False)], "another network"),
         ([(cache, [61], None, False)], "outside the vocabulary"),
         ([(cache, [-1], None, False)], "outside the vocabulary"),
-        ([(cache, [], None, False)], "needs a cache and rows"),
-        ([(None, [1], None, False)], "needs a cache and rows"),
-        ([(cache, [1, 2], [-1, 2**32], False)], "a parent is a pending row"),
-        ([(cache, [1, 2], [-1], False)], "one parent per row"),
+        ([(cache, [], None, False)], "needs a cache and tokens"),
+        ([(None, [1], None, False)], "needs a cache and tokens"),
+        ([(cache, [1, 2], [-1, 2**32], False)], "a parent is a pending token"),
+        ([(cache, [1, 2], [-1], False)], "one parent per token"),
         ([(cache, [1], None, False), (cache, [2], None, False)], "two calls"),
     ]:
         with pytest.raises(ValueError, match=message):

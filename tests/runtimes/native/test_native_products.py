@@ -154,7 +154,7 @@ def head_of(columns, isa=None, parts=None):
     """A head whose logits are its inputs: exact in float32."""
     eye = np.eye(columns, dtype=np.float32)
     pieces = np.split(eye, parts) if parts is not None else [eye]
-    return _native.Head(engine(1, isa), [make_matrix(piece, "float32", "one") for piece in pieces])
+    return _native.LMHead(engine(1, isa), [make_matrix(piece, "float32", "one") for piece in pieces])
 
 
 def best(row, k):
@@ -196,7 +196,7 @@ def test_one_logit_that_is_no_number_is_found(isa, at, fault):
     data, *_ = _native.pack(weight, "float32")
     values = data.view(np.float32).copy()
     values[at // 32 * 32 + at % 32] = fault
-    head = _native.Head(engine(1, isa), [_native.Matrix("float32", 41, 1, values.view(np.uint8))])
+    head = _native.LMHead(engine(1, isa), [_native.Matrix("float32", 41, 1, values.view(np.uint8))])
     rows = np.ones((2, 1), dtype=np.float32)
     assert head.top_k(rows, 3) is None
     assert np.isnan(fault) == (head.argmax(1) == -1)

@@ -54,7 +54,7 @@ def test_a_row_of_a_head(isa, kind, count, columns, seed):
     generator = np.random.default_rng(seed)
     matrix = make_matrix(generator.normal(size=(columns, 20)).astype("f4"), kind, "a matrix")
     rows = generator.normal(size=(count, 20)).astype("f4")
-    heads = [_native.Head(engine(threads, isa), [matrix]) for threads in THREADS]
+    heads = [_native.LMHead(engine(threads, isa), [matrix]) for threads in THREADS]
     alone = []
     for t in range(count):
         found, log_probs = heads[0].top_k(rows[[t]], 5)

@@ -77,7 +77,7 @@ class Twin:
     def __init__(self, sampler, isa=None, ids=None):
         size = sampler.vocab_size if ids is None else len(ids)
         self.sampler, self.ids = sampler, ids
-        self.head = _native.Head(engine(2, isa), [make_matrix(np.eye(size, dtype="f4"), "float32", "one")])
+        self.head = _native.LMHead(engine(2, isa), [make_matrix(np.eye(size, dtype="f4"), "float32", "one")])
         self.twin = NativeSamplers(engine(2, isa)).twin(sampler)
 
     def choose(self, logits, generated):
@@ -114,7 +114,7 @@ def test_many_draws_of_a_large_vocabulary(isa, temperature, threads):
     twin = NativeSamplers(engine(threads, isa)).twin(sampler)
     rows = generator.normal(scale=3, size=(200, 1000)).astype("f4")
     eye = make_matrix(np.eye(1000, dtype="f4"), "float32", "one")
-    head = _native.Head(engine(threads, isa), [eye])
+    head = _native.LMHead(engine(threads, isa), [eye])
     head.forward(rows)
     for position, row in enumerate(rows):
         [token] = head.choose([position], [twin], [(position, [])])
@@ -207,8 +207,8 @@ def test_a_head_of_parts_is_a_head_of_one(row, k, cut, seed):
     sampler = Sampler(SamplingConfig(temperature=1.0), prompt_ids=[], vocab_size=size, seed=seed)
     eye = np.eye(size, dtype="f4")
     pieces = np.split(eye, [max(1, int(cut * size))])
-    whole = _native.Head(engine(), [make_matrix(eye, "float32", "one")])
-    parts = _native.Head(engine(), [make_matrix(piece, "float32", "one") for piece in pieces])
+    whole = _native.LMHead(engine(), [make_matrix(eye, "float32", "one")])
+    parts = _native.LMHead(engine(), [make_matrix(piece, "float32", "one") for piece in pieces])
     assert (whole.size, parts.size) == (size, size)
     (columns, log_probs), (wanted_columns, wanted) = parts.top_k(row[None], k), whole.top_k(row[None], k)
     np.testing.assert_array_equal(columns, wanted_columns)
@@ -233,7 +233,7 @@ def test_a_logit_that_is_no_number_chooses_nothing(options, size):
         data, *_ = _native.pack(weight, "float32")
         values = data.view(np.float32).copy()
         values[at // 32 * 32 + at % 32] = np.nan
-        head = _native.Head(engine(), [_native.Matrix("float32", size, 1, values.view(np.uint8))])
+        head = _native.LMHead(engine(), [_native.Matrix("float32", size, 1, values.view(np.uint8))])
         sampler = Sampler(SamplingConfig(**options), prompt_ids=[], vocab_size=size)
         twin = NativeSamplers(engine()).twin(sampler)
         head.forward(row[:1, None])
@@ -256,14 +256,14 @@ def test_bad_calls_are_refused():
         ([0], [other]),
         ([0, 1], [twin.twin, twin.twin]),
     ]:
-        with pytest.raises(ValueError, match="row"):
+        with pytest.raises(ValueError, match="token"):
             twin.head.choose(which, who, [(0, [])] * len(which))
     for ids in ([0, 1, 2, 3, 5], [0, 1, 2, 3, -1]):
         with pytest.raises(ValueError, match="vocabulary"):
             twin.head.coupled(rows, 1, twin.twin, np.array(ids), [(0, [])] * 2, 1.0)
     with pytest.raises(ValueError, match="id per column"):
         twin.head.coupled(rows, 1, twin.twin, np.array([1]), [(0, [])] * 2, 1.0)
-    with pytest.raises(ValueError, match="answer per row"):
+    with pytest.raises(ValueError, match="answer per token"):
         twin.head.coupled(rows, 1, twin.twin, none, [(0, [])], 1.0)
     with pytest.raises(ValueError, match="k must"):
         twin.head.top_k(rows, 0)

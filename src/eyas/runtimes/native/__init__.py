@@ -32,6 +32,7 @@ def load_native_runtime(
     *,
     dtype: str = "auto",
     draft_dtype: str = "auto",
+    kv_dtype: str = "auto",
     threads: int | None = None,
     device: str = "cpu",
     name: str | None = None,
@@ -43,6 +44,8 @@ def load_native_runtime(
         dtype: float32, bfloat16, or int8 (weights and activations are quantised at loading: that is then
             the target); "auto" is the faster of bfloat16 and, with portable code alone, float32.
         draft_dtype: precision of draft networks, which never change the ids; "auto" is int8, the fastest.
+        kv_dtype: of the target's keys and values, float32 or bfloat16; "auto" is float32 for a float32
+            target, else bfloat16.
         threads: None is one per physical core. Results do not depend on it.
         device: "cpu", the only one here.
         name: what messages call the model; None is the directory's name.
@@ -62,7 +65,12 @@ def load_native_runtime(
     from eyas.runtimes.native.load import load
 
     return load(
-        model_dir, dtype=dtype, draft_dtype=draft_dtype, threads=threads, name=name or Path(model_dir).name
+        model_dir,
+        dtype=dtype,
+        draft_dtype=draft_dtype,
+        kv_dtype=kv_dtype,
+        threads=threads,
+        name=name or Path(model_dir).name,
     )
 
 

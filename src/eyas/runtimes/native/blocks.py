@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from eyas import _native
 from eyas.engine.interfaces import Coupling, Features, PathCache, TopK
 from eyas.engine.tree import Floats, Ints
+from eyas.models.spec import LMHead
 from eyas.runtimes.faults import broken_draft
 from eyas.runtimes.native.samplers import NativeSamplers, answer
 
@@ -56,6 +57,7 @@ class HeadSource(NamedTuple):
     samplers: NativeSamplers
     vocab_size: int
     rows: Callable[[Ints], _native.Matrix]  # of the target's LM head, by their ids
+    logits: LMHead  # how logits follow from the products
 
 
 class NativeLMHead:
@@ -76,7 +78,8 @@ class NativeLMHead:
         self._own_ids = _ALL if token_ids is None else token_ids
         self._more = more
         parts = [matrix, source.rows(more)] if len(more) else [matrix]
-        self._head = _native.Head(source.engine, parts)
+        logits = source.logits
+        self._head = _native.LMHead(source.engine, parts, logits.scale, logits.softcap)
         self._token_ids = np.concatenate((self._own_ids, more)) if len(more) else self._own_ids
 
     def plus(self, token_ids: Ints) -> "NativeLMHead":

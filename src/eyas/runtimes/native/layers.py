@@ -1,18 +1,22 @@
 """From the description of decoder layers to a stack of the engine."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.models.spec import Norm, StackSpec
-from eyas.runtimes.native.matrices import MATRICES
+from eyas.models.spec import GatedMLP, LayerSpec, Norm, Rope, StackSpec
 
 Vector = Callable[[int, str], NDArray[np.float32]]  # (layer, name such as "mlp_norm") -> weights as stored
 MatrixOf = Callable[[int, str], _native.Matrix]  # (layer, one of MATRICES) -> packed, its bias included
-_NORMS = {"attention_norm": "input_norm", "mlp_norm": "post_norm"}
+
+
+def cache_type(weight_format: str, kv_dtype: str = "auto") -> str:
+    """The type of keys and values: "auto" is float32 for float32 weights, else bfloat16."""
+    if kv_dtype != "auto":
+        return kv_dtype
+    return "float32" if weight_format == "float32" else "bfloat16"
 
 
 def make_stack(
@@ -21,8 +25,9 @@ def make_stack(
     vector: Vector,
     matrix: MatrixOf,
     final_norm: NDArray[np.float32] | None,
+    kv_dtype: str,
 ) -> _native.Stack:
-    """The engine's layers.
+    """The engine's layers; `support` says which it does not compute.
 
     Args:
         engine: instruction set and threads.
@@ -30,34 +35,53 @@ def make_stack(
         vector: float32 norm weights as stored, by layer and name.
         matrix: packed matrices by layer and name.
         final_norm: (H,) weights of the last norm, or None.
+        kv_dtype: of keys and values, float32 or bfloat16.
     """
-    first = spec.layers[0]
-    attention, rope = first.attention, first.attention.rope
-    assert rope is not None, "layers without a rotary embedding were refused"
+    attention = spec.layers[0].attention
+    ropes = list(dict.fromkeys(layer.attention.rope for layer in spec.layers if layer.attention.rope))
     shape = _native.StackShape(
         hidden=spec.hidden_size,
-        intermediate=spec.mlp_size,
         heads=attention.heads,
         kv_heads=attention.kv_heads,
         head_dim=attention.head_dim,
-        eps=first.norms.eps,
-        inverse_frequencies=np.asarray(rope.inverse_frequencies, dtype=np.float32),
-        rope_factor=rope.factor,
+        ropes=[(np.asarray(rope.inverse_frequencies, dtype=np.float32), rope.factor) for rope in ropes],
+        kv_dtype=kv_dtype,
     )
-    layers = []
-    for index, layer in enumerate(spec.layers):
-        made: dict[str, Any] = {name: matrix(index, name) for name in MATRICES}
-        made["window"] = layer.attention.window
-        names = {name: _NORMS[name] for name in layer.norms.names}
-        if layer.attention.query_key_norm != "none":
-            names |= {"query_norm": "query_norm", "key_norm": "key_norm"}
-        for name, engines in names.items():
-            made[engines] = _with_offset(vector(index, name), layer.norms)
-        layers.append(made)
-    if final_norm is not None and spec.final_norm is not None:
-        final_norm = _with_offset(final_norm, spec.final_norm)
-    return _native.Stack(engine, shape, layers, final_norm)
+    layers = [_layer(index, layer, ropes, vector, matrix) for index, layer in enumerate(spec.layers)]
+    if final_norm is None or spec.final_norm is None:
+        return _native.Stack(engine, shape, layers)
+    return _native.Stack(engine, shape, layers, _factors(final_norm, spec.final_norm), spec.final_norm.eps)
 
 
-def _with_offset(weights: NDArray[np.float32], norm: Norm) -> NDArray[np.float32]:
+def _layer(index: int, spec: LayerSpec, ropes: list[Rope], vector: Vector, matrix: MatrixOf) -> _native.Layer:
+    attention, norms = spec.attention, spec.norms
+    assert isinstance(spec.mlp, GatedMLP), "a mixture of experts was refused"
+    names = {*norms.names, *(("query_norm", "key_norm") if attention.query_key_norm != "none" else ())}
+
+    def norm(name: str) -> NDArray[np.float32] | None:
+        return _factors(vector(index, name), norms) if name in names else None
+
+    return _native.Layer(
+        qkv=matrix(index, "qkv"),
+        output=matrix(index, "output"),
+        gate_up=matrix(index, "gate_up"),
+        down=matrix(index, "down"),
+        attention_norm=norm("attention_norm"),
+        attention_post_norm=norm("attention_post_norm"),
+        mlp_norm=norm("mlp_norm"),
+        mlp_post_norm=norm("mlp_post_norm"),
+        query_norm=norm("query_norm"),
+        key_norm=norm("key_norm"),
+        wide_norms=attention.query_key_norm == "width",
+        eps=norms.eps,
+        activation=spec.mlp.activation,
+        window=attention.window,
+        rope=-1 if attention.rope is None else ropes.index(attention.rope),
+        scale=attention.scale,
+        softcap=attention.softcap,
+        residual_multiplier=spec.residual_multiplier,
+    )
+
+
+def _factors(weights: NDArray[np.float32], norm: Norm) -> NDArray[np.float32]:
     return weights + np.float32(norm.offset) if norm.offset else weights

@@ -15,13 +15,14 @@ from eyas.models.formats import formats_of
 from eyas.models.machine import usable_cores
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import ModelTensors
-from eyas.runtimes.native.layers import make_stack
+from eyas.runtimes.native.layers import cache_type, make_stack
 from eyas.runtimes.native.matrices import as_native, has_bias, layer_matrix, widen
 from eyas.runtimes.native.packing import EMBEDDING, HEAD, PackedWeights
 from eyas.runtimes.native.runtime import NativeRuntime
 from eyas.runtimes.native.support import supported_spec
 
 DTYPES = formats_of("native")
+KV_DTYPES = ("float32", "bfloat16")
 
 
 def load(
@@ -29,6 +30,7 @@ def load(
     *,
     dtype: str,
     draft_dtype: str,
+    kv_dtype: str,
     threads: int | None,
     name: str,
     progress: Progress = silent,
@@ -37,17 +39,21 @@ def load(
     engine = _native.Engine(_threads(threads), _isa())
     kind = _dtype("dtype", dtype, "float32" if engine.isa == "portable" else "bfloat16")
     draft_kind = _dtype("draft_dtype", draft_dtype, "int8")
+    if kv_dtype not in ("auto", *KV_DTYPES):
+        raise ConfigError(f"kv_dtype is {kv_dtype!r}; it is auto, {', '.join(KV_DTYPES)}.")
     spec = supported_spec(model_dir)
     tensors = open_tensors(model_dir, spec)
     fingerprint = target_fingerprint(model_dir)
     packed = PackedWeights(tensors, kind, progress)
-    stack = _stack(engine, spec, tensors, packed)
-    head = _native.Head(engine, [packed.matrix(HEAD)])
-    network = _native.Target(stack, head, as_native(tensors.stored(EMBEDDING)), kind != "float32")
+    stack = _stack(engine, spec, tensors, packed, cache_type(kind, kv_dtype))
+    head = _native.LMHead(engine, [packed.matrix(HEAD)], spec.head.scale, spec.head.softcap)
+    table = as_native(tensors.stored(EMBEDDING))
+    network = _native.Target(stack, head, table, kind != "float32", spec.embedding.scale)
     return NativeRuntime(
         engine,
         network=network,
         head=head,
+        logits=spec.head,
         stack=stack,
         packed=packed,
         draft_dtype=draft_kind,
@@ -66,7 +72,7 @@ def load(
 
 
 def _stack(
-    engine: _native.Engine, spec: ModelSpec, tensors: ModelTensors, packed: PackedWeights
+    engine: _native.Engine, spec: ModelSpec, tensors: ModelTensors, packed: PackedWeights, kv_dtype: str
 ) -> _native.Stack:
     def vector(layer: int, name: str) -> NDArray[np.float32]:
         return tensors.floats(f"layers.{layer}.{name}.weight")
@@ -77,7 +83,7 @@ def _stack(
             bias = widen(layer_matrix(lambda part: tensors.floats(f"layers.{layer}.{part}"), name, "bias"))
         return packed.matrix(f"layers.{layer}.{name}", bias)
 
-    return make_stack(engine, spec.stack, vector, matrix, tensors.floats("final_norm.weight"))
+    return make_stack(engine, spec.stack, vector, matrix, tensors.floats("final_norm.weight"), kv_dtype)
 
 
 def _dtype(option: str, dtype: str, best: str) -> str:

@@ -27,7 +27,7 @@ class NativeRows:
     def __init__(
         self,
         features: NDArray[np.float32],
-        head: _native.Head,
+        head: _native.LMHead,
         start: int,
         count: int,
         samplers: NativeSamplers,

@@ -12,7 +12,7 @@ from eyas.engine.interfaces import FINAL, Features, PathCache, Shortcut, TargetC
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
 from eyas.models.families.common import DRAFT
-from eyas.models.spec import StackSpec
+from eyas.models.spec import LMHead, StackSpec
 from eyas.models.weights import BFLOAT16
 from eyas.runtimes.native.blocks import (
     HeadSource,
@@ -23,7 +23,7 @@ from eyas.runtimes.native.blocks import (
     as_rows,
     to_float32,
 )
-from eyas.runtimes.native.layers import make_stack
+from eyas.runtimes.native.layers import cache_type, make_stack
 from eyas.runtimes.native.matrices import Stored, has_bias, layer_matrix, make_matrix
 from eyas.runtimes.native.packing import HEAD, PackedWeights
 from eyas.runtimes.native.rows import NativeRows
@@ -37,6 +37,7 @@ class NativeRuntime:
         engine: instruction set and threads.
         network: the target's stack, head and embedding.
         head: its LM head.
+        logits: how logits follow from its products.
         stack: its layers.
         packed: its matrices.
         info: names and sizes.
@@ -48,7 +49,8 @@ class NativeRuntime:
         engine: _native.Engine,
         *,
         network: _native.Target,
-        head: _native.Head,
+        head: _native.LMHead,
+        logits: LMHead,
         stack: _native.Stack,
         packed: PackedWeights,
         info: TargetInfo,
@@ -59,6 +61,7 @@ class NativeRuntime:
         self.packed = packed
         self._network = network
         self._head = head
+        self._logits = logits
         self._stack = stack
         self._target = info
         self._samplers = NativeSamplers(engine)
@@ -75,19 +78,31 @@ class NativeRuntime:
 
     def forward(self, calls: Sequence[TargetCall]) -> list[NativeRows]:
         """One pass over the rows of all calls; they become pending rows of their caches."""
-        if any(call.taps != (FINAL,) for call in calls):
-            raise ModelError("the native runtime gives final features only; use --runtime torch.")
-        features = self._network.forward(
-            [(call.cache, call.token_ids, call.parents, call.last_only) for call in calls]
-        )
+        inner = self._inner_taps(calls)
+        final, states = self._network.forward([_native_call(call) for call in calls], inner)
+        tapped = {FINAL: final, **dict(zip(inner, states, strict=True))}
         origin = f"{self._target.name} in {self._target.dtype}"
         results, first, start = [], 0, 0
         for call in calls:
             end = first + len(call.token_ids)
             count = 1 if call.last_only else len(call.token_ids)
-            results.append(NativeRows(features[first:end], self._head, start, count, self._samplers, origin))
+            parts = [tapped[tap][first:end] for tap in call.taps]
+            features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            results.append(NativeRows(features, self._head, start, count, self._samplers, origin))
             first, start = end, start + count
         return results
+
+    def _inner_taps(self, calls: Sequence[TargetCall]) -> list[int]:
+        """The union of what the calls ask for besides the final features."""
+        inner = sorted({tap for call in calls for tap in call.taps if tap != FINAL})
+        last = self._stack.num_layers - 1
+        for tap in inner:
+            if not 0 <= tap <= last:
+                raise ModelError(
+                    f"tap {tap} is beyond the layers of {self._target.name}; it lies in 0..{last}, "
+                    f"or is {FINAL} for the final features."
+                )
+        return inner
 
     def embed(self, token_ids: Ints) -> NDArray[np.float32]:
         """(T, H) rows of the input embedding's table."""
@@ -105,7 +120,7 @@ class NativeRuntime:
 
     def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLMHead:
         """An LM head of weight (V, H) and bias (V,), in the draft's precision."""
-        return self._lm_head(self._matrix(weight, bias, "a draft's LM head"), None)
+        return self._lm_head(self._matrix(weight, bias, "a draft's LM head"), None, LMHead())
 
     def join(self, parts: Sequence[Features]) -> NDArray[np.float32]:
         """Features below each other."""
@@ -145,7 +160,7 @@ class NativeRuntime:
             return make_matrix(layer_matrix(part, name), self.draft_dtype, f"layers.{layer}.{name}", bias)
 
         final_norm = get("final_norm.weight") if spec.final_norm is not None else None
-        stack = make_stack(self.engine, spec, vector, matrix, final_norm)
+        stack = make_stack(self.engine, spec, vector, matrix, final_norm, cache_type(self.draft_dtype))
         return NativeDraftStack(stack, self._target.context_limit)
 
     def round_score(self, values: Floats) -> Floats:
@@ -155,8 +170,11 @@ class NativeRuntime:
             rounded = rounded.astype(BFLOAT16).astype(np.float32)
         return rounded.astype(np.float64)
 
-    def _lm_head(self, matrix: _native.Matrix, columns: Ints | None) -> NativeLMHead:
-        source = HeadSource(self.engine, self._samplers, self._target.vocab_size, self._head_rows)
+    def _lm_head(
+        self, matrix: _native.Matrix, columns: Ints | None, logits: LMHead | None = None
+    ) -> NativeLMHead:
+        vocab_size, logits = self._target.vocab_size, logits or self._logits
+        source = HeadSource(self.engine, self._samplers, vocab_size, self._head_rows, logits)
         return NativeLMHead(source, matrix, columns)
 
     def _matrix(self, weight: NDArray[Any], bias: NDArray[Any] | None, what: str) -> _native.Matrix:
@@ -173,3 +191,8 @@ class NativeRuntime:
 
     def _packed_rows(self, table: Stored, token_ids: Ints) -> _native.Matrix:
         return make_matrix(table[token_ids], self.draft_dtype, "the LM head")
+
+
+def _native_call(call: TargetCall) -> tuple[_native.Cache, Ints, Ints | None, bool]:
+    assert isinstance(call.cache, _native.Cache), "a cache of this runtime"
+    return call.cache, call.token_ids, call.parents, call.last_only

@@ -1,4 +1,4 @@
-#include "team.h"
+#include "thread_pool.h"
 
 #include <unistd.h>
 
@@ -14,22 +14,22 @@
 namespace eyas {
 
 namespace {
-constexpr int kSpins = 20'000;       // of a pause each, well under a millisecond: phases are short
+constexpr int kSpins = 20'000;       // of a pause each, well below a millisecond: phases are short
 constexpr int kIdleSpins = 100'000;  // between two calls, before a thread goes to sleep
 }  // namespace
 
-Team::Team(int threads) : threads_(threads < 1 ? 1 : threads), owner_(long(getpid())) {
+ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads), owner_(long(getpid())) {
   for (auto& counters : next_) counters.reset(new Counter[std::size_t(threads_)]);
 }
 
-Team::~Team() { stop(); }
+ThreadPool::~ThreadPool() { stop(); }
 
-std::unique_lock<std::recursive_mutex> Team::hold() {
+std::unique_lock<std::recursive_mutex> ThreadPool::hold() {
   if (owner_ != long(getpid())) forget();
   return std::unique_lock<std::recursive_mutex>(queue_);
 }
 
-void Team::start() {
+void ThreadPool::start() {
   const auto turn = hold();
   if (int(workers_.size()) == threads_ - 1) return;
   closing_ = false;
@@ -37,13 +37,13 @@ void Team::start() {
   const std::uint64_t seen = job_.load();
   try {
     for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i, seen] { serve(i, seen); });
-  } catch (...) {  // the system gives no more; those that are there would wait for the others for ever
+  } catch (...) {  // the system refuses one: those that run would wait for it for ever
     stop();
     throw;
   }
 }
 
-void Team::stop() {
+void ThreadPool::stop() {
   if (owner_ != long(getpid())) return forget();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -54,8 +54,8 @@ void Team::stop() {
   workers_.clear();
 }
 
-// A forked child has none of its parent's threads, and the locks as they happened to be.
-void Team::forget() {
+// A forked child has none of its parent's threads, and its locks are in whatever state they were.
+void ThreadPool::forget() {
   new std::vector<std::thread>(std::move(workers_));  // on purpose never freed: they cannot be joined
   workers_ = std::vector<std::thread>();
   new (&queue_) std::recursive_mutex;
@@ -64,22 +64,22 @@ void Team::forget() {
   owner_ = long(getpid());
 }
 
-void Team::fail(std::exception_ptr error) {
+void ThreadPool::fail(std::exception_ptr error) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!error_) error_ = std::move(error);
 }
 
-void Team::relax(int& spins) {
+void ThreadPool::relax(int& spins) {
   if (++spins < kSpins) {
 #if defined(__SSE2__)
     _mm_pause();
 #endif
   } else {
-    std::this_thread::yield();  // another process has the core that we wait for
+    std::this_thread::yield();  // another process has the core that this thread needs
   }
 }
 
-void Team::run(const std::function<void(Phase&)>& work) {
+void ThreadPool::run(const std::function<void(Phase&)>& work) {
   const auto turn = hold();
   const KeepDenormals mode;
   start();
@@ -98,7 +98,7 @@ void Team::run(const std::function<void(Phase&)>& work) {
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
-void Team::serve(int thread, std::uint64_t seen) {
+void ThreadPool::serve(int thread, std::uint64_t seen) {
   const KeepDenormals mode;
   for (;;) {
     for (int spins = 0; spins < kIdleSpins && job_.load(std::memory_order_acquire) == seen; ++spins) {
@@ -118,7 +118,7 @@ void Team::serve(int thread, std::uint64_t seen) {
   }
 }
 
-void Team::wait_for_all() {
+void ThreadPool::wait_for_all() {
   if (threads_ == 1) return;
   const std::uint64_t round = round_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {

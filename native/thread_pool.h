@@ -1,12 +1,12 @@
-// Threads that walk through the phases of one computation together.
+// Threads that go through the phases of one computation together.
 //
-//     team.run([&](Phase& phase) {           // on every thread
-//       phase.each(blocks, 1, [&](int begin, int end) { ... });   // each has a share, and helps when it is done
+//     pool.run([&](Phase& phase) {           // on every thread
+//       phase.each(blocks, 1, [&](int begin, int end) { ... });   // each has a share, then helps the others
 //       phase.each(rows, 4, ...);                                  // begins when all of the first are done
 //     });
 //
-// Who computes an item never changes its result, so it does not matter that this is not deterministic. What an item throws
-// comes out of `run` on the caller's thread, once the others are done.
+// Which thread computes an item is not deterministic, but it never changes the result. What an item throws comes out of
+// `run` on the caller's thread, once the others are done.
 #pragma once
 
 #include <atomic>
@@ -21,11 +21,11 @@
 
 namespace eyas {
 
-class Team;
+class ThreadPool;
 
 class Phase {
  public:
-  Phase(Team& team, int thread) : thread(thread), team_(team) {}
+  Phase(ThreadPool& pool, int thread) : thread(thread), pool_(pool) {}
 
   // Calls function(begin, end) for parts of 0..count of at most `chunk` items, then waits for all threads.
   template <class Function>
@@ -39,23 +39,23 @@ class Phase {
  private:
   int share(int count, long owner) const;  // where it starts; the next one starts where it ends
 
-  Team& team_;
+  ThreadPool& pool_;
   int index_ = 0;
 };
 
-class Team {
+class ThreadPool {
  public:
-  explicit Team(int threads);
-  ~Team();
-  Team(const Team&) = delete;
-  Team& operator=(const Team&) = delete;
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
-  // Keeps other callers waiting: between runs too, for the memory that the team's networks share.
+  // Keeps other callers waiting, between runs too: networks of one pool share memory.
   std::unique_lock<std::recursive_mutex> hold();
-  // Starts the threads if they are not there; so their lack is an error before any work.
+  // Starts the threads if they are not running, so that failing to start them is an error before any work.
   void start();
-  // Runs `work` on all threads; calls of several callers queue. In a forked child the threads are started anew.
+  // Runs `work` on all threads; calls of several callers queue. A forked child starts its own threads.
   void run(const std::function<void(Phase&)>& work);
 
  private:
@@ -86,26 +86,26 @@ class Team {
   alignas(64) std::atomic<std::uint64_t> round_{0};
 };
 
-inline int Phase::share(int count, long owner) const { return int(count * owner / team_.threads_); }
+inline int Phase::share(int count, long owner) const { return int(count * owner / pool_.threads_); }
 
 template <class Function>
 void Phase::each(int count, int chunk, const Function& function) {
-  Team::Counter* next = team_.next_[index_ % 2].get();
-  const long threads = team_.threads_;
+  ThreadPool::Counter* next = pool_.next_[index_ % 2].get();
+  const long threads = pool_.threads_;
   try {
-    for (long k = 0; k < threads; ++k) {  // its own share first, which lies together in memory; then what others have left
+    for (long k = 0; k < threads; ++k) {  // its own share first, which is contiguous in memory; then what others have left
       const long owner = (thread + k) % threads;
       const int first = share(count, owner), end = share(count, owner + 1);
       for (int at; (at = first + next[owner].value.fetch_add(chunk, std::memory_order_relaxed)) < end;)
         function(at, at + chunk < end ? at + chunk : end);
     }
-  } catch (...) {  // memory has run out: the others wait for this thread all the same
-    team_.fail(std::current_exception());
+  } catch (...) {  // out of memory: the others wait for this thread all the same
+    pool_.fail(std::current_exception());
   }
-  // Nobody is in the next phase yet, so its counters may be reset: each thread does its own.
-  team_.next_[(index_ + 1) % 2][std::size_t(thread)].value.store(0, std::memory_order_relaxed);
+  // No thread is in the next phase yet, so its counters may be reset: each thread resets its own.
+  pool_.next_[(index_ + 1) % 2][std::size_t(thread)].value.store(0, std::memory_order_relaxed);
   ++index_;
-  team_.wait_for_all();
+  pool_.wait_for_all();
 }
 
 }  // namespace eyas

@@ -1,0 +1,43 @@
+// Tokens in the formats that products read; included by kernels.inl.
+
+int activation_bytes(ActivationFormat format) {
+  return format == ActivationFormat::Float32 ? 4 : format == ActivationFormat::Bfloat16 ? kBf16Item : 1;
+}
+
+// A vector of token t from `column` on; not for int8, whose scale depends on 64 numbers.
+inline void put_activations(const Activations& out, int t, int column, F x) {
+  if (out.format == ActivationFormat::Float32) {
+    store(reinterpret_cast<float*>(out.token(t)) + column, x);
+  } else if (kBf16Item == 2) {
+    store_bf16(reinterpret_cast<std::uint16_t*>(out.token(t)) + column, x);
+  } else {
+    store(reinterpret_cast<float*>(out.token(t)) + column, round_bf16(x));
+  }
+}
+
+void prepare(const float* x, int padded, const Activations& out, int t) {
+  if (out.format != ActivationFormat::Int8) {
+    for (int i = 0; i < padded; i += kLanes) put_activations(out, t, i, load(x + i));
+    return;
+  }
+  for (int part = 0, i = 0; part < out.scales; ++part) {
+    const int begin = i, end = padded < i + kScaled ? padded : i + kScaled;
+    F largest = zero(), sound = zero();
+    for (; i < end; i += kLanes) {
+      largest = max(largest, abs(load(x + i)));
+      sound = fma(load(x + i), zero(), sound);
+    }
+    const float faulty = sum_of(sound);  // 0, or NaN where an entry is not finite: that must not get lost
+    const float top = faulty == 0 ? max_of(largest) : 0;
+    const F inverse = set(top > kLeastScaled ? 127.0f / top : 0.0f);
+    std::int8_t* token = reinterpret_cast<std::int8_t*>(out.token(t));
+    F total = zero();
+    for (i = begin; i < end; i += kLanes) {
+      const I rounded = faulty == 0 ? to_int(mul(load(x + i), inverse)) : zero_int();
+      store_int8(token + i, rounded);
+      total = add(total, to_float(rounded));
+    }
+    out.scale[t * out.scales + part] = top / 127.0f + faulty;
+    out.sum[t * out.scales + part] = -128 * std::int32_t(sum_of(total));
+  }
+}

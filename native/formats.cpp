@@ -1,0 +1,64 @@
+#include "formats.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace eyas {
+
+// Of the formats only the storage is used here, which is the same on every instruction set.
+namespace storage {
+#include "simd_portable.h"
+#include "tiles.inl"
+#include "formats/table.inl"
+
+template <class Format>
+std::size_t pack(const WeightRows& rows, int n, int k, std::uint8_t* out, float* scale) {
+  const std::size_t bytes = Format::block_bytes(k);
+  const int blocks = (n + kBlock - 1) / kBlock, padded_k = round_up(k, Format::kGroup);
+  std::vector<float> row(std::size_t(padded_k), 0.0f);
+  std::memset(out, Format::kPadding, std::size_t(blocks) * bytes);
+  if (Format::kHasScales) std::memset(scale, 0, sizeof(float) * std::size_t(blocks) * kBlock);
+  std::size_t bad = 0;
+  for (int o = 0; o < n; ++o) {
+    rows.read(o, k, row.data());
+    for (int i = 0; i < k; ++i) bad += !std::isfinite(row[std::size_t(i)]);
+    std::uint8_t* block = out + std::size_t(o / kBlock) * bytes;
+    Format::pack_row(row.data(), padded_k, o % kBlock, block, Format::kHasScales ? scale + o : nullptr);
+  }
+  return bad;
+}
+
+template <class... Formats>
+struct Table {
+  static constexpr int size = int(sizeof...(Formats));
+  static constexpr WeightFormat rows[] = {
+      {Formats::kName, Formats::kActivations, Formats::kHasScales, Formats::block_bytes, pack<Formats>}...};
+};
+}  // namespace storage
+
+using Formats = storage::OfAllFormats<storage::Table>;
+
+const WeightFormat* const kWeightFormats = Formats::rows;
+const int kNumWeightFormats = Formats::size;
+
+const WeightFormat* find_weight_format(const char* name) {
+  for (const WeightFormat& format : Formats::rows)
+    if (std::strcmp(format.name, name) == 0) return &format;
+  return nullptr;
+}
+
+void WeightRows::read(int row, int k, float* out) const {
+  const std::size_t start = std::size_t(row) * std::size_t(k);
+  if (!is_bfloat16) {
+    std::memcpy(out, static_cast<const float*>(data) + start, sizeof(float) * std::size_t(k));
+    return;
+  }
+  const std::uint16_t* bits = static_cast<const std::uint16_t*>(data) + start;
+  for (int i = 0; i < k; ++i) {
+    const std::uint32_t wide = std::uint32_t(bits[i]) << 16;
+    std::memcpy(out + i, &wide, 4);
+  }
+}
+
+}  // namespace eyas

@@ -1,0 +1,61 @@
+// Weight formats: how the numbers of a matrix are stored, and so how its products are computed.
+//
+// A format is one file, formats/<name>.inl, and its name in formats/table.inl. The file says how rows are packed, which
+// activations the format multiplies, and its dot product over the vector primitives of an instruction set.
+#pragma once
+
+#include "types.h"
+
+namespace eyas {
+
+// (n, k) weights as a model's file holds them.
+struct WeightRows {
+  const void* data = nullptr;
+  bool is_bfloat16 = false;  // else float32
+
+  // Row `row` of k numbers in float32.
+  void read(int row, int k, float* out) const;
+};
+
+struct WeightFormat {
+  const char* name;
+  ActivationFormat activations;  // that it multiplies
+  bool has_scales;               // a float32 factor per output is stored apart
+  std::size_t (*block_bytes)(int k);
+  // Packs (n, k) weights; `scale` (blocks * 32,) is filled where the format has them. Returns the number of weights that
+  // are not finite.
+  std::size_t (*pack)(const WeightRows& rows, int n, int k, std::uint8_t* out, float* scale);
+
+  int index() const;  // in the table
+};
+
+extern const WeightFormat* const kWeightFormats;  // the table
+extern const int kNumWeightFormats;
+
+inline int WeightFormat::index() const { return int(this - kWeightFormats); }
+
+// Null if there is none of that name.
+const WeightFormat* find_weight_format(const char* name);
+
+// A matrix (n, k) in blocks of 32 outputs, so that one pass over the matrix is one straight read of memory. Inside a block
+// the inputs follow each other in groups of 128 bytes, 4 bytes for each output: 1 input in float32, 2 in bfloat16, 4 in int8.
+//
+//     bfloat16:  [block][k / 2][32 outputs][2 inputs]
+struct PackedMatrix {
+  const WeightFormat* format = nullptr;
+  int n = 0;
+  int k = 0;
+  std::size_t block_bytes = 0;
+  const std::uint8_t* data = nullptr;
+  const float* scale = nullptr;  // (blocks * 32,) per output, or none
+  const float* bias = nullptr;   // (blocks * 32,), or none
+
+  PackedMatrix() = default;
+  PackedMatrix(const WeightFormat& format, int n, int k) : format(&format), n(n), k(k), block_bytes(format.block_bytes(k)) {}
+
+  int blocks() const { return (n + kBlock - 1) / kBlock; }
+  const std::uint8_t* block(int index) const { return data + std::size_t(index) * block_bytes; }
+  std::size_t bytes() const { return std::size_t(blocks()) * block_bytes; }
+};
+
+}  // namespace eyas

@@ -1,0 +1,29 @@
+// Weights in int8 with a scale per output, multiplied by int8 activations: sums of integers over 64 inputs each, which are
+// exact. The bytes are stored plus 128, as unsigned, which the instructions need; `Activations::sum` undoes it.
+
+struct Int8 {
+  static constexpr const char* kName = "int8";
+  static constexpr ActivationFormat kActivations = ActivationFormat::Int8;
+  static constexpr bool kHasScales = true;
+  static constexpr int kGroup = 4;
+  static constexpr int kTokens = kInt8Tokens;
+  static constexpr std::uint8_t kPadding = 128;
+
+  static std::size_t block_bytes(int k) { return grouped_bytes(k, kGroup); }
+  static void pack_row(const float* row, int padded_k, int lane, std::uint8_t* block, float* scale) {
+    float top = 0;
+    for (int i = 0; i < padded_k; ++i) top = std::fabs(row[i]) > top ? std::fabs(row[i]) : top;
+    *scale = top / 127.0f;
+    const float inverse = top > kLeastScaled && std::isfinite(top) ? 127.0f / top : 0.0f;
+    for (int i = 0; i < padded_k; ++i) {
+      const bool finite = std::isfinite(row[i]);
+      block[packed_offset<Int8>(i, lane)] = finite ? std::uint8_t(std::nearbyint(row[i] * inverse) + 128) : 128;
+    }
+  }
+
+  template <int R, int V, int L>
+  static void tile(const std::uint8_t* const* w, int groups, const Activations& x, int t, const Ahead<L>& ahead,
+                   F (&sums)[R][V]) {
+    integer_tile(w, groups, x, t, ahead, sums);
+  }
+};
