@@ -107,7 +107,7 @@ def _write_weights(tensors: ModelTensors, family: Family, target: Path, progress
         progress("converting", order[name], len(order))
         try:
             values = to_float32(tensors.raw(names[name]))
-        except (ModelError, NotImplementedError) as error:
+        except ModelError as error:
             raise ModelError(f"{tensors.source.path}: {name} cannot be converted ({error}).") from error
         if not np.isfinite(values).all():
             raise ModelError(

@@ -25,11 +25,11 @@ def layer_shapes(layer: LayerSpec, hidden: int) -> dict[str, Shape]:
     """Every weight of a layer by its name within the layer, such as `query.weight`, and its shape.
 
     Raises:
-        NotImplementedError: a mixture of experts, which no runtime here computes yet.
+        ModelError: a mixture of experts, which no runtime here computes yet.
     """
     attention, mlp = layer.attention, layer.mlp
     if not isinstance(mlp, GatedMLP):
-        raise NotImplementedError("a mixture of experts")
+        raise ModelError("mixtures of experts have no tensor names yet")
     query, key = attention.query_size, attention.key_size
     linears = {
         "query": (query, hidden, attention.bias),
@@ -170,11 +170,12 @@ class ModelTensors:
         tensor, parts = self._names.find(name)
         raw, shape = self.source.raw(tensor), self._shapes[name]
         start = sum(self._shapes[part][0] for part in parts[: parts.index(name)])
-        data = raw.data if len(parts) == 1 else _rows(raw, start, start + shape[0])
-        if name.split(".")[-2] in self._names.interleaved:
-            attention = self.spec.layers[int(name.split(".")[1])].attention
-            data = _first_halves_first(data, shape[0] // attention.head_dim)
-        return RawTensor(data, raw.format, shape)
+        rows = raw.data.reshape(raw.shape[0], -1)[start : start + shape[0]]  # bytes of each row or number
+        pieces = name.split(".")  # "layers", "3", "query", "weight"
+        if pieces[-2] in self._names.interleaved:
+            attention = self.spec.layers[int(pieces[1])].attention
+            rows = _first_halves_first(rows, shape[0] // attention.head_dim)
+        return RawTensor(rows.reshape(*shape[:-1], -1), raw.format, shape)
 
     def stored(self, name: str) -> NDArray[np.generic]:
         """A tensor in float32 or bfloat16, without a copy where it is stored so."""
@@ -209,17 +210,7 @@ class ModelTensors:
         return ModelError(f"{self.source.path} {fault}; its weights and its config are not of one model.")
 
 
-def _rows(raw: RawTensor, start: int, stop: int) -> NDArray[np.uint8]:
-    """Some rows of a matrix, or some numbers of a vector, as bytes."""
-    if len(raw.shape) > 1:
-        return raw.data[start:stop]
-    size = raw.data.shape[0] // raw.shape[0]
-    return raw.data[start * size : stop * size]
-
-
-def _first_halves_first(data: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:
+def _first_halves_first(rows: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:
     """Rows of each head from llama.cpp's order, pairs next to each other, to rotate-half's."""
-    if data.ndim == 1:
-        raise NotImplementedError("a bias in llama.cpp's order")
-    pairs = data.reshape(heads, -1, 2, data.shape[-1])
-    return pairs.swapaxes(1, 2).reshape(data.shape)
+    pairs = rows.reshape(heads, -1, 2, rows.shape[-1])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)

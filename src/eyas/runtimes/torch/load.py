@@ -11,9 +11,9 @@ from transformers.utils import logging as transformers_logging
 
 from eyas.errors import ConfigError, ModelError
 from eyas.models import target_fingerprint
-from eyas.runtimes.torch.families import context_limit, refusal, unusable
 from eyas.runtimes.torch.probe import check_trees
 from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.stock_config import context_limit, refusal, unusable
 
 DTYPES = {
     "float32": torch.float32,

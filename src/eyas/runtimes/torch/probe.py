@@ -16,10 +16,10 @@ from torch import Tensor
 from eyas.engine.interfaces import TargetCall
 from eyas.engine.tree import Ints
 from eyas.errors import ModelError
-from eyas.runtimes.torch.families import refusal
 from eyas.runtimes.torch.masks import MaskPlan
 from eyas.runtimes.torch.rows import TorchRows
 from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.stock_config import refusal
 
 PREFIX_ROWS = 6
 TREE_PARENTS = np.array([-1, 0, 0, 1])

@@ -15,9 +15,9 @@ from eyas.errors import ModelError
 from eyas.models.spec import StackSpec
 from eyas.runtimes.torch.blocks import HeadRows, TorchLinear, TorchLMHead, TorchResBlock, as_tensor, to_torch
 from eyas.runtimes.torch.cache import TargetCache
-from eyas.runtimes.torch.families import logit_transform, mask_plan, refusal
 from eyas.runtimes.torch.rows import TorchRows
 from eyas.runtimes.torch.stack import TorchDraftStack
+from eyas.runtimes.torch.stock_config import logit_transform, mask_plan, refusal
 from eyas.runtimes.torch.taps import LayerTaps, side_by_side
 
 
