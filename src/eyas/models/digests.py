@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from eyas.models.store import cache_dir
 
@@ -45,8 +46,10 @@ def _remembered(memory: Path) -> dict[str, str]:
 
 def _remember(memory: Path, digests: dict[str, str]) -> None:
     newest = dict(list(digests.items())[-_MOST:])
-    temporary = memory.with_suffix(".tmp")
     with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(newest, indent=1), encoding="utf-8")
-        temporary.replace(memory)
+        with NamedTemporaryFile(
+            "w", encoding="utf-8", dir=memory.parent, prefix=".digests-", delete=False
+        ) as file:
+            json.dump(newest, file, indent=1)
+        Path(file.name).replace(memory)

@@ -63,13 +63,14 @@ class PackedWeights:
                 self._arrays[name], self._arrays[f"{name}.scale"] = self._pack(name)
             return
         path = packed_path(tensors, weight_format)
-        if not self._is_whole(path):
-            with locked(path):
-                if not self._is_whole(path):  # no other process has made it meanwhile
-                    self._write(path, progress)
-            remove_stale(keep=path, layout=layout_key(weight_format))
         touch(path)
-        self._map(path)
+        if not self._map(path):
+            with locked(path):
+                if not self._map(path):  # no other process has made it meanwhile
+                    self._write(path, progress)
+                    is_mapped = self._map(path)
+                    assert is_mapped, "written just now"
+            remove_stale(keep=path, layout=layout_key(weight_format))
 
     def matrix(self, name: str, bias: NDArray[np.float32] | None = None) -> _native.Matrix:
         """A matrix over the mapped bytes."""
@@ -127,15 +128,22 @@ class PackedWeights:
                 shapes[f"{name}.scale"] = (np.dtype("<f4"), (scale,))
         return shapes
 
-    def _is_whole(self, path: Path) -> bool:
-        """Whether the file is there as it was written; a broken one is written again."""
+    def _map(self, path: Path) -> bool:
+        """Map the file if it is there as it was written; False for one to write again."""
         try:
-            header = read_header(path)
-        except ModelError:
+            header, mapped = read_header(path), _mapped(path)
+        except (ModelError, OSError, ValueError):  # none, a broken or an empty one
             return False
-        return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()} == {
-            name: (dtype_code(dtype), shape) for name, (dtype, shape) in self._layout().items()
-        }
+        found = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        if found != {name: (dtype_code(dtype), shape) for name, (dtype, shape) in self._layout().items()}:
+            return False
+        whole = np.frombuffer(mapped, dtype=np.uint8)
+        for name, entry in header.items():
+            start = entry["file_offset"]
+            stop = start + entry["data_offsets"][1] - entry["data_offsets"][0]
+            piece = whole[start:stop]
+            self._arrays[name] = piece.view(np.float32) if name.endswith(".scale") else piece
+        return True
 
     def _write(self, path: Path, progress: Progress) -> None:
         shapes = self._layout()
@@ -161,14 +169,6 @@ class PackedWeights:
         finally:
             with suppress(OSError):
                 temporary.unlink()
-
-    def _map(self, path: Path) -> None:
-        whole = np.frombuffer(_mapped(path), dtype=np.uint8)
-        for name, entry in read_header(path).items():
-            start = entry["file_offset"]
-            stop = start + entry["data_offsets"][1] - entry["data_offsets"][0]
-            piece = whole[start:stop]
-            self._arrays[name] = piece.view(np.float32) if name.endswith(".scale") else piece
 
 
 def packed_path(tensors: ModelTensors, weight_format: str) -> Path:
