@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from eyas.cli.app import COMMANDS, build_parser
+from eyas.cli.app import COMMANDS, build_parser, main
+from eyas.drafters.heads import head_kinds
 from pages import GUIDES, PAGES, ROOT, commands, without_tables_of_bench
 
 
@@ -84,10 +85,13 @@ def options_of(parser):
                 yield from options_of(below)
 
 
-def test_options_that_guides_name_exist():
+def test_options_that_guides_name_exist(capsys):
     known = set(options_of(build_parser()))
+    for kind in head_kinds():  # their recipes are imported when they are asked for
+        main(["train", kind, "--help"])
+    known |= set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
     for script in [
-        *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("benchmarks/**/*.py"),
         *ROOT.glob("benchmarks/*.sh"),
         ROOT / "Makefile",
         ROOT / ".ci/run",

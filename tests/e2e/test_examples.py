@@ -80,7 +80,7 @@ def _answer(engine, prompt):
 
 def test_the_documented_method_keeps_the_contract(tmp_path, monkeypatch):
     source = re.search(r"```python\n(.*?)```", (ROOT / "docs/add-a-method.md").read_text(), re.S)[1]
-    assert len(source.splitlines()) < 40
+    assert len(source.splitlines()) < 50
     monkeypatch.setattr("eyas.drafters.registry._METHODS", dict(_METHODS))
     names = {"__name__": "echo"}
     exec(compile(source, "echo.py", "exec"), names)  # our own documentation
