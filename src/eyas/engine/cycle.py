@@ -84,6 +84,7 @@ class Run:
 
     Attributes:
         token_ids: prompt and answer; the last one is the root, which no cache holds yet.
+        generated: the answer's ids.
         num_reused: prompt tokens that the caches held before the prefill.
         share: what it adds to the cycles that serve it.
     """
@@ -93,6 +94,7 @@ class Run:
     cache: PathCache
     session: DraftSession
     token_ids: list[int]
+    generated: list[int] = field(default_factory=list)
     num_reused: int = 0
     share: SequenceShare = field(default_factory=SequenceShare)
     counter: StatsCounter = field(default_factory=StatsCounter)
@@ -107,11 +109,6 @@ class Run:
     def text(self) -> str:
         """The answer's text so far."""
         return "".join(self.pieces)
-
-    @property
-    def generated(self) -> list[int]:
-        """The answer's ids."""
-        return self.token_ids[len(self.request.prompt_ids) :]
 
     @property
     def is_finished(self) -> bool:
@@ -324,7 +321,9 @@ class Engine:
             if answer.finish_reason:
                 break
         run.tokens.extend(emitted)
-        run.token_ids.extend(token.id for token in emitted)
+        ids = [token.id for token in emitted]
+        run.token_ids += ids
+        run.generated += ids
         if not answer.finish_reason and len(run.token_ids) >= self.runtime.target.context_limit:
             text += answer.finish("length")
         run.pieces.append(text)
@@ -342,10 +341,10 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _check_tree(tree: DraftTree, root: int, room: int, vocab_size: int) -> None:
     """Refuse a drafter's broken tree before it fails the pass of the whole batch."""
-    token_ids, _ = tree.rows
-    if int(token_ids[0]) != root:
+    token_ids: list[int] = tree.rows[0].tolist()
+    if token_ids[0] != root:
         raise DraftError(f"the drafter's tree has the root {token_ids[0]}, but the newest token is {root}.")
-    low, high = int(token_ids.min()), int(token_ids.max())
+    low, high = min(token_ids), max(token_ids)
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
         raise DraftError(

@@ -101,6 +101,8 @@ class AnswerText:
         self._held += self._decoder.push(token_id)
         if token_id in self.stop_token_ids:
             return self.finish("stop")
+        if not self._config.stop and self.num_tokens < self._config.max_new_tokens:
+            return self._release(len(self._held))
         start = self._find_stop()
         if start is not None:
             self.finish_reason = "stop"

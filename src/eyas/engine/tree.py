@@ -75,7 +75,7 @@ class DraftTree:
         """(N,) levels below the root; 0 for the root."""
         return node_depths(self.parents)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Depth of the deepest node."""
         return max(_depths(self.parents.tolist()))

@@ -109,9 +109,8 @@ class Verifier:
 
     def sampled(self, cycle: Cycle) -> list[SampledToken]:
         """The cycle's tokens with log-probabilities, if asked for, and the depth each was accepted at."""
-        last = cycle.num_accepted
-        tokens = (self._sampled(*pair) for pair in zip(cycle.path, cycle.token_ids, strict=True))
-        return [token.at_depth(depth + 1) if depth < last else token for depth, token in enumerate(tokens)]
+        tokens = list(map(self._sampled, cycle.path, cycle.token_ids))
+        return [*(token.at_depth(depth) for depth, token in enumerate(tokens[:-1], start=1)), tokens[-1]]
 
     def _sampled(self, node: int, token_id: int) -> SampledToken:
         """A rule need not accept what `choose` gives; then the token's log-probability is looked up."""
