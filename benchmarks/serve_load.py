@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, product
@@ -110,10 +110,12 @@ def arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def running_server(options: Sequence[str]) -> Iterator[str]:
-    """`eyas serve` in a process of its own; gives its address."""
-    command = [sys.executable, "-m", "eyas", "serve", "--port", "0", "--max-concurrent", "16", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+def running_server(
+    options: Sequence[str], python: Sequence[str] = (sys.executable,), env: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """`eyas serve` in a process of its own, by a command that starts Python; gives its address."""
+    command = [*python, "-m", "eyas", "serve", "--port", "0", "--max-concurrent", "16", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
         address = _address(process.stderr)
         # Its log is read on: a full pipe would make the server wait.

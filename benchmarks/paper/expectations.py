@@ -1,8 +1,8 @@
 """What the paper leads one to expect, compared with the rows. Nothing fails here: a table says what held.
 
 Orderings of tau are those of its Tables 1 and 3, with the paper's trees on both sides. Calibration is its
-Figure 6. Its Figure 4 is the reason for dynamic trees: one position is accepted at different rates in different
-contexts.
+Figure 6. Its Figure 4 is the reason for dynamic trees: one position is accepted at different rates in
+different contexts.
 """
 
 from collections.abc import Iterator, Sequence

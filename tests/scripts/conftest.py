@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]  # benchmarks.paper; synthetic
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests" / "bench")]
 
 if not (ROOT / "benchmarks").is_dir():  # a source distribution has no scripts
     collect_ignore_glob = ["*"]

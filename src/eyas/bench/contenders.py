@@ -21,7 +21,7 @@ EQUAL = "eagle2 25 tokens 5 levels"
 WITHOUT_VALUE, WITHOUT_RERANK = "eagle2 without value", "eagle2 without rerank"
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "all": (),  # every method with the paper's tree: filled from the registry
-    "auto": (),  # every method that has cost-aware trees with them, and with prompt lookup: filled likewise
+    "auto": (),  # every method that has cost-aware trees with them, prompt lookup included: filled likewise
     # Table 3 of the paper.
     "ablations": (
         "eagle2",
@@ -94,7 +94,7 @@ def _preset(name: str) -> tuple[str, ...] | None:
         return tuple(f"{method}:tree=fixed" if known[method].is_sizable else method for method in ordered)
     if name == "auto":
         sized = [method for method in ordered if known[method].is_sizable]
-        return tuple(f"{method}:tree=auto,{LOOKUP}={on}" for on in ("false", "true") for method in sized)
+        return tuple(f"{method}:tree=auto,{LOOKUP}=true" for method in sized)
     preset = PRESETS.get(name)
     return preset and tuple(spec for spec in preset if spec.split(":")[0] in known)
 

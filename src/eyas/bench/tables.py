@@ -259,8 +259,15 @@ def pair(mine: Samples, plain: Samples) -> tuple[float | None, float | None]:
 
 
 def _numbers(results: Results, temperature: float) -> str:
-    """How much was asked: "80 questions, 96 answers of each method"."""
+    """How much was asked, and on what: "80 questions, 96 answers of each method; bfloat16 on ..."."""
     rows = results.checked(PLAIN, temperature)
     questions = {(row["set"], row["question_id"]) for row in rows}
     timed = Counter(row["asked"] for row in rows)
-    return f"{len(questions)} questions, {len(timed)} answers of each method"
+    used = {row["made"] for row in rows}
+    makers = {
+        f"{maker['dtype']} on {maker['threads']} threads of {maker['cpu']}"
+        for made, maker in results.run.get("makers", {}).items()
+        if made in used and {"dtype", "threads", "cpu"} <= maker.keys()
+    }
+    machine = "".join(f"; {text}" for text in sorted(makers))
+    return f"{len(questions)} questions, {len(timed)} answers of each method{machine}"
