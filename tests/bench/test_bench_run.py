@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from eyas.bench.contenders import PRESETS
-from eyas.drafters.autoregressive import Autoregressive, Session
+from eyas.drafters.autoregressive import Autoregressive, AutoregressiveSession
 from eyas.drafters.registry import Method, methods
 from eyas.engine.interfaces import DraftOptions
 from eyas.engine.verification import SPECULATIVE_SAMPLING
@@ -192,7 +192,7 @@ def test_a_file_of_others_is_left_as_it_was(eyas, argv, tmp_path, content):
 
 
 def test_a_method_that_raises_loses_its_prompt_only(eyas, argv, rows, registered):
-    class Picky(Session):
+    class Picky(AutoregressiveSession):
         def begin(self, context, keep=0):
             if len(context.prompt_ids) > 30:
                 raise ValueError("too\nlong for me")

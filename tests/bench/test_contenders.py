@@ -2,7 +2,7 @@
 
 import pytest
 
-from eyas.bench.contenders import LOOKUP, Contender, contenders
+from eyas.bench.contenders import Contender, contenders
 from eyas.drafters.registry import methods
 from eyas.errors import ConfigError
 
@@ -37,7 +37,7 @@ def test_methods_may_be_joined_by_commas_and_come_from_presets():
 
 
 def test_a_contender_is_named_for_what_it_holds():
-    words = ("eagle2", "eagle2:tree=auto", f"eagle2:tree=auto,{LOOKUP}=off", "eagle2:draft_tokens=7,depth=2")
+    words = ("eagle2", "eagle2:tree=auto", "eagle2:tree=auto,lookup=off", "eagle2:draft_tokens=7,depth=2")
     wanted = ["eagle2", "eagle2 auto + lookup", "eagle2 auto", "eagle2 draft_tokens=7 depth=2"]
     assert list(parsed(*words))[1:] == wanted
     base = {"tree": "auto"}

@@ -33,7 +33,6 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     "equal-budget": ("eagle", f"eagle2:draft_tokens=25,depth=5,name={EQUAL}"),
     "budgets": (*(f"eagle2:draft_tokens={n},name=eagle2 {n} tokens" for n in (7, 15, 25, 40)), "eagle2"),
 }
-LOOKUP = "lookup"  # TreeConfig's option
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -94,7 +93,7 @@ def _preset(name: str) -> tuple[str, ...] | None:
         return tuple(f"{method}:tree=fixed" if known[method].is_sizable else method for method in ordered)
     if name == "auto":
         sized = [method for method in ordered if known[method].is_sizable]
-        return tuple(f"{method}:tree=auto,{LOOKUP}=true" for method in sized)
+        return tuple(f"{method}:tree=auto,lookup=true" for method in sized)
     preset = PRESETS.get(name)
     return preset and tuple(spec for spec in preset if spec.split(":")[0] in known)
 
@@ -142,8 +141,8 @@ def _named(contender: Contender, base: Mapping[str, Any]) -> str:
     if is_auto or own.get("tree") == "fixed":
         own.pop("tree", None)
     if is_auto:
-        own.pop(LOOKUP, None)
-        name += " auto + lookup" if getattr(tree, LOOKUP) else " auto"
+        own.pop("lookup", None)
+        name += " auto + lookup" if tree.lookup else " auto"
     return " ".join([name, *(f"{option}={str(value).lower()}" for option, value in own.items())])
 
 

@@ -2,9 +2,9 @@
 
 A *prompt* is one turn of a question at one temperature and seed. Every contender answers it once to have its
 ids checked (repeat 0), then again until `repeats` answers are timed. Counting cycles takes a little time, so
-the checked answer is a timed one only where cycles are not counted. Repeats are interleaved over contenders, so
-that a busy neighbour slows all of them alike. Each prompt and repeat starts with another contender, so that none
-always follows the same one.
+the checked answer is a timed one only where cycles are not counted. Repeats are interleaved over contenders,
+so that a busy neighbour slows all of them alike. Each prompt and repeat starts with another contender, so
+that none always follows the same one.
 
 `eyas eval` is such a plan without timed repeats.
 """
