@@ -234,6 +234,25 @@ def test_cost_aware_trees_need_a_table(eagle2, engines):
         engines(eagle2).start(request)
 
 
+@each(default_cases() + option_cases(), {"ids", "distribution", "no"})
+@pytest.mark.parametrize("size", [{}, {"tree": AUTO, "costs": FREE}], ids=["fixed", "auto"])
+def test_no_cycle_drafts_more_than_the_method_says(case, engines, size):
+    """A server keeps so much of its caches free; a text that repeats itself is drafted at full length."""
+    if case.method in UNSIZED or case.options.rule.lossless == "distribution":
+        size = {}
+    sampling = SamplingConfig(temperature=1.0, seed=3, logit_bias={5: 60.0})
+    stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
+    request = make_request(case, [9, 4, 5, 5, 9, 4, 5, 5], sampling, stopping, **size)
+    most = case.options.max_draft_tokens(request.tree)
+    run, _ = engines(case).start(request)
+    drafted = []
+    while not run.is_finished:
+        engines(case).step([run])
+        drafted.append(len(run.last_cycle.tree.rows[0]) - 1)
+    assert max(drafted) <= most
+    assert most == 0 or max(drafted) > 0
+
+
 @lossless
 def test_the_whole_context_is_used(case, engines):
     """The tree shrinks as the context fills; the last position is still reached."""

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from eyas.drafters.autoregressive import Autoregressive
+from eyas.drafters.autoregressive import Autoregressive, AutoregressiveOptions
+from eyas.drafters.pld import PldOptions
 from eyas.engine.cycle import Engine
+from eyas.engine.interfaces import DraftOptions
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
 from eyas.errors import CapacityError, ConfigError
@@ -179,6 +181,14 @@ def test_the_cache_budget_is_never_exceeded(engine, serving):
     for reader in readers:
         assert reader.wait()
     assert 206 <= max(peaks) <= 260
+
+
+def test_the_cache_budget_counts_what_a_method_drafts(engine):
+    """Not EAGLE-2's 59 tokens for every method."""
+    reader = Reader(engine, [1, 3, 4])
+    for options, tree in ((PldOptions(pld_tokens=7), 7), (AutoregressiveOptions(), 0), (DraftOptions(), 59)):
+        reader.job.request = replace(reader.request, options=options)
+        assert reader.job.tokens == 3 + 40 + 1 + tree
 
 
 def test_what_could_never_fit_is_refused(engine, serving):

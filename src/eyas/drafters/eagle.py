@@ -53,6 +53,11 @@ class EagleOptions(DraftOptions):
         """The same ids, or speculative sampling."""
         return SPECULATIVE_SAMPLING if self.eagle_ratio else SAME_IDS
 
+    @property
+    def own_draft_tokens(self) -> int:
+        """The static tree's."""
+        return len(TREE)
+
 
 @register_drafter("eagle", options=EagleOptions, head="eagle")
 class Eagle:

@@ -149,6 +149,11 @@ class HydraOptions(DraftOptions):
         int, Option("nodes kept of the static tree, the most valuable first", at_least=1)
     ] = len(TREE)
 
+    @property
+    def own_draft_tokens(self) -> int:
+        """The nodes that are kept."""
+        return self.hydra_draft_tokens
+
 
 @register_drafter("hydra", options=HydraOptions, head="hydra")
 class Hydra:

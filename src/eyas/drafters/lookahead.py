@@ -48,6 +48,12 @@ class LookaheadOptions(DraftOptions):
         int, Option("n-grams kept and proposed for each first token (G in the paper)", at_least=1)
     ] = 7
 
+    @property
+    def own_draft_tokens(self) -> int:
+        """Window and guesses, N - 1 rows of each; while it fills, the window's first row is longer."""
+        rows = self.lookahead_level - 1
+        return rows * (self.lookahead_window + self.lookahead_guesses) + rows
+
 
 @register_drafter("lookahead", options=LookaheadOptions)
 class Lookahead:

@@ -127,6 +127,11 @@ class MedusaOptions(DraftOptions):
         """The same ids, or typical acceptance."""
         return TYPICAL_ACCEPTANCE if self.medusa_lossy_typical else SAME_IDS
 
+    @property
+    def own_draft_tokens(self) -> int:
+        """The nodes that are kept."""
+        return self.medusa_draft_tokens
+
 
 @register_drafter("medusa", options=MedusaOptions, head="medusa")
 class Medusa:

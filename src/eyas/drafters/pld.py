@@ -49,6 +49,11 @@ class PldOptions(DraftOptions):
         """The longest n."""
         return self.pld_max_ngram or _MAX_NGRAM[self.pld_rule]
 
+    @property
+    def own_draft_tokens(self) -> int:
+        """The tokens proposed at once."""
+        return self.pld_tokens
+
 
 @register_drafter("pld", options=PldOptions)
 class PromptLookup:

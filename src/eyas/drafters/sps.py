@@ -103,6 +103,11 @@ class SpsOptions(DraftOptions):
         """The same ids, or speculative sampling."""
         return SPECULATIVE_SAMPLING if self.sps_ratio else SAME_IDS
 
+    @property
+    def own_draft_tokens(self) -> int:
+        """A chain of the given length, or of the longest."""
+        return MOST if self.sps_length == "confidence" else self.fixed_length or MOST_DEPTH
+
 
 class DraftModel(Protocol):
     """A language model over the target's tokens."""
@@ -395,5 +400,6 @@ class _Length:
         """Learn from a cycle that drafted."""
         if self._adapts and self.num_drafted:
             all_accepted = num_accepted >= self.num_drafted
-            self.most = max(1, self.most + (LONGER if all_accepted else -SHORTER))
+            longer = self.most + (LONGER if all_accepted else -SHORTER)
+            self.most = min(max(1, longer), MOST_DEPTH)
         self.num_drafted = 0

@@ -180,6 +180,7 @@ class Engine:
                 continue
             run.cache, run.session = first.cache.fork(len(prompt)), first.session.fork()
             run.num_reused = keep
+            run.counter.target_forwards = first.counter.target_forwards  # they served this run, too
         last = len(chunk) - 1
         tokens = [rows.choose(last, run.request.sampler, [], run.request.num_log_probs) for run in runs]
         seconds, pieces = perf_counter() - began, []

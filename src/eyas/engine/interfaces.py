@@ -317,6 +317,19 @@ class DraftOptions(Options):
         """How drafts are accepted; the default keeps plain decoding's ids."""
         return SAME_IDS
 
+    @property
+    def own_draft_tokens(self) -> int | None:
+        """Most draft tokens, auxiliary ones included, of a cycle with the method's own (fixed) tree.
+
+        None for a method that follows the request's tree sizes.
+        """
+        return None
+
+    def max_draft_tokens(self, tree: TreeConfig) -> int:
+        """Most tokens that a cycle adds behind the root: caches need room for them."""
+        own = self.own_draft_tokens
+        return tree.draft_tokens if tree.is_auto or own is None else own
+
 
 @dataclass(frozen=True, kw_only=True)
 class DraftFiles:

@@ -49,7 +49,7 @@ class Job:
     def tokens(self) -> int:
         """Tokens that its caches may come to hold: prompt, answer and a tree."""
         limit = self.engine.runtime.target.context_limit
-        tree = 1 + self.request.tree.draft_tokens
+        tree = 1 + self.request.options.max_draft_tokens(self.request.tree)
         return min(limit, len(self.request.prompt_ids) + self.max_new_tokens) + tree
 
     def is_over(self, now: float) -> bool:

@@ -56,7 +56,8 @@ class Service:
     def __init__(self, llm: LLM, settings: ServeSettings) -> None:
         target = llm.runtime.target
         limit_tokens = settings.limit_tokens(target.context_limit)
-        least = 2 + 1 + llm.options({}).tree.draft_tokens
+        options = llm.options({})
+        least = 2 + 1 + options.of_method(llm.method).max_draft_tokens(options.tree)
         if limit_tokens < least:
             raise ConfigError(
                 f"cache_tokens is {limit_tokens}, but a prompt and an answer of one token each take {least} "
