@@ -2,7 +2,8 @@
 
 Matrices may be stored in int8, which halves the file:
 
-    NAME [n, k] int8    with NAME.scale [n] float32: rows as integers in -127..127 times their scale
+    NAME [n, k] int8    with NAME.scale [n] float32: rows as integers in -127..127 times their scale; or
+                        [n, p], a scale for each of p equal pieces of a row (`eyas.models.int8`)
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import CheckpointError
+from eyas.models.int8 import from_int8, pieces_apart, to_int8
 from eyas.models.weights import BFLOAT16, read_header, read_tensor, write_safetensors
 
 Arrays = dict[str, NDArray[Any]]
@@ -48,7 +50,8 @@ def write_arrays(path: Path, arrays: Arrays, precision: StoredPrecision = "bfloa
         if array.dtype == np.int64:
             tensors[name] = array
         elif precision == "int8" and array.ndim == 2:
-            tensors[name], tensors[name + SCALE] = _to_int8(array)
+            pieces = pieces_apart(array, len(array))  # inputs that were joined are as wide as the output
+            tensors[name], tensors[name + SCALE] = to_int8(array, pieces)
         else:
             tensors[name] = array.astype(BFLOAT16)
     write_safetensors(path, tensors)
@@ -105,16 +108,12 @@ def _unpacked(arrays: Arrays, source: Path) -> Arrays:
     for name, array in arrays.items():
         scale = arrays.get(name + SCALE)
         if array.dtype == np.int8:
-            if scale is None or array.ndim != 2 or scale.shape != array.shape[:1]:
-                raise CheckpointError(f"{source}: {name} is int8, but {name}{SCALE} has no number per row.")
-            found[name] = array * scale.astype(np.float32)[:, None]
+            try:
+                found[name] = from_int8(array, np.zeros(0) if scale is None else scale)
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{source}: {name} is int8, but {name}{SCALE} does not have a number for each row."
+                ) from error
         elif not (name.endswith(SCALE) and arrays.get(name.removesuffix(SCALE), array).dtype == np.int8):
             found[name] = array if array.dtype == np.int64 else array.astype(np.float32)
     return found
-
-
-def _to_int8(matrix: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(n, k) rounded to integers times (n,) scales; a row's largest weight becomes 127."""
-    scale = np.abs(matrix).max(axis=1).astype(np.float32) / np.float32(127)
-    scale[scale == 0] = 1
-    return np.rint(matrix / scale[:, None]).astype(np.int8), scale

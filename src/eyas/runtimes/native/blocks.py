@@ -1,6 +1,6 @@
 """What draft networks are made of: the target's LM head, linear layers, decoder layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,10 +33,33 @@ class NativeLinear:
         return self._linear.forward([as_rows(rows) for rows in inputs])
 
 
+class NativePiecewiseLinear:
+    """y = W1 x1 + W2 x2 + .. + b, a matrix for each piece of H inputs: int8 with scales of their own.
+
+    Args:
+        linears: from the first piece to the last; one of them has the bias.
+    """
+
+    def __init__(self, linears: Sequence[NativeLinear]) -> None:
+        self._linears = linears
+
+    def __call__(self, *inputs: Features) -> NDArray[np.float32]:
+        """Inputs (T, H_i) each; the result is (T, outputs)."""
+        joined = np.concatenate([as_rows(rows) for rows in inputs], axis=1)
+        pieces = np.split(joined, len(self._linears), axis=1)
+        total = self._linears[0](pieces[0])
+        for linear, piece in zip(self._linears[1:], pieces[1:], strict=True):
+            total += linear(piece)
+        return total
+
+
+AnyLinear = NativeLinear | NativePiecewiseLinear
+
+
 class NativeResBlock:
     """y = R x + SiLU(W x + b), or x + SiLU(W x + b)."""
 
-    def __init__(self, inner: NativeLinear, shortcut: NativeLinear | None) -> None:
+    def __init__(self, inner: AnyLinear, shortcut: AnyLinear | None) -> None:
         self._inner = inner
         self._shortcut = shortcut
 

@@ -12,13 +12,16 @@ from eyas.engine.interfaces import FINAL, Features, PathCache, Shortcut, TargetC
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
 from eyas.models.families.common import DRAFT
+from eyas.models.int8 import pieces_apart
 from eyas.models.spec import LMHead, StackSpec
 from eyas.models.weights import BFLOAT16
 from eyas.runtimes.native.blocks import (
+    AnyLinear,
     HeadSource,
     NativeDraftStack,
     NativeLinear,
     NativeLMHead,
+    NativePiecewiseLinear,
     NativeResBlock,
     as_rows,
     to_float32,
@@ -130,9 +133,19 @@ class NativeRuntime:
         """A copy of some rows; `take` is the quicker way where a pass has emptied the caches."""
         return as_rows(features).take(rows, axis=0)
 
-    def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLinear:
-        """A linear layer of weight (outputs, inputs) and bias (outputs,), in the draft's precision."""
-        return NativeLinear(self.engine, self._matrix(weight, bias, "a layer"))
+    def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> AnyLinear:
+        """A linear layer of weight (outputs, inputs) and bias (outputs,), in the draft's precision.
+
+        In int8 pieces of joined inputs are multiplied apart where one scale per row would lose one.
+        """
+        pieces = 1
+        if self.draft_dtype == "int8":
+            pieces = pieces_apart(weight, self._target.hidden_size)
+        layers = [
+            NativeLinear(self.engine, self._matrix(part, None if number else bias, "a layer"))
+            for number, part in enumerate(np.split(weight, pieces, axis=1))
+        ]
+        return NativePiecewiseLinear(layers) if pieces > 1 else layers[0]
 
     def res_block(
         self, weight: NDArray[Any], bias: NDArray[Any] | None, shortcut: Shortcut
