@@ -42,7 +42,86 @@ double exponential(double x) {
   std::memcpy(&power, &bits, 8);
   return x > -700 ? p * power : 0;
 }
+
+using Row = std::vector<double>;
+
+void keep_top_k(Row& row, Row&, double value) {
+  if (value >= double(row.size())) return;
+  const std::size_t k = std::size_t(value);
+  std::vector<double> sorted = row;
+  std::nth_element(sorted.begin(), sorted.begin() + std::ptrdiff_t(k) - 1, sorted.end(), std::greater<double>());
+  const double edge = sorted[k - 1];
+  std::size_t room = k - std::size_t(std::count_if(row.begin(), row.end(), [&](double x) { return x > edge; }));
+  for (double& x : row) {
+    if (x > edge) continue;
+    if (x == edge && room > 0) {
+      --room;
+    } else {
+      x = kNone;
+    }
+  }
+}
+
+// exp(x - top) of each logit, and their sum.
+double weigh(const Row& row, double top, Row& masses) {
+  masses.resize(row.size());
+  double total = 0;
+  for (std::size_t c = 0; c < row.size(); ++c) masses[c] = exponential(row[c] - top);
+  for (const double mass : masses) total += mass;
+  return total;
+}
+
+// The smallest set of best tokens whose mass reaches p, summed from the worst token upwards as transformers does.
+void keep_top_p(Row& row, Row& masses, double p) {
+  const double top = *std::max_element(row.begin(), row.end());
+  const double total = weigh(row, top, masses), spare = 1 - p;
+  // What lies below some edge goes as a whole if it holds no more than 1 - p; only the rest has to be sorted.
+  double edge = kNone, tail = 0;
+  for (const double depth : {3.0, 6.0, 12.0, 24.0}) {
+    double below = 0;
+    for (std::size_t c = 0; c < row.size(); ++c) below += row[c] < top - depth ? masses[c] : 0;
+    if (below / total <= spare) {
+      edge = top - depth;
+      tail = below;
+      break;
+    }
+  }
+  std::vector<int> order;
+  for (std::size_t c = 0; c < row.size(); ++c)
+    if (row[c] >= edge && row[c] > kNone) order.push_back(int(c));
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[std::size_t(a)] > row[std::size_t(b)]; });
+  std::size_t keep = order.size();
+  for (; keep > 1; --keep) {
+    tail += masses[std::size_t(order[keep - 1])];
+    if (tail / total > spare) break;
+  }
+  std::vector<double> kept(row.size(), kNone);
+  for (std::size_t i = 0; i < keep; ++i) kept[std::size_t(order[i])] = row[std::size_t(order[i])];
+  row.swap(kept);
+}
+
+void keep_min_p(Row& row, Row& masses, double share) {
+  const double top = *std::max_element(row.begin(), row.end());
+  const double total = std::log(weigh(row, top, masses)), largest = std::exp(-total);
+  for (double& x : row)
+    if (!(std::exp(x - top - total) >= share * largest)) x = kNone;
+}
+
+// One more: a function above, and its row here.
+constexpr Filter kFilters[] = {{"top_k", keep_top_k}, {"top_p", keep_top_p}, {"min_p", keep_min_p}};
 }  // namespace
+
+const Filter* find_filter(const std::string& name) {
+  for (const Filter& filter : kFilters)
+    if (name == filter.name) return &filter;
+  return nullptr;
+}
+
+std::vector<std::string> filter_names() {
+  std::vector<std::string> names;
+  for (const Filter& filter : kFilters) names.push_back(filter.name);
+  return names;
+}
 
 double Sampler::draw(int position, int id) const {
   const double u =
@@ -88,7 +167,7 @@ bool Sampler::edits() const {
          config_.frequency_penalty != 0 || config_.min_new_tokens > 0;
 }
 
-bool Sampler::is_plain() const { return config_.temperature > kLeastPlain && !edits() && !filters(); }
+bool Sampler::is_plain() const { return config_.temperature > kLeastPlain && !edits() && config_.filters.empty(); }
 
 int Sampler::choose(ThreadPool& pool, const float* logits, const Answer& answer) {
   const int position = next_position(answer);
@@ -219,9 +298,7 @@ bool Sampler::process(const float* logits, const Columns& columns, const Answer&
   if (edits()) edit(columns, answer);
   if (config_.temperature == 0) return true;
   for (double& x : row_) x /= config_.temperature;
-  if (config_.top_k > 0) keep_top_k();
-  if (config_.top_p < 1) keep_top_p();
-  if (config_.min_p > 0) keep_min_p();
+  for (const auto& [filter, value] : config_.filters) filter->keep(row_, masses_, value);
   return true;
 }
 
@@ -250,68 +327,6 @@ void Sampler::edit(const Columns& columns, const Answer& answer) {
   if (answer.length < config_.min_new_tokens)
     for (const int id : config_.withheld)
       if (double* x = at(id)) *x = kNone;
-}
-
-void Sampler::keep_top_k() {
-  const std::size_t k = std::size_t(config_.top_k);
-  if (k >= row_.size()) return;
-  std::vector<double> sorted = row_;
-  std::nth_element(sorted.begin(), sorted.begin() + std::ptrdiff_t(k) - 1, sorted.end(), std::greater<double>());
-  const double edge = sorted[k - 1];
-  std::size_t room = k - std::size_t(std::count_if(row_.begin(), row_.end(), [&](double x) { return x > edge; }));
-  for (double& x : row_) {
-    if (x > edge) continue;
-    if (x == edge && room > 0) {
-      --room;
-    } else {
-      x = kNone;
-    }
-  }
-}
-
-// exp(x - top) of each logit, and their sum.
-double Sampler::weigh(double top) {
-  masses_.resize(row_.size());
-  double total = 0;
-  for (std::size_t c = 0; c < row_.size(); ++c) masses_[c] = exponential(row_[c] - top);
-  for (const double mass : masses_) total += mass;
-  return total;
-}
-
-// The smallest set of best tokens whose mass reaches p, summed from the worst token upwards as transformers does.
-void Sampler::keep_top_p() {
-  const double top = *std::max_element(row_.begin(), row_.end());
-  const double total = weigh(top), spare = 1 - config_.top_p;
-  // What lies below some edge goes as a whole if it holds no more than 1 - p; only the rest has to be sorted.
-  double edge = kNone, tail = 0;
-  for (const double depth : {3.0, 6.0, 12.0, 24.0}) {
-    double below = 0;
-    for (std::size_t c = 0; c < row_.size(); ++c) below += row_[c] < top - depth ? masses_[c] : 0;
-    if (below / total <= spare) {
-      edge = top - depth;
-      tail = below;
-      break;
-    }
-  }
-  std::vector<int> order;
-  for (std::size_t c = 0; c < row_.size(); ++c)
-    if (row_[c] >= edge && row_[c] > kNone) order.push_back(int(c));
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row_[std::size_t(a)] > row_[std::size_t(b)]; });
-  std::size_t keep = order.size();
-  for (; keep > 1; --keep) {
-    tail += masses_[std::size_t(order[keep - 1])];
-    if (tail / total > spare) break;
-  }
-  std::vector<double> kept(row_.size(), kNone);
-  for (std::size_t i = 0; i < keep; ++i) kept[std::size_t(order[i])] = row_[std::size_t(order[i])];
-  row_.swap(kept);
-}
-
-void Sampler::keep_min_p() {
-  const double top = *std::max_element(row_.begin(), row_.end());
-  const double total = std::log(weigh(top)), largest = std::exp(-total);
-  for (double& x : row_)
-    if (!(std::exp(x - top - total) >= config_.min_p * largest)) x = kNone;
 }
 
 }  // namespace eyas

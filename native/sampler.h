@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -11,10 +13,19 @@
 
 namespace eyas {
 
+// A sampling option that cuts a row of logits divided by the temperature: what cannot be chosen becomes -infinity.
+// All of them stand in one table of sampler.cpp; each is the twin of a function in eyas.engine.sampling.FILTERS.
+struct Filter {
+  const char* name;
+  void (*keep)(std::vector<double>& row, std::vector<double>& masses, double value);  // `masses` is memory to work in
+};
+const Filter* find_filter(const std::string& name);  // null for a name that is not in the table
+std::vector<std::string> filter_names();
+
 struct SamplerConfig {
   double temperature = 0;
-  int top_k = 0;
-  double top_p = 1, min_p = 0, repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+  double repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+  std::vector<std::pair<const Filter*, double>> filters;  // those that are on, in the order of their use
   std::vector<std::pair<int, double>> bias;
   std::uint32_t seed = 0, choice = 0;
   std::vector<int> prompt_ids;  // each once
@@ -60,13 +71,8 @@ class Sampler {
   bool edits() const;
 
  private:
-  bool filters() const { return config_.top_k > 0 || config_.top_p < 1 || config_.min_p > 0; }
   bool process(const float* logits, const Columns& columns, const Answer& answer);
   void edit(const Columns& columns, const Answer& answer);
-  void keep_top_k();
-  void keep_top_p();
-  void keep_min_p();
-  double weigh(double top);
   struct Part {  // of the ids, as one thread sees it
     bool sound = true;
     float top = kNever;     // score

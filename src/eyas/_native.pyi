@@ -122,12 +122,10 @@ class Sampler:
         self,
         engine: Engine,
         temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
         repetition_penalty: float,
         presence_penalty: float,
         frequency_penalty: float,
+        filters: Sequence[tuple[str, float]],
         bias: Sequence[tuple[int, float]],
         seed: int,
         choice: int,
@@ -137,6 +135,8 @@ class Sampler:
         withheld: Sequence[int],
         min_new_tokens: int,
     ) -> None: ...
+    @staticmethod
+    def filter_names() -> list[str]: ...
     @property
     def edits(self) -> bool: ...
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 from eyas.config import AUTO_LIMITS, TREE_SIZES, Option, Options, TreeConfig, TreeMode, options_of
 from eyas.drafters.registry import find_method, methods
 from eyas.engine.interfaces import DraftOptions
+from eyas.engine.processors import processor_options
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
 from eyas.errors import ConfigError
@@ -121,6 +122,8 @@ class GenerationOptions(Options):
             group: kind(**{name: options[name] for name in _names(kind) if name in options})
             for group, kind in GROUPS.items()
         }
+        extra = {name: options[name] for name in processor_options() if name in options}
+        groups["sampling"] = replace(groups["sampling"], extra=extra)
         own = {name: options[name] for name in _names(GenerationOptions) if name in options}
         drafting = {name: options[name] for name in _method_names() if name in options}
         for method in methods().values():  # checked here, whichever method will ask for them
@@ -149,6 +152,7 @@ class GenerationOptions(Options):
         for group in GROUPS:
             flat |= flat.pop(group)
         flat |= flat.pop("drafting")
+        flat |= flat.pop("extra")
         flat["logit_bias"] = {str(token): bias for token, bias in flat["logit_bias"].items()}
         return flat
 
@@ -190,7 +194,11 @@ def check_shaping(options: Collection[str], method: str) -> None:
 def option_names() -> list[str]:
     """Every option's public name."""
     kinds = [*GROUPS.values(), GenerationOptions]
-    return [*(name for kind in kinds for name in _names(kind)), *_method_names()]
+    names = [*(name for kind in kinds for name in _names(kind)), *processor_options(), *_method_names()]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"two options are called {twice[0]!r}; rename the one that you registered.")
+    return names
 
 
 def _names(kind: type[Options]) -> list[str]:

@@ -4,7 +4,6 @@ import argparse
 import os
 from pathlib import Path
 
-from eyas.api.options import GROUPS, GenerationOptions
 from eyas.bench.contenders import PRESETS, contenders
 from eyas.bench.peers import PEERS, PeerSettings, load_peers
 from eyas.bench.plan import BenchConfig
@@ -16,7 +15,7 @@ from eyas.cli.aliases import add_aliases
 from eyas.cli.bench_report import add_check, add_mixed, add_plot, add_report, show
 from eyas.cli.measure import CHECK_FAILED, add_question_options, base_settings, measure, question_sets
 from eyas.cli.output import note
-from eyas.cli.parser import Commands, add_model_options, add_options
+from eyas.cli.parser import Commands, add_model_options, add_shared_options
 from eyas.cli.session import load_llm
 
 OWN_DEFAULTS = {"max_new_tokens": 128}
@@ -81,8 +80,7 @@ def _add_run(steps: Commands) -> None:
     group.add_argument("--json", action="store_true", help="print the report as one document")
     _add_peers(parser)
     add_model_options(parser, leave_out=("method",))
-    for kind in (*GROUPS.values(), GenerationOptions):
-        add_options(parser, kind, NOT_HERE, {"tree": "fixed", **OWN_DEFAULTS})
+    add_shared_options(parser, NOT_HERE, {"tree": "fixed", **OWN_DEFAULTS})
     add_aliases(parser)
     parser.set_defaults(run=run)
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin
 from eyas.api.options import GROUPS, GenerationOptions
 from eyas.config import NamedOption, Options, options_of
 from eyas.drafters.registry import methods
+from eyas.engine.processors import processor_options
 from eyas.errors import ConfigError
 
 
@@ -81,14 +82,27 @@ def add_generation_options(
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Every option of `eyas.api.options`, in its groups. `defaults` are shown where a command has its own."""
-    defaults = {"tree": None, **(defaults or {})}  # without one: the runtime's own
-    for kind in (*GROUPS.values(), GenerationOptions):
-        add_options(parser, kind, leave_out, defaults)
+    add_shared_options(parser, leave_out, {"tree": None, **(defaults or {})})  # tree: the runtime's own
     for name, method in methods().items():
         if method.option_names:
             group = parser.add_argument_group(f"method {name}")
             for named in options_of(method.options):
                 add_option(group, named)
+
+
+def add_shared_options(
+    parser: argparse.ArgumentParser, leave_out: Collection[str], defaults: Mapping[str, Any]
+) -> None:
+    """The generation options that belong to every method."""
+    for kind in (*GROUPS.values(), GenerationOptions):
+        add_options(parser, kind, leave_out, defaults)
+    extra = processor_options()
+    if extra:
+        group = parser.add_argument_group(
+            "sampling by plugins (in Python: the native runtime is slower with them)"
+        )
+        for named in extra.values():
+            add_option(group, named)
 
 
 def method_listing() -> str:

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from eyas.config import Options, TreeConfig
@@ -137,6 +138,23 @@ class Coupling:
     sampler: Sampler
     generated: Sequence[Sequence[int]]  # per row: the answer up to and including that row's token
     scale: float
+
+    def best(self, rows: Floats, k: int, columns: Ints | None = None) -> tuple[Ints, Floats]:
+        """The k best columns (T, k) of `rows` (T, M) by coupled score, and the logs of their chances to win.
+
+        The reference implementation. A row with fewer than k columns that can win is filled up with others,
+        of probability 0. `columns` (M,), ascending, says which token ids they belong to; None means all.
+        """
+        best = np.empty((len(rows), k), dtype=np.int64)
+        log_probs = np.full((len(rows), k), -np.inf)
+        for row, (logits, generated) in enumerate(zip(rows, self.generated, strict=True)):
+            scores = self.sampler.scores(logits, generated, columns=columns)
+            able = best_of_row(scores, k)
+            rest = np.flatnonzero(~np.isfinite(scores))[: k - len(able)]
+            best[row] = np.concatenate((able, rest))
+            if len(able):
+                log_probs[row, : len(able)] = log_softmax(scores / self.scale)[able]
+        return best, log_probs
 
 
 class LMHead(Protocol):

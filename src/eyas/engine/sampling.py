@@ -8,19 +8,23 @@ not depend on how its tokens were found: one by one or several in one tree. The 
 with r one word of Philox4x32-10 (Salmon et al., SC 2011) under key (seed, choice) and counter (t, v). That is
 exactly a draw from softmax(processed logits) (Gumbel-max), without a normalising sum.
 
-Processors run in the order of transformers, each on the prefix of its own path (docs/laws.md, L3).
-This is the reference in NumPy float64; a runtime may be faster, but gives the same ids.
+Processors run in the order of transformers, each on the prefix of its own path (docs/laws.md, L3). This is
+the reference implementation, in NumPy float64; a runtime may be faster, but gives the same ids.
+
+One more option that cuts logits, such as min_p: a field of `SamplingConfig`, a function with its row in
+`FILTERS`, and the same two in native/sampler.cpp. Until these are there the native runtime asks this file.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.config import MAX_SEED, Option, Options
+from eyas.config import MAX_SEED, Option, Options, options_of
+from eyas.engine.processors import processor_options, processors
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ConfigError
 
@@ -122,8 +126,15 @@ class SamplingConfig(Options):
         ),
     ] = None
 
+    extra: Mapping[str, Any] = field(default_factory=dict)  # options of `eyas.engine.processors` by name
+
     def check(self) -> None:
         """Raise ConfigError for a temperature so low that logits divided by it overflow."""
+        known = processor_options() if self.extra else {}
+        for name, value in self.extra.items():
+            if name not in known:
+                raise ConfigError(f"extra names {name!r}, which is not a registered sampling option.")
+            known[name].check(value)
         if 0 < self.temperature < LEAST_TEMPERATURE:
             raise ConfigError(
                 f"temperature is {self.temperature}, but it must be 0 (greedy) or at least "
@@ -134,6 +145,13 @@ class SamplingConfig(Options):
     def is_greedy(self) -> bool:
         """Whether the token is an argmax, without draws."""
         return self.temperature == 0
+
+    @property
+    def filters(self) -> list[tuple[str, float]]:
+        """The options of `FILTERS` that are on, with their values, in the order of their use."""
+        off = {named.name: named.option.off for named in options_of(SamplingConfig)}
+        values = {name: getattr(self, name) for name in FILTERS}
+        return [(name, value) for name, value in values.items() if value != off[name]]
 
     def drawn_seed(self) -> int:
         """The seed to use: the one given, 0 when greedy, otherwise a fresh one."""
@@ -254,6 +272,8 @@ class Sampler:
                 f"logit_bias names token id {self._bias_ids.max()}, but the model's ids end at "
                 f"{vocab_size - 1}."
             )
+        chosen = [(processor, processor.chosen(config.extra)) for processor in processors() if config.extra]
+        self.processors = [(processor, values) for processor, values in chosen if values is not None]
         self._noise: dict[int, Floats] = {}
 
     @property
@@ -271,11 +291,21 @@ class Sampler:
             or config.presence_penalty
             or config.frequency_penalty
             or self.min_new_tokens
+            or self.processors
         )
 
     def choose(self, logits: Floats, generated: Sequence[int]) -> int:
-        """The token after prompt + `generated`, given its (V,) float64 logits. Ties go to the lowest id."""
-        return int(np.argmax(self.scores(logits, generated)))
+        """The token after prompt + `generated`, given its (V,) float64 logits. Ties go to the lowest id.
+
+        Raises:
+            ConfigError: a registered processor left no token.
+        """
+        scores = self.scores(logits, generated)
+        best = int(np.argmax(scores))
+        if self.processors and scores[best] == -np.inf:
+            names = ", ".join(processor.function.__name__ for processor, _ in self.processors)
+            raise ConfigError(f"no token is left to sample after {names}; choose milder values.")
+        return best
 
     def scores(self, logits: Floats, generated: Sequence[int], columns: Ints | None = None) -> Floats:
         """Processed logits plus noise, (M,); -inf for what cannot win.
@@ -329,7 +359,9 @@ class Sampler:
         self._noise = {at: row for at, row in self._noise.items() if at >= first}
 
     def process(self, logits: Floats, generated: Sequence[int], columns: Ints | None = None) -> Floats:
-        """Bias, penalties, temperature and filters, in that order (docs/laws.md, L3).
+        """Bias, penalties, temperature, filters and registered processors, in that order (docs/laws.md, L3).
+
+        Where greedy, temperature and filters, which keep the argmax, are left out.
 
         Args:
             logits: (M,) float64, unprocessed; not changed.
@@ -339,12 +371,21 @@ class Sampler:
         row = np.array(logits, dtype=np.float64)
         if self.edits_logits:
             self._edit(row, np.asarray(generated, dtype=np.int64), columns)
-        if self.config.is_greedy:
-            return row
-        row /= self.config.temperature
-        row = keep_top_k(row, self.config.top_k)
-        row = keep_top_p(row, self.config.top_p)
-        return keep_min_p(row, self.config.min_p)
+        if not self.config.is_greedy:
+            row /= self.config.temperature
+            for name, keep in FILTERS.items():
+                row = keep(row, getattr(self.config, name))
+        return self._apply_processors(row, generated, columns) if self.processors else row
+
+    def _apply_processors(self, row: Floats, generated: Sequence[int], columns: Ints | None) -> Floats:
+        """The registered processors, which see the whole vocabulary (V,)."""
+        whole = row
+        if columns is not None:
+            whole = np.full(self.vocab_size, -np.inf)
+            whole[columns] = row
+        for processor, values in self.processors:
+            whole = processor.apply(whole, list(generated), values)
+        return whole if columns is None else whole[columns]
 
     def _edit(self, row: Floats, generated: Ints, columns: Ints | None) -> None:
         """Logit bias, penalties and withheld stop tokens, in place."""
@@ -409,6 +450,14 @@ def keep_min_p(logits: Floats, min_p: float) -> Floats:
     # As transformers: compare probabilities, so that both round alike at the edge.
     probs = np.exp(log_softmax(logits))
     return _only(logits, np.flatnonzero(probs >= min_p * probs.max()))
+
+
+# Options of `SamplingConfig` that cut the logits divided by the temperature, in the order of their use.
+FILTERS: Mapping[str, Callable[[Floats, Any], Floats]] = {
+    "top_k": keep_top_k,
+    "top_p": keep_top_p,
+    "min_p": keep_min_p,
+}
 
 
 def _only(logits: Floats, keep: Ints) -> Floats:

@@ -78,7 +78,7 @@ class Twin:
         size = sampler.vocab_size if ids is None else len(ids)
         self.sampler, self.ids = sampler, ids
         self.head = _native.LMHead(engine(2, isa), [make_matrix(np.eye(size, dtype="f4"), "float32", "one")])
-        self.twin = NativeSamplers(engine(2, isa)).twin(sampler)
+        self.twin = NativeSamplers(engine(2, isa)).compiled(sampler)
 
     def choose(self, logits, generated):
         self.head.forward(logits[None])
@@ -111,7 +111,7 @@ def test_many_draws_of_a_large_vocabulary(isa, temperature, threads):
     """The float search finds the exact winner: 200 rows of 1,000 tokens."""
     generator = np.random.default_rng(1)
     sampler = Sampler(SamplingConfig(temperature=temperature), prompt_ids=[1], vocab_size=1000, seed=5)
-    twin = NativeSamplers(engine(threads, isa)).twin(sampler)
+    twin = NativeSamplers(engine(threads, isa)).compiled(sampler)
     rows = generator.normal(scale=3, size=(200, 1000)).astype("f4")
     eye = make_matrix(np.eye(1000, dtype="f4"), "float32", "one")
     head = _native.LMHead(engine(threads, isa), [eye])
@@ -215,7 +215,7 @@ def test_a_head_of_parts_is_a_head_of_one(row, k, cut, seed):
     np.testing.assert_allclose(log_probs, wanted, rtol=0, atol=1e-5 + 1e-7 * np.abs(row).max())
     assert parts.argmax(0) == whole.argmax(0)
     np.testing.assert_array_equal(parts.logits(0), whole.logits(0))
-    twin, none = NativeSamplers(engine()).twin(sampler), np.zeros(0, dtype=np.int64)
+    twin, none = NativeSamplers(engine()).compiled(sampler), np.zeros(0, dtype=np.int64)
     for ours, theirs in zip(
         parts.coupled(row[None], k, twin, none, [(0, [])], 1.0),
         whole.coupled(row[None], k, twin, none, [(0, [])], 1.0),
@@ -235,7 +235,7 @@ def test_a_logit_that_is_no_number_chooses_nothing(options, size):
         values[at // 32 * 32 + at % 32] = np.nan
         head = _native.LMHead(engine(), [_native.Matrix("float32", size, 1, values.view(np.uint8))])
         sampler = Sampler(SamplingConfig(**options), prompt_ids=[], vocab_size=size)
-        twin = NativeSamplers(engine()).twin(sampler)
+        twin = NativeSamplers(engine()).compiled(sampler)
         head.forward(row[:1, None])
         assert head.choose([0], [twin], [(0, [])]) == [-1]
         none = np.zeros(0, dtype=np.int64)
@@ -246,7 +246,9 @@ def test_bad_calls_are_refused():
     sampler = Sampler(SamplingConfig(temperature=1.0), prompt_ids=[], vocab_size=5)
     twin, other = (
         Twin(sampler),
-        NativeSamplers(engine()).twin(Sampler(SamplingConfig(temperature=1.0), prompt_ids=[], vocab_size=6)),
+        NativeSamplers(engine()).compiled(
+            Sampler(SamplingConfig(temperature=1.0), prompt_ids=[], vocab_size=6)
+        ),
     )
     rows, none = np.zeros((2, 5), dtype="f4"), np.zeros(0, dtype=np.int64)
     twin.head.forward(rows)
@@ -283,7 +285,7 @@ def test_stop_tokens_outside_the_vocabulary_are_never_withheld():
 def test_a_twin_goes_with_its_sampler():
     made = NativeSamplers(engine())
     sampler = Sampler(SamplingConfig(temperature=1.0), prompt_ids=[], vocab_size=5)
-    assert made.twin(sampler) is made.twin(sampler)
-    assert len(made._twins) == 1
+    assert made.compiled(sampler) is made.compiled(sampler)
+    assert len(made._compiled) == 1
     del sampler
-    assert len(made._twins) == 0
+    assert len(made._compiled) == 0

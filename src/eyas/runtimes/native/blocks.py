@@ -118,16 +118,18 @@ class NativeLMHead:
         """The best k continuations of each row, or all M if k is larger."""
         if coupling is None:
             best = self._head.top_k(as_rows(hidden), k)
-        else:
-            sampler = coupling.sampler
+        elif compiled := self._source.samplers.compiled(coupling.sampler):
             best = self._head.coupled(
                 as_rows(hidden),
                 k,
-                self._source.samplers.twin(sampler),
+                compiled,
                 self._token_ids,
-                [answer(sampler, generated) for generated in coupling.generated],
+                [answer(coupling.sampler, generated) for generated in coupling.generated],
                 coupling.scale,
             )
+        else:
+            k = min(k, self._head.size)
+            return TopK(*coupling.best(self.logits(hidden), k))
         if best is None:
             raise broken_draft()
         columns, log_probs = best

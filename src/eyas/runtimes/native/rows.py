@@ -20,7 +20,7 @@ class NativeRows:
         head: the LM head, which holds the logits.
         start: the head's row of this call's first row that has logits.
         count: rows that have logits, the last ones of T.
-        samplers: the engine's twins.
+        samplers: the engine's compiled samplers.
         origin: model and precision, for messages.
     """
 
@@ -56,9 +56,10 @@ class NativeRows:
         place = self._place(row)
         if sampler.is_argmax:
             token_id = self._head.argmax(place)
+        elif compiled := self._samplers.compiled(sampler):
+            [token_id] = self._head.choose([place], [compiled], [answer(sampler, generated)])
         else:
-            twin = self._samplers.twin(sampler)
-            [token_id] = self._head.choose([place], [twin], [answer(sampler, generated)])
+            token_id = sampler.choose(self.logits(row), generated)
         if token_id < 0:
             raise broken_logits(self._origin)
         if num_log_probs is None:

@@ -1,5 +1,6 @@
-"""The engine's twin of a `Sampler`: same settings, same draws, same ids."""
+"""A compiled sampler for each `Sampler`: same settings, same draws, same ids."""
 
+import sys
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
@@ -8,30 +9,34 @@ from eyas.engine.sampling import Sampler
 
 
 class NativeSamplers:
-    """Makes the twin of each sampler once, and lets it go with the sampler."""
+    """Makes the compiled sampler of each sampler once, and lets it go with the sampler."""
 
     def __init__(self, engine: _native.Engine) -> None:
         self._engine = engine
-        self._twins: WeakKeyDictionary[Sampler, _native.Sampler] = WeakKeyDictionary()
+        self._compiled: WeakKeyDictionary[Sampler, _native.Sampler | None] = WeakKeyDictionary()
 
-    def twin(self, sampler: Sampler) -> _native.Sampler:
-        """The compiled sampler with the settings of `sampler`."""
-        found = self._twins.get(sampler)
-        if found is None:
-            found = self._twins[sampler] = self._make(sampler)
-        return found
+    def compiled(self, sampler: Sampler) -> _native.Sampler | None:
+        """The compiled sampler with the settings of `sampler`.
 
-    def _make(self, sampler: Sampler) -> _native.Sampler:
+        None where one of its options has no compiled function: then `sampler` itself gives the ids, from a
+        copy of the logits.
+        """
+        if sampler not in self._compiled:
+            self._compiled[sampler] = self._make(sampler)
+        return self._compiled[sampler]
+
+    def _make(self, sampler: Sampler) -> _native.Sampler | None:
         config = sampler.config
+        known = _native.Sampler.filter_names()
+        if sampler.processors or any(name not in known for name, _ in config.filters):
+            return None
         return _native.Sampler(
             self._engine,
             temperature=config.temperature,
-            top_k=min(config.top_k, sampler.vocab_size),  # a machine word holds it
-            top_p=config.top_p,
-            min_p=config.min_p,
             repetition_penalty=config.repetition_penalty,
             presence_penalty=config.presence_penalty,
             frequency_penalty=config.frequency_penalty,
+            filters=[(name, float(min(value, sys.maxsize))) for name, value in config.filters],
             bias=list(config.logit_bias.items()),
             seed=sampler.seed,
             choice=sampler.choice,

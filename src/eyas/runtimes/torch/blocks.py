@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from eyas.engine.interfaces import Coupling, Features, TopK
-from eyas.engine.sampling import best_of_row, log_softmax
 from eyas.engine.tree import Floats, Ints
 from eyas.runtimes.faults import broken_draft
 from eyas.runtimes.torch.topk import best_of_rows
@@ -153,31 +152,14 @@ class TorchLMHead:
             total = logits.to(torch.promote_types(logits.dtype, torch.float32)).logsumexp(dim=-1)
             log_probs = best - total.to(torch.float64).cpu().numpy()[:, None]
         else:
-            columns, log_probs = self._coupled(logits, k, coupling)
+            rows: Floats = logits.to(torch.float64).cpu().numpy()
+            if np.isnan(rows).any():
+                raise broken_draft()
+            columns, log_probs = coupling.best(rows, k, self._token_ids)
         if np.isnan(log_probs).any():
             raise broken_draft()
         ids = columns if self._token_ids is None else self._token_ids[columns]
         return TopK(token_ids=ids, log_probs=np.minimum(log_probs, 0.0))
-
-    def _coupled(self, logits: Tensor, k: int, coupling: Coupling) -> tuple[Ints, Floats]:
-        rows: Floats = logits.to(torch.float64).cpu().numpy()
-        columns = np.empty((len(rows), k), dtype=np.int64)
-        log_probs = np.full((len(rows), k), -np.inf)
-        for row, (values, generated) in enumerate(zip(rows, coupling.generated, strict=True)):
-            scores = coupling.sampler.scores(values, generated, columns=self._token_ids)
-            best = best_of_row(scores, k)
-            columns[row, : len(best)] = best
-            if len(best) < k:
-                columns[row, len(best) :] = np.flatnonzero(~np.isfinite(scores))[: k - len(best)]
-            log_probs[row, : len(best)] = _winning(scores / coupling.scale)[best]
-            if np.isnan(values).any():
-                log_probs[row] = np.nan
-        return columns, log_probs
-
-
-def _winning(scaled: Floats) -> Floats:
-    """Log-softmax over the finite entries; the others keep -inf. All -inf stays so."""
-    return log_softmax(scaled) if np.isfinite(scaled).any() else scaled
 
 
 def _below(above: HeadRows | None, rows: HeadRows) -> HeadRows:
