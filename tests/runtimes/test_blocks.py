@@ -41,7 +41,7 @@ def test_greedy_choice_is_the_argmax(served):
     wanted, _ = stock(PROMPT)
     for row in range(len(PROMPT)):
         choice = rows.choose(row, sampler(), [])
-        assert choice.token_id == wanted[row].argmax()
+        assert choice.id == wanted[row].argmax()
         assert choice.log_prob is None
 
 
@@ -59,7 +59,7 @@ def test_log_probs_are_those_of_the_unprocessed_logits(llama):
     rows = forward(llama)
     wanted = log_softmax(rows.logits(2))
     choice = rows.choose(2, sampler(temperature=2.0, top_k=3), [7], num_log_probs=4)
-    assert choice.log_prob == wanted[choice.token_id]
+    assert choice.log_prob == wanted[choice.id]
     ids, values = reference_top_k(wanted, 4)
     assert choice.top == tuple(zip(ids.tolist(), values.tolist(), strict=True))
     bare = rows.choose(2, sampler(), [7], num_log_probs=0)
@@ -69,13 +69,13 @@ def test_log_probs_are_those_of_the_unprocessed_logits(llama):
 
 def test_sampled_choice_is_the_samplers(llama):
     rows, draw = forward(llama), sampler(temperature=1.0)
-    assert rows.choose(4, draw, [8, 9]).token_id == draw.choose(rows.logits(4), [8, 9])
+    assert rows.choose(4, draw, [8, 9]).id == draw.choose(rows.logits(4), [8, 9])
 
 
 def test_penalties_reach_the_greedy_choice(llama):
     rows = forward(llama)
-    best = rows.choose(4, sampler(), []).token_id
-    assert rows.choose(4, sampler(logit_bias={best: -100.0}), []).token_id != best
+    best = rows.choose(4, sampler(), []).id
+    assert rows.choose(4, sampler(logit_bias={best: -100.0}), []).id != best
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -83,9 +83,9 @@ def test_equal_logits_go_to_the_lowest_id(dtype):
     logits = torch.zeros(2, 5000, dtype=dtype)
     logits[0, [900, 300, 4000]] = 1
     rows = TorchRows(torch.zeros(2, 4), logits, "tiny")
-    assert rows.choose(0, sampler(), []).token_id == 300
+    assert rows.choose(0, sampler(), []).id == 300
     assert rows.choose(0, sampler(), [], 2).top[0][0] == 300
-    assert rows.choose(1, sampler(), []).token_id == 0
+    assert rows.choose(1, sampler(), []).id == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])

@@ -6,6 +6,7 @@ import logging
 import pytest
 from serving import token_ids
 
+from eyas.config import TreeConfig, options_of
 from eyas.serve.logs import JsonLines
 
 CHAT = "/v1/chat/completions"
@@ -96,6 +97,45 @@ def test_what_cannot_be_honoured_is_named(server, param, field):
 def test_completions_name_what_they_cannot_do(server, field, value):
     error = refusal(server.post(**{"prompt": "The", "max_tokens": 2} | {field: value}))
     assert field in (error["param"] or error["message"])
+
+
+def test_an_option_has_openais_vllms_and_its_own_name(server):
+    body = {"messages": MESSAGES, "temperature": 0, "ignore_eos": True}
+    for name in ("max_tokens", "max_completion_tokens", "max_new_tokens"):
+        assert server.post(CHAT, **body, **{name: 3}).json()["usage"]["completion_tokens"] == 3
+    same = {"max_tokens": 3, "max_completion_tokens": 3, "max_new_tokens": None}
+    assert server.post(CHAT, **body, **same).json()["usage"]["completion_tokens"] == 3
+    error = refusal(server.post(CHAT, **body, max_tokens=3, max_new_tokens=4))
+    assert error["message"] == "max_tokens and max_new_tokens differ; give one of them."
+    assert refusal(server.post(CHAT, **body, max_new_tokens=0))["param"] == "max_new_tokens"
+
+
+def test_vllms_options_of_stopping(server):
+    body = {"messages": MESSAGES, "temperature": 0, "max_tokens": 20}
+    everything = list(range(3, 262))
+    stopped = server.post(CHAT, **body, stop_token_ids=everything, min_tokens=2).json()
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert stopped["usage"]["completion_tokens"] == 3
+    assert refusal(server.post(CHAT, **body, stop_token_ids=[-1]))["param"].startswith("stop_token_ids")
+    assert refusal(server.post(CHAT, **body, min_tokens=21))["code"] == "invalid_value"
+
+
+def test_the_options_of_the_tree_are_fields_of_eyas(server):
+    body = {"messages": MESSAGES, "temperature": 0, "max_tokens": 8}
+    plain = server.post(CHAT, **body, eyas={"method": "autoregressive"}).json()["choices"][0]["message"]
+    for tree in (
+        {"tree_top_k": 2, "depth": 2},
+        {"rerank": False},
+        {"tree": "auto"},
+        {"score_precision": "model"},
+    ):
+        answer = server.post(CHAT, **body, eyas={"method": "eagle2", **tree}).json()
+        assert answer["choices"][0]["message"] == plain
+    for tree in ({"tree_top_k": 33}, {"tree": "wide"}, {"rerank": 1}):
+        assert refusal(server.post(CHAT, **body, eyas=tree))["param"] == f"eyas.{next(iter(tree))}"
+    schema = server.http.get("/openapi.json").json()["components"]["schemas"]
+    names = [named.name for named in options_of(TreeConfig)]
+    assert set(schema["EyasOptions"]["properties"]) == {"method", "trace", *names}
 
 
 def test_fields_that_ask_for_nothing_are_taken(server):

@@ -204,7 +204,11 @@ def test_models(client):
         (openai.BadRequestError, {"max_tokens": 100000}, "holds 256"),
         (openai.BadRequestError, {"messages": [{"role": "user", "content": "x" * 400}]}, "shorten"),
         (openai.BadRequestError, {"extra_body": {"eyas": {"method": "guess"}}}, "guess"),
-        (openai.BadRequestError, {"extra_body": {"eyas": {"method": "pld", "depth": 3}}}, "no option of pld"),
+        (
+            openai.BadRequestError,
+            {"extra_body": {"eyas": {"method": "pld", "depth": 3}}},
+            "not an option of pld",
+        ),
         (openai.BadRequestError, {"extra_body": {"hallucinate": True}}, "hallucinate"),
     ],
 )

@@ -41,7 +41,7 @@ from eyas.config import Options, TreeConfig
 from eyas.engine.batch_cost import SequenceShare
 from eyas.engine.costs import CostTable
 from eyas.engine.metrics import Laps
-from eyas.engine.sampling import Sampler
+from eyas.engine.sampling import Sampler, best_of_row, log_softmax
 from eyas.engine.stopping import StoppingConfig
 from eyas.engine.tree import DraftTree, Floats, Ints
 from eyas.engine.verification import SAME_IDS, AcceptanceRule, TargetScores

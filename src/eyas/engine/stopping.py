@@ -22,9 +22,20 @@ class StoppingConfig(Options):
 
     title: ClassVar[str] = "stopping"
 
-    max_new_tokens: Annotated[int, Option("tokens of the answer at most", at_least=1, common=True)] = 512
+    max_new_tokens: Annotated[
+        int,
+        Option(
+            "tokens of the answer at most",
+            at_least=1,
+            common=True,
+            http=("max_tokens", "max_completion_tokens"),
+        ),
+    ] = 512
     min_new_tokens: Annotated[
-        int, Option("tokens of the answer at least: no stop token before", at_least=0, off=0)
+        int,
+        Option(
+            "tokens of the answer at least: no stop token before", at_least=0, off=0, http=("min_tokens",)
+        ),
     ] = 0
     stop: Annotated[
         tuple[str, ...], Option("end the answer before this text; may be repeated", "TEXT", common=True)

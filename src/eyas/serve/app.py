@@ -16,9 +16,15 @@ from eyas.serve import errors
 from eyas.serve.guard import OPEN, Guard
 from eyas.serve.logs import log_error
 from eyas.serve.page import PATHS, add_page
-from eyas.serve.plans import plan_chat, plan_completion
-from eyas.serve.replies import ChatReply, TextReply
-from eyas.serve.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from eyas.serve.replies import ChatReply, Reply, TextReply
+from eyas.serve.schemas import (
+    AnswerRequest,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+    request_models,
+)
 from eyas.serve.service import Service, log
 from eyas.serve.settings import ServeSettings
 
@@ -59,25 +65,25 @@ def create_app(llm: LLM, settings: ServeSettings | None = None) -> FastAPI:
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
-    def client_of(request: Request, user: str | None) -> str:
-        """Whose turn a request takes: its user's, or else its address's."""
-        return user or (request.client.host if request.client else "")
+    async def answer(body: AnswerRequest, request: Request, kind: type[Reply]) -> Response:
+        service.check_model(body.model)
+        body.check(service.settings)
+        # Whose turn it takes: its user's, or else its address's.
+        client = body.user or (request.client.host if request.client else "")
+        return await service.answer(request, body, kind, client, stream=bool(body.stream))
 
-    @app.post("/v1/chat/completions", responses=EVENTS)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a chat."""
-        service.check_model(body.model)
-        plan = plan_chat(body, service.settings)
-        client = client_of(request, body.user)
-        return await service.answer(request, plan, ChatReply, client, stream=bool(body.stream))
+        return await answer(body, request, ChatReply)
 
-    @app.post("/v1/completions", responses=EVENTS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        service.check_model(body.model)
-        plan = plan_completion(body, service.settings)
-        client = client_of(request, body.user)
-        return await service.answer(request, plan, TextReply, client, stream=bool(body.stream))
+        return await answer(body, request, TextReply)
+
+    # FastAPI reads the annotations: these models have a field for each option that is registered now.
+    chat.__annotations__["body"], completions.__annotations__["body"] = request_models()
+    app.post("/v1/chat/completions", responses=EVENTS)(chat)
+    app.post("/v1/completions", responses=EVENTS)(completions)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

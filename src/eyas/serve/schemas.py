@@ -1,14 +1,37 @@
-"""Request bodies, as OpenAI has them and a few fields more; what cannot be honoured is refused by name."""
+"""Request bodies: OpenAI's and vLLM's names; a field that this server cannot honour is refused by name.
 
-from typing import Annotated, Any, ClassVar, Literal
+The fields of generation options are derived from their one description (`eyas.config`); what stands here are
+the fields that are not options, and the few options whose JSON is OpenAI's own.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from collections.abc import Mapping
+from dataclasses import replace
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from eyas.serve.settings import MAX_DEPTH, MAX_DRAFT_TOKENS
+from eyas.api.options import GROUPS
+from eyas.api.prompts import Prompt
+from eyas.config import NamedOption, TreeConfig, options_of
+from eyas.engine.processors import processor_options
+from eyas.serve.errors import ApiError
+from eyas.serve.settings import MAX_DEPTH, MAX_DRAFT_TOKENS, MAX_TREE_TOP_K, ServeSettings
 
+DEFAULT_TEMPERATURE = 1.0  # OpenAI's
+DEFAULT_COMPLETION = 16  # OpenAI's length of a completion, in tokens
 MAX_TEXT = 1000  # characters of names, and of stop strings
-MAX_BIASES = 1024
+MAX_ITEMS = 1024  # of a list or a mapping
 TOP_LOGPROBS = 20
 
 # Fields of OpenAI's that mean something we cannot do, each with the values that ask for nothing.
@@ -36,7 +59,6 @@ IDLE_IN_MESSAGE = ("annotations", "audio", "function_call", "name", "reasoning",
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Body(BaseModel):
@@ -52,33 +74,24 @@ class StreamOptions(Body):
 
 
 class EyasOptions(Body):
-    """What only eyas has."""
+    """Fields that only eyas has; the options of the draft tree are added."""
 
-    method: Text | None = Field(None, description="how tokens are drafted; null is the server's own")
-    draft_tokens: int | None = Field(
-        None, ge=1, le=MAX_DRAFT_TOKENS, description="nodes of each draft tree; null sizes them by cost"
-    )
-    depth: int | None = Field(None, ge=1, le=MAX_DEPTH, description="levels of each draft tree")
-    trace: bool = Field(False, description="report the tree of each cycle")
+    method: Text | None = Field(None, description="how tokens are drafted; null is the server's own method")
+    trace: bool = Field(False, description="report the draft tree of each cycle")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the draft tree that were given."""
+        return self.model_dump(exclude={"method", "trace"}, exclude_none=True)
 
 
-class Sampled(Body):
-    """Fields that chats and completions share."""
+class AnswerRequest(Body):
+    """Fields that chats and completions share; the generation options are added by `request_models`."""
 
     model: Text | None = None
-    temperature: float | None = Field(None, ge=0, le=100, description="null is 1, as OpenAI has it")
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, description="0 and -1 are off")
-    min_p: float | None = Field(None, ge=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
-    ignore_eos: bool | None = Field(None, description="go on past the model's own end, as vLLM has it")
-    stop: Text | list[Text] | None = None
-    seed: int | None = Field(None, ge=0, le=2**32 - 1)
-    n: int | None = Field(None, ge=1)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
-    logit_bias: dict[Text, Bias] | None = Field(None, max_length=MAX_BIASES)
+    n: Annotated[int, BeforeValidator(lambda n: 1 if n is None else n), Field(ge=1)] = Field(
+        1, description="answers to each prompt"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Text | None = None
@@ -97,15 +110,59 @@ class Sampled(Body):
                 raise PydanticCustomError(
                     "unsupported", "{name} is not supported by this server; leave it out.", {"name": name}
                 )
-        return {name: value for name, value in body.items() if name not in cls.idle}
+        return {name: value for name, value in _once(cls, body).items() if name not in cls.idle}
 
     @model_validator(mode="after")
-    def _check_stream(self) -> "Sampled":
+    def _check_stream(self) -> "AnswerRequest":
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError(
-                "together", "stream_options wants stream to be true.", {"name": "stream_options"}
+                "together", "stream_options needs stream to be true.", {"name": "stream_options"}
             )
         return self
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Prompts, each of which gets n answers."""
+        raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The generation options that were given, as `LLM.generate` takes them."""
+        values = {name: getattr(self, name, None) for name in _option_fields()}
+        given = {name: value for name, value in values.items() if value is not None}
+        own = {} if self.eyas is None else self.eyas.options
+        return {"temperature": DEFAULT_TEMPERATURE, "n": self.n, **given, **own}
+
+    @property
+    def method(self) -> str | None:
+        """How tokens are drafted; None is the server's own method."""
+        return None if self.eyas is None else self.eyas.method
+
+    @property
+    def trace(self) -> bool:
+        """Whether the answer reports its draft trees."""
+        return self.eyas is not None and self.eyas.trace
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the numbers of its tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def check(self, settings: ServeSettings) -> None:
+        """Raise ApiError where more is asked for than this server allows."""
+        count = self.n * len(self.prompts)
+        if count > settings.max_n:
+            raise ApiError(
+                f"{count} answers are asked for, but this server makes at most {settings.max_n} a request; "
+                "lower n, or send fewer prompts.",
+                param="n",
+            )
+        stops = len(self.options.get("stop", ()))
+        if stops > settings.max_stop:
+            raise ApiError(
+                f"stop has {stops} strings, but at most {settings.max_stop} are taken; send fewer.",
+                param="stop",
+            )
 
 
 class TextPart(Body):
@@ -139,11 +196,10 @@ class Message(Body):
         return {"role": role, "content": "".join(parts)}
 
 
-class ChatRequest(Sampled):
+class ChatRequest(AnswerRequest):
     """Body of /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=TOP_LOGPROBS)
 
@@ -151,18 +207,22 @@ class ChatRequest(Sampled):
     def _check_pairs(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
             raise PydanticCustomError(
-                "together", "top_logprobs wants logprobs to be true.", {"name": "top_logprobs"}
-            )
-        if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
-            raise PydanticCustomError(
-                "together",
-                "max_tokens and max_completion_tokens differ; give one of them.",
-                {"name": "max_completion_tokens"},
+                "together", "top_logprobs needs logprobs to be true.", {"name": "top_logprobs"}
             )
         return self
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The one chat, as templates take it."""
+        return [[message.to_dict() for message in self.messages]]
 
-class CompletionRequest(Sampled):
+    @property
+    def options(self) -> dict[str, Any]:
+        """The generation options."""
+        return super().options | ({"logprobs": self.top_logprobs or 0} if self.logprobs else {})
+
+
+class CompletionRequest(AnswerRequest):
     """Body of /v1/completions."""
 
     prompt: (
@@ -176,7 +236,7 @@ class CompletionRequest(Sampled):
 
     @model_validator(mode="after")
     def _check_best_of(self) -> "CompletionRequest":
-        if self.best_of not in (None, self.n or 1):
+        if self.best_of not in (None, self.n):
             raise PydanticCustomError(
                 "unsupported",
                 "best_of above n is not supported by this server; leave it out.",
@@ -185,7 +245,7 @@ class CompletionRequest(Sampled):
         return self
 
     @property
-    def prompts(self) -> list[str | list[int]]:
+    def prompts(self) -> list[Prompt]:
         """One entry for each prompt."""
         if isinstance(self.prompt, str):
             return [self.prompt]
@@ -194,6 +254,106 @@ class CompletionRequest(Sampled):
         return [
             item if isinstance(item, str) else list(item) for item in self.prompt if not isinstance(item, int)
         ]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The generation options; the prompt goes in as it is."""
+        own = {} if self.logprobs is None else {"logprobs": self.logprobs}
+        return {"max_new_tokens": DEFAULT_COMPLETION, **super().options, **own, "raw": True}
+
+
+def request_models() -> tuple[type[ChatRequest], type[CompletionRequest]]:
+    """The bodies of chats and completions with a field for each generation option."""
+    tree = {named.name: _field(named) for named in options_of(TreeConfig)}
+    eyas = create_model("EyasOptions", __base__=EyasOptions, __doc__=EyasOptions.__doc__, **tree)
+    fields: dict[str, Any] = {name: _field(named) for name, named in _option_fields().items()}
+    fields["eyas"] = (eyas | None, None)
+    chat = create_model("ChatRequest", __base__=ChatRequest, __doc__=ChatRequest.__doc__, **fields)
+    completion = create_model(
+        "CompletionRequest", __base__=CompletionRequest, __doc__=CompletionRequest.__doc__, **fields
+    )
+    return chat, completion
+
+
+def _option_fields() -> dict[str, NamedOption]:
+    """The options that are fields of a body, by name: all of sampling and stopping."""
+    kinds = (kind for kind in GROUPS.values() if kind is not TreeConfig)
+    return {named.name: named for kind in kinds for named in options_of(kind)} | processor_options()
+
+
+# What this server allows where it is less than the option does, or OpenAI's limit.
+LIMITS = {
+    "temperature": 100,
+    "repetition_penalty": 100,
+    "draft_tokens": MAX_DRAFT_TOKENS,
+    "depth": MAX_DEPTH,
+    "tree_top_k": MAX_TREE_TOP_K,
+}
+
+
+def _token_ids(biases: dict[str, float]) -> dict[int, float]:
+    if not all(token.isdecimal() and len(token) < 10 for token in biases):
+        raise PydanticCustomError(
+            "together", "logit_bias needs token ids as keys, written as numbers.", {"name": "logit_bias"}
+        )
+    return {int(token): bias for token, bias in biases.items()}
+
+
+# Options whose JSON is OpenAI's or vLLM's own.
+OWN_JSON: dict[str, Any] = {
+    "stop": Annotated[
+        Text | list[Text], AfterValidator(lambda stop: (stop,) if isinstance(stop, str) else tuple(stop))
+    ],
+    "logit_bias": Annotated[
+        dict[Text, Annotated[float, Field(ge=-100, le=100)]],
+        Field(max_length=MAX_ITEMS),
+        AfterValidator(_token_ids),
+    ],
+    "top_k": Annotated[int, Field(ge=-1), AfterValidator(lambda k: max(k, 0))],  # -1 is off too
+}
+
+
+def _field(named: NamedOption) -> Any:
+    """The definition of a body's field for an option: null leaves it to the server."""
+    limit = LIMITS.get(named.name, named.option.at_most)
+    option = replace(named.option, at_most=limit)
+    kind = OWN_JSON.get(named.name) or _json_type(named.type, replace(named, option=option))
+    names = AliasChoices(*named.option.http, named.name)
+    return (kind | None, Field(None, validation_alias=names, description=named.option.help))
+
+
+def _json_type(kind: Any, named: NamedOption) -> Any:
+    """The type of an option with its limits, as pydantic checks it."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        items = list.__class_getitem__(_json_type(inner[0], named))
+        return Annotated[items, Field(max_length=MAX_ITEMS), AfterValidator(tuple)]
+    if origin in (Union, UnionType):
+        return Union[tuple(_json_type(part, named) for part in inner)]  # noqa: UP007
+    if kind in (int, float):
+        option = named.option
+        return Annotated[kind, Field(ge=option.at_least, gt=option.above, le=option.at_most)]
+    return kind if kind is bool or origin is Literal else Text
+
+
+def _once(model: type[BaseModel], body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with one name for each option; two names have to agree."""
+    kept = dict(body)
+    for field in model.model_fields.values():
+        alias = field.validation_alias
+        names = alias.choices if isinstance(alias, AliasChoices) else ()
+        given = [str(name) for name in names if name in kept]
+        values = [kept[name] for name in given if kept[name] is not None]
+        if any(value != values[0] for value in values):
+            raise PydanticCustomError(
+                "together",
+                "{first} and {name} differ; give one of them.",
+                {"first": given[0], "name": given[-1]},
+            )
+        for name in given[1:]:
+            kept[given[0]] = values[0] if values else None
+            del kept[name]
+    return kept
 
 
 class TokenizeRequest(Body):

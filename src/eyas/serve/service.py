@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from eyas.serve.channel import DONE, Channel, ClientLeftError, EventStream, dump
 from eyas.serve.errors import CLIENT_LEFT, ApiError, describe, error_response, request_id
 from eyas.serve.logs import RequestLog, log_error, log_event
 from eyas.serve.metrics import ServerMetrics
-from eyas.serve.plans import Plan
 from eyas.serve.queue import Job
 from eyas.serve.replies import Reply, Texts
 from eyas.serve.scheduler import Scheduler
+from eyas.serve.schemas import AnswerRequest
 from eyas.serve.settings import ServeSettings
 
 SHOWN = ("method", "lossless", "tree", "draft_tokens", "depth", "cost_table", "seed", "temperature")
@@ -39,7 +39,7 @@ class Call:
     """One request under way."""
 
     id: str
-    plan: Plan
+    body: AnswerRequest
     reply: Reply
     jobs: list[Job]
     pieces: AsyncIterator[tuple[int, Piece]]
@@ -122,15 +122,15 @@ class Service:
         }
 
     async def answer(
-        self, http: HttpRequest, plan: Plan, kind: type[Reply], client: str, *, stream: bool
+        self, http: HttpRequest, body: AnswerRequest, kind: type[Reply], client: str, *, stream: bool
     ) -> Response:
-        """Make the answers of a plan, as one body or as a stream of events."""
+        """Make the answers of a request's body, as one body or as a stream of events."""
         record = RequestLog(request_id(http), http.url.path, client)
         try:
-            call = await self._begin(http, plan, kind, client)
+            call = await self._begin(http, body, kind, client)
             record.reply = call.reply
             if self.settings.log_prompts:
-                record.prompts = plan.prompts
+                record.prompts = body.prompts
             if not stream:
                 response = await self._whole(http, call)
                 record.write(200)
@@ -151,22 +151,22 @@ class Service:
 
         return EventStream(self._events(call, first), at_end)
 
-    async def _begin(self, http: HttpRequest, plan: Plan, kind: type[Reply], client: str) -> Call:
-        """Prepare the requests of a plan, and put them in the queue."""
-        method = await self._warm_up(plan.method or self.llm.method)
-        options, requests = await run_in_threadpool(self._requests, plan, method)
+    async def _begin(self, http: HttpRequest, body: AnswerRequest, kind: type[Reply], client: str) -> Call:
+        """Prepare the requests of a request's body, and put them in the queue."""
+        method = await self._warm_up(body.method or self.llm.method)
+        options, requests = await run_in_threadpool(self._requests, body, method)
         described = self.llm.describe(options, method)
         reply = kind(
             request_id=request_id(http),
             model=self.model_name,
             fingerprint=self._fingerprint,
-            prompt_tokens=[len(request.prompt_ids) for request in requests[:: plan.n]],
-            choices_per_prompt=plan.n,
+            prompt_tokens=[len(request.prompt_ids) for request in requests[:: body.n]],
+            choices_per_prompt=body.n,
             settings={name: described[name] for name in SHOWN},
             texts=self.texts,
             logprobs=options.logprobs is not None,
-            trace=plan.trace,
-            include_usage=plan.include_usage,
+            trace=body.trace,
+            include_usage=body.include_usage,
         )
         channel, engine = Channel(), self.llm.engine(method)
         jobs = [
@@ -181,24 +181,24 @@ class Service:
             for index, request in enumerate(requests)
         ]
         self.scheduler.submit(jobs)
-        return Call(request_id(http), plan, reply, jobs, channel.pieces(len(jobs)))
+        return Call(request_id(http), body, reply, jobs, channel.pieces(len(jobs)))
 
-    def _requests(self, plan: Plan, method: str) -> tuple[GenerationOptions, list[Request]]:
-        """The requests of a plan, each prompt's n together."""
+    def _requests(self, body: AnswerRequest, method: str) -> tuple[GenerationOptions, list[Request]]:
+        """The requests of a request's body, each prompt's n together."""
         limit = self.llm.runtime.target.context_limit
-        if plan.options.get("max_new_tokens", 1) > limit:
+        if body.options.get("max_new_tokens", 1) > limit:
             raise ApiError(
-                f"max_tokens is {plan.options['max_new_tokens']}, but the model holds {limit}; lower it.",
+                f"max_tokens is {body.options['max_new_tokens']}, but the model holds {limit}; lower it.",
                 param="max_tokens",
                 code="context_length_exceeded",
             )
-        options = self.llm.options(plan.options, plan.method).with_seed()
+        options = self.llm.options(body.options, body.method).with_seed()
         requests = [
             request
-            for prompt in plan.prompts
-            for request in self.llm.requests(self._prompt(prompt), replace(options, n=plan.n), method)
+            for prompt in body.prompts
+            for request in self.llm.requests(self._prompt(prompt), options, method)
         ]
-        for request in requests[:: plan.n]:
+        for request in requests[:: body.n]:
             try:
                 self.llm.runtime.target.check_prompt(request.prompt_ids)
             except ConfigError as error:
@@ -236,7 +236,7 @@ class Service:
             async for index, piece in call.pieces:
                 reply.add(index, piece)
                 yield event(reply.chunk(index, piece))
-            if call.plan.include_usage:
+            if call.body.include_usage:
                 yield event(reply.usage_chunk())
         except Exception as error:
             log_error(log, error, call.id)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from eyas.config import Option, Options
 from eyas.errors import ConfigError
 
-MAX_DRAFT_TOKENS, MAX_DEPTH = 255, 16  # of one request's trees: others share its passes
+MAX_DRAFT_TOKENS, MAX_DEPTH, MAX_TREE_TOP_K = 255, 16, 32  # of one request's trees: others share its passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
