@@ -23,6 +23,7 @@ from eyas.api.options import (
     Dtype,
     GenerationOptions,
     HeadName,
+    KvDtype,
     MethodName,
     ModelName,
     RuntimeName,
@@ -234,6 +235,7 @@ class LLM:
             "runtime": target.runtime,
             "runtime_reason": target.runtime_reason,
             "dtype": target.dtype,
+            "kv_dtype": target.kv_dtype,
             "threads": target.threads,
         }
 
@@ -306,6 +308,7 @@ def load(
     runtime: RuntimeName = "auto",
     dtype: Dtype = "auto",
     draft_dtype: DraftDtype = "auto",
+    kv_dtype: KvDtype = "auto",
     threads: Threads = None,
     device: Device = "cpu",
 ) -> LLM:
@@ -327,6 +330,7 @@ def load(
             name=name,
             dtype=dtype,
             draft_dtype=draft_dtype,
+            kv_dtype=kv_dtype,
             threads=threads,
             device=device,
         )

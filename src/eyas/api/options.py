@@ -61,6 +61,14 @@ DraftDtype = Annotated[
     str,
     Option("precision of the draft networks, which never changes the answer; auto is the fastest", "NAME"),
 ]
+KvDtype = Annotated[
+    str,
+    Option(
+        "precision of the model's keys and values (native only): float32, bfloat16, or auto, which is "
+        "float32 for a float32 model and bfloat16 otherwise",
+        "NAME",
+    ),
+]
 Threads = Annotated[
     int | None,
     Option("threads of the runtime; without it one for each physical core", at_least=1, common=True),

@@ -234,6 +234,7 @@ def maker(target: TargetInfo, draft_dtype: str) -> dict[str, Any]:
         "model": target.fingerprint or target.name,
         "runtime": target.runtime,
         "dtype": target.dtype,
+        "kv_dtype": target.kv_dtype,
         "draft_dtype": draft_dtype,
         "threads": target.threads,
         "device": target.device,

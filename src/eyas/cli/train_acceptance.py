@@ -11,7 +11,7 @@ from eyas.models import progress_bar
 from eyas.training.acceptance_map import WatchConfig, fit_acceptance, store_maps
 from eyas.training.data import read_prompts
 
-MODEL_OPTIONS = ("model", "runtime", "dtype", "draft_dtype", "threads", "device")
+MODEL_OPTIONS = ("model", "runtime", "dtype", "draft_dtype", "kv_dtype", "threads", "device")
 
 
 def add(steps: Steps) -> None:

@@ -210,6 +210,7 @@ class TargetInfo:
     runtime: str
     runtime_reason: str | None = None  # why "auto" did not choose native
     dtype: str
+    kv_dtype: str | None = None  # of keys and values, where the runtime has a choice
     device: str = "cpu"
     hidden_size: int
     vocab_size: int

@@ -41,6 +41,7 @@ def load_runtime(
     name: str,
     dtype: str = "auto",
     draft_dtype: str = "auto",
+    kv_dtype: str = "auto",
     threads: int | None = None,
     device: str = "cpu",
 ) -> Runtime:
@@ -55,6 +56,7 @@ def load_runtime(
         name: what messages call the target.
         dtype: a precision, or "auto".
         draft_dtype: the precision of draft networks, or "auto".
+        kv_dtype: the precision of keys and values, or "auto".
         threads: None leaves them to the runtime.
         device: where it computes, as torch calls devices.
 
@@ -71,7 +73,14 @@ def load_runtime(
     load = cast(Callable[..., Runtime], getattr(import_module(module), function))
     because = {} if reason is None else {"reason": reason}
     loaded = load(
-        model_dir, name=name, dtype=dtype, draft_dtype=draft_dtype, threads=threads, device=device, **because
+        model_dir,
+        name=name,
+        dtype=dtype,
+        draft_dtype=draft_dtype,
+        kv_dtype=kv_dtype,
+        threads=threads,
+        device=device,
+        **because,
     )
     if reason is not None:  # after loading, so that an error stands alone
         _LOGGER.warning("eyas: runtime %s, since %s", runtime, reason)

@@ -44,6 +44,7 @@ class RayOptions(BaseModel):
     runtime: str = "auto"
     dtype: str = "auto"
     draft_dtype: str = "auto"
+    kv_dtype: str = "auto"
     threads: int | None = None
     device: str = "cpu"
     replicas: int | None = None  # without it Ray's own configuration says, or there is one

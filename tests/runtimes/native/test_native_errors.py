@@ -54,6 +54,24 @@ def test_unknown_precisions(original, option):
     assert all(name in message for name in (option, "float32", "bfloat16", "int8"))
 
 
+def test_unknown_precisions_of_keys_and_values(original):
+    for kv_dtype in ("int8", "float16", ""):
+        with pytest.raises(ConfigError, match=r"kv_dtype is .*it is auto, float32, bfloat16"):
+            load_native_runtime(original, kv_dtype=kv_dtype)
+    with pytest.raises(ConfigError, match=r"kv_dtype is 'float32', but on torch .*--runtime native"):
+        load_runtime("torch", original, name="a", kv_dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "auto"), [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "bfloat16")]
+)
+def test_keys_and_values_have_the_precision_that_was_asked_for(original, dtype, auto):
+    assert load_native_runtime(original, dtype=dtype).target.kv_dtype == auto
+    for kv_dtype in ("float32", "bfloat16"):
+        runtime = load_native_runtime(original, dtype=dtype, kv_dtype=kv_dtype)
+        assert runtime.target.kv_dtype == kv_dtype
+
+
 @pytest.mark.parametrize("name", ["avx1024", "AVX2", "sse2"])
 def test_an_instruction_set_that_is_missing(original, monkeypatch, name):
     monkeypatch.setenv("EYAS_ISA", name)

@@ -62,6 +62,7 @@ def load(
             family=spec.family,
             runtime="native",
             dtype=kind,
+            kv_dtype=cache_type(kind, kv_dtype),
             hidden_size=spec.hidden_size,
             vocab_size=spec.vocab_size,
             context_limit=spec.context_limit,

@@ -19,6 +19,7 @@ def load_torch_runtime(
     *,
     dtype: str = "auto",
     draft_dtype: str = "auto",
+    kv_dtype: str = "auto",
     threads: int | None = None,
     device: str = "cpu",
     name: str | None = None,
@@ -31,6 +32,7 @@ def load_torch_runtime(
         dtype: float32, bfloat16, float16 or float64; "auto" is bfloat16 where the processor computes in it
             (AVX512-BF16, AMX, CUDA) and float32 elsewhere. `runtime.target.dtype` says which it is.
         draft_dtype: "auto"; draft networks run in the target's precision here.
+        kv_dtype: "auto"; keys and values have the model's precision here.
         threads: of torch, for the whole process; None leaves their number as it is.
         device: where torch puts the model, such as "cpu" or "cuda:0".
         name: what messages call the model; None is the directory's name.
@@ -43,6 +45,11 @@ def load_torch_runtime(
     if draft_dtype not in ("auto", dtype):
         raise ConfigError(
             f"draft_dtype is {draft_dtype!r}, but on torch draft networks run in the target's precision; "
+            "leave it at auto, or use --runtime native."
+        )
+    if kv_dtype not in ("auto", dtype):
+        raise ConfigError(
+            f"kv_dtype is {kv_dtype!r}, but on torch keys and values have the model's precision; "
             "leave it at auto, or use --runtime native."
         )
     try:
