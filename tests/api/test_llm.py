@@ -92,6 +92,11 @@ class TestTurnLock:
             pass
 
 
+def test_the_default_model_has_its_own_name(directory, monkeypatch):
+    monkeypatch.setattr("eyas.api.llm.resolve_model", lambda model: directory)
+    assert eyas.load(dtype="float32", threads=1).runtime.target.name == "tiny"
+
+
 def test_a_method_loads_once_whichever_thread_asks_first(llm, monkeypatch):
     loaded, load = [], PromptLookup.load.__func__
 

@@ -181,6 +181,18 @@ def test_ids_that_the_model_does_not_have_are_no_matter_of_its_context(server):
     assert refusal(server.post(prompt=[7] * 300, max_tokens=2))["code"] == "context_length_exceeded"
 
 
+def test_default_is_another_name_of_the_model(server):
+    for name in (None, "tiny", "default"):
+        assert (
+            server.post(prompt="Hi", max_tokens=2, **({} if name is None else {"model": name})).json()[
+                "model"
+            ]
+            == "tiny"
+        )
+    assert server.http.get("/v1/models/default").json()["id"] == "tiny"
+    assert refusal(server.post(prompt="Hi", model="another"), 404)["code"] == "model_not_found"
+
+
 def test_text_that_is_no_unicode_is_refused(server):
     body = json.dumps({"messages": [{"role": "user", "content": "\ud800"}], "max_tokens": 2})
     headers = {"content-type": "application/json"}

@@ -1,8 +1,10 @@
 """Clients that leave, queues that are full, answers that fail, a server that ends: nobody else notices."""
 
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -194,6 +196,27 @@ def test_what_outlasts_the_drain_ends_with_an_error(serve, slow, caplog, drain):
     assert done == "data: [DONE]"
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_client_that_does_not_read_cannot_hold_the_server(serve, caplog, monkeypatch):
+    """Its connection is closed, without a traceback; the engine has ended before."""
+    monkeypatch.setattr("eyas.serve.run.CUT_OFF_SECONDS", 0.5)
+    caplog.set_level(logging.INFO)
+    server = serve(drain=0)
+    body = json.dumps({**LONG, "n": 16, "logprobs": 20, "stream": True, "ignore_eos": True}).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        head = "POST /v1/completions HTTP/1.1\r\nHost: eyas\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: server.service.scheduler._taken == 16)
+        server.settle()  # all is made, and waits to be read
+        began = time.monotonic()
+        server.stop()
+        assert 0.5 <= time.monotonic() - began < 5, "it was held, but not for long"
+    assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]
+    [line] = [record.fields for record in caplog.records if record.getMessage() == "request"]
+    assert line["status"] == 499
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])

@@ -320,7 +320,7 @@ def load(
     if method != "auto":
         find_method(method)
     directory = resolve_model(model)
-    name = "default" if model is None else str(model)
+    name = directory.name if model is None else str(model)
     named = None if head is None else Path(head).expanduser()
 
     def load_target(path: Path, name: str) -> Runtime:

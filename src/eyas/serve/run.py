@@ -19,7 +19,7 @@ from eyas.serve.settings import ServeSettings
 # mallopt(3) of glibc
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
-CUT_OFF_SECONDS = 5  # that answers have to end with an error, until their connections are dropped
+CUT_OFF_SECONDS = 5  # that answers have to end with an error, until their connections are aborted
 LARGE_BLOCK = 256 * 1024  # bytes: every cache is larger, most of what a cycle allocates is smaller
 
 
@@ -41,7 +41,9 @@ def serve(llm: LLM, settings: ServeSettings, announce: Callable[[str], None]) ->
 
 
 class DrainingServer(uvicorn.Server):
-    """Cuts off what still runs `drain` seconds after it was told to end: by an error, not in mid-line."""
+    """Ends in steps once it was told to: after `drain` seconds by an error in place of what is missing, not in
+    mid-line; after `CUT_OFF_SECONDS` more by closing the connections of clients that do not read even that.
+    """
 
     def __init__(self, config: uvicorn.Config, drain: float, cut_off: Callable[[], None]) -> None:
         super().__init__(config)
@@ -50,11 +52,21 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let answers end, then end."""
-        timer = asyncio.get_running_loop().call_later(self._drain, self._cut_off)
+        loop = asyncio.get_running_loop()
+        timers = [
+            loop.call_later(self._drain, self._cut_off),
+            loop.call_later(self._drain + CUT_OFF_SECONDS, self._abort),
+        ]
         try:
             await super().shutdown(sockets)
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
+
+    def _abort(self) -> None:
+        """Close the connections; their answers end as those of clients that have left."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def make_server(llm: LLM, settings: ServeSettings) -> uvicorn.Server:
@@ -65,7 +77,7 @@ def make_server(llm: LLM, settings: ServeSettings) -> uvicorn.Server:
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain) + CUT_OFF_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.drain) + 2 * CUT_OFF_SECONDS,  # should never be needed
     )
     return DrainingServer(config, settings.drain, app.state.service.scheduler.cut_off)
 

@@ -29,6 +29,7 @@ from eyas.serve.scheduler import Scheduler
 from eyas.serve.schemas import AnswerRequest
 from eyas.serve.settings import ServeSettings
 
+ALIAS = "default"  # names whichever model a server has
 SHOWN = ("method", "lossless", "tree", "draft_tokens", "depth", "cost_table", "seed", "temperature")
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Service:
 
     def check_model(self, name: str | None) -> None:
         """Refuse a model that is not the one served here."""
-        if name is not None and name != self.model_name:
+        if name not in (None, ALIAS, self.model_name):
             raise ApiError(
                 f"the model {name!r} is not served here; this server has {self.model_name!r}.",
                 status=404,
