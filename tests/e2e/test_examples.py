@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eyas.cli import main
-from eyas.drafters.registry import _METHODS
+from eyas.drafters.registry import _METHODS, find_method
 from eyas.engine.cycle import Engine
 from eyas.engine.stopping import StoppingConfig
 from eyas.models.default_model import default_model_dir
@@ -62,7 +62,7 @@ def test_training(default_model, tmp_path, monkeypatch, capsys):
         lines = [json.dumps({"prompt": f"{name}: name {number} rivers."}) for number in range(count)]
         Path(f"{name}.jsonl").write_text("\n".join(lines))
     for words in commands(ROOT / "docs/training.md"):
-        if words[0] == "generate" or words[1] in ("distil", "head", "acceptance"):
+        if words[0] == "generate" or words[1] in ("distil", "eagle", "acceptance"):
             assert main(words) == 0, capsys.readouterr().err
 
 
@@ -91,3 +91,4 @@ def test_the_documented_method_keeps_the_contract(tmp_path, monkeypatch):
     plain = _answer(Engine(runtime, Autoregressive()), [5, 6, 7, 5])
     assert drafted.generated == plain.generated
     assert drafted.stats().draft_tokens > 0
+    assert find_method("echo").is_sizable  # so `--tree auto` works
