@@ -34,7 +34,7 @@ class ChatTemplate:
         """
         try:
             return str(self._template.render(tools=None, documents=None, **values))
-        except Exception as error:  # somebody else's program: it may fail in any way
+        except Exception as error:  # the template is a foreign program: it may fail in any way
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ConfigError(
                 f"the model's chat template refuses this conversation ({reason[0][:200]}); change the "

@@ -3,7 +3,7 @@
     <cache>/models/<name>/           ordinary Hugging Face directories
     <cache>/heads/<fingerprint>/     EAGLE heads, by the fingerprint of their target
 
-`EYAS_CACHE` moves it. A folder is made under a temporary name beside its place and renamed when complete, so
+`EYAS_CACHE` moves it. A folder is made under a temporary name next to its place and renamed when complete, so
 an interruption leaves nothing under the final name; what it left under a temporary one is removed by the next
 call. A process that works in a temporary folder holds its lock, which ends with the process.
 """
