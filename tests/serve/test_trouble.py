@@ -215,8 +215,7 @@ def test_a_client_that_does_not_read_cannot_hold_the_server(serve, caplog, monke
         server.stop()
         assert 0.5 <= time.monotonic() - began < 5, "it was held, but not for long"
     assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]
-    [line] = [record.fields for record in caplog.records if record.getMessage() == "request"]
-    assert line["status"] == 499
+    assert [record.getMessage() for record in caplog.records].count("request") == 1, "it is logged as ended"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])

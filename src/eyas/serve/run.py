@@ -41,8 +41,9 @@ def serve(llm: LLM, settings: ServeSettings, announce: Callable[[str], None]) ->
 
 
 class DrainingServer(uvicorn.Server):
-    """Ends in steps once it was told to: after `drain` seconds by an error in place of what is missing, not in
-    mid-line; after `CUT_OFF_SECONDS` more by closing the connections of clients that do not read even that.
+    """Ends in steps: after `drain` seconds running answers end with an error, not in mid-line.
+
+    After `CUT_OFF_SECONDS` more, the connections of clients that do not read even that are closed.
     """
 
     def __init__(self, config: uvicorn.Config, drain: float, cut_off: Callable[[], None]) -> None:
