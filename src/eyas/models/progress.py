@@ -1,9 +1,12 @@
-"""Progress of long work: a bar on a terminal, nothing elsewhere."""
+"""Progress of long work on stderr: a bar on a terminal, a line a minute elsewhere."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Protocol
+
+LINE_EVERY = 60.0  # seconds
 
 
 class Progress(Protocol):
@@ -20,9 +23,9 @@ def silent(label: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar on stderr if that is a terminal; otherwise silence."""
+    """A bar on stderr if that is a terminal; otherwise a line a minute, and nothing for shorter work."""
     if not sys.stderr.isatty():
-        yield silent
+        yield progress_lines()
         return
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -36,3 +39,18 @@ def progress_bar() -> Iterator[Progress]:
             bars.update(tasks[label], completed=done, total=total)
 
         yield show
+
+
+def progress_lines(clock: Callable[[], float] = monotonic) -> Progress:
+    """Lines on stderr, the first after a minute and then one a minute: a log shows that the work goes on."""
+    began = last = clock()
+
+    def show(label: str, done: int, total: int) -> None:
+        nonlocal last
+        now = clock()
+        if now - last >= LINE_EVERY:
+            last = now
+            minutes = (now - began) / 60
+            print(f"eyas: {label}: {done} of {total} after {minutes:.0f} min", file=sys.stderr, flush=True)
+
+    return show
