@@ -51,6 +51,7 @@ def progress_lines(clock: Callable[[], float] = monotonic) -> Progress:
         if now - last >= LINE_EVERY:
             last = now
             minutes = (now - began) / 60
-            print(f"eyas: {label}: {done} of {total} after {minutes:.0f} min", file=sys.stderr, flush=True)
+            sys.stderr.write(f"eyas: {label}: {done} of {total} after {minutes:.0f} min\n")
+            sys.stderr.flush()
 
     return show

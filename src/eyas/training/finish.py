@@ -3,6 +3,7 @@
 One course for every kind of heads; what differs is in the kind's `Trainer`.
 """
 
+import logging
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ from eyas.training.features import FeatureSource
 from eyas.training.measure import add_provenance, evaluation_folder, glance, measure, origin_of
 from eyas.training.networks import HeadNetwork
 from eyas.training.place import check_replaceable, replacing
+from eyas.training.precision import Int8Drafts, in_int8, what_int8_costs
 from eyas.training.trainer import Trainer
 from eyas.training.vocabulary import frequent_tokens
+
+logger = logging.getLogger(__name__)
 
 HELD_OUT_ANSWERS = 24  # whose accuracy is measured
 FIT_SHARE = 0.1  # of a run's minutes that the fits behind it may take
@@ -166,12 +170,22 @@ class _Course:
             measured = measure(
                 self.runtime, drafter, trainer.cases, self.held_out, self.features, self.progress
             )
+            measured |= self._in_int8(folder)
             accuracy = self._accuracy(network)
             more = {} if accuracy is None else {"accuracy_by_depth": accuracy}
             add_provenance(folder, simulated_acceptance_length=measured, **more)
             if not self.kind.folder:
                 _keep_other_kinds(place, folder)
+        warning = what_int8_costs(measured, trainer.cases[0])
+        if warning is not None:
+            logger.warning("%s", warning)
         return measured
+
+    def _in_int8(self, folder: Path) -> dict[str, Any]:
+        """The first case once more, in the precision that the native runtime drafts with."""
+        runtime: Any = Int8Drafts(self.runtime)
+        drafter, case = _drafter(type(self.trainer), runtime, folder), in_int8(self.trainer.cases[0])
+        return measure(self.runtime, drafter, [case], self.held_out, self.features, self.progress)
 
     def _accuracy(self, network: HeadNetwork) -> list[float] | None:
         return self.trainer.accuracy(network, self.held_out[:HELD_OUT_ANSWERS])
