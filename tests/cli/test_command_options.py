@@ -1,6 +1,7 @@
 """Options are generated from dataclass fields: complete, with one default, and with others' aliases."""
 
 import argparse
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,7 +12,7 @@ import pytest
 from eyas.api.llm import load
 from eyas.api.options import GROUPS, GenerationOptions, option_names
 from eyas.cli.aliases import ALIASES, add_aliases, resolve_aliases
-from eyas.cli.app import COMMANDS, build_parser
+from eyas.cli.app import COMMANDS, build_parser, main
 from eyas.cli.parser import Parser, add_generation_options, add_model_options, given
 from eyas.config import options_of
 from eyas.drafters.heads import head_kinds
@@ -163,7 +164,7 @@ def test_a_flag_and_its_alias_exclude_each_other():
         (["--logit-bias", "5"], "'5' is not ID=X"),
         (["--logit-bias", "a=1"], "'a=1' is not ID=X"),
         (["--stop-token-ids", "1", "x"], "'x' is no token id"),
-        (["--draft-sampling", "other"], "invalid choice: 'other'"),
+        (["--draft-sampling", "other"], "invalid choice: 'other'; choose from coupled, top-k"),
         (["--temp", "1"], "unrecognized arguments: --temp"),
         (["--top-p"], "--top-p: expected one argument"),
     ],
@@ -174,6 +175,54 @@ def test_what_cannot_be_read_is_one_line(argv, message):
     assert message in str(caught.value)
     assert "--help" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_help_shows_the_common_options_and_names_the_way_to_the_others(capsys):
+    short, whole = (command_help(capsys, "generate", word) for word in ("--help", "--help-all"))
+    assert "--temperature" in short
+    assert "--system" in short
+    rare = ["--presence-penalty", "--score-precision", "--pld-tokens", "--total-token", "--draft-dtype"]
+    assert not [name for name in rare if name in short]
+    assert all(name in whole for name in rare)
+    listed = [line for line in short.splitlines() if line.startswith("  --")]
+    assert 18 <= len(listed) <= 24
+    hidden = len(re.findall(r"^  --", whole, re.M)) - len(listed)
+    assert short.endswith(f"{hidden} more options: eyas generate --help-all\n")
+    assert short.startswith("usage: eyas generate [options] [PROMPT]\n")
+
+
+def test_a_command_whose_options_are_all_common_has_one_help(capsys):
+    short, whole = (command_help(capsys, "models", word) for word in ("--help", "--help-all"))
+    assert short == whole
+    assert "help-all" not in short
+
+
+def test_what_has_to_be_given_stands_in_the_usage(capsys):
+    text = command_help(capsys, "train", "distil", "--help")
+    assert text.startswith("usage: eyas train distil --prompts FILE --out FILE [options]\n")
+
+
+def command_help(capsys, *words):
+    assert main(list(words)) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["generate", "x", "--temprature", "1"], "did you mean --temperature?"),
+        (["generate", "x", "--temp=1"], "did you mean --temperature?"),
+        (["generate", "x", "--maxnewtokens", "1"], "did you mean --max-new-tokens?"),
+        (["generate", "x", "--tree", "atuo"], "did you mean 'auto'?"),
+        (["generat", "x"], "did you mean 'generate'?"),
+        (["bench", "rum"], "did you mean 'run'?"),
+    ],
+)
+def test_what_is_mistyped_is_told_what_comes_closest(capsys, argv, hint):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert error.count("\n") == 1
 
 
 def test_methods_come_from_the_registry():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from eyas.cli.output import note
-from eyas.cli.parser import flag
+from eyas.cli.parser import Parser, flag
 from eyas.errors import ConfigError
 
 
@@ -42,12 +42,12 @@ ALIASES = (
 SWITCHES = {"--lossy-typical": "medusa_lossy_typical"}
 
 
-def add_aliases(parser: argparse.ArgumentParser) -> None:
+def add_aliases(parser: Parser) -> None:
     """Accept the flags of other systems."""
-    group = parser.add_argument_group("the same tree, in the words of other systems")
+    group = parser.add_argument_group("options of other systems")
     for alias in ALIASES:
         sign = f" {'+' if alias.shift > 0 else '-'} {abs(alias.shift)}" if alias.shift else ""
-        group.add_argument(
+        action = group.add_argument(
             alias.flag,
             dest=alias.dest,
             type=int,
@@ -55,10 +55,12 @@ def add_aliases(parser: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             help=f"{alias.system}'s; {flag(alias.name)} N{sign}",
         )
+        parser.set_rare(action)
     for switch, name in SWITCHES.items():
-        parser.add_argument(
+        action = group.add_argument(
             switch, dest=name, action="store_true", default=argparse.SUPPRESS, help=f"short for {flag(name)}"
         )
+        parser.set_rare(action)
 
 
 def resolve_aliases(args: argparse.Namespace, say: Callable[[str], None] = note) -> None:

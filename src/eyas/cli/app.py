@@ -18,7 +18,7 @@ import eyas
 from eyas.cli.output import drop_stdout, note, open_streams
 from eyas.cli.parser import Parser
 from eyas.drafters.registry import methods
-from eyas.errors import ConfigError, EyasError
+from eyas.errors import EyasError
 
 # Commands in the order of the help, and the module of each in this package.
 COMMANDS = {
@@ -84,9 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"(torch|transformers)\b")
     try:
         words = list(sys.argv[1:] if argv is None else argv)
-        args, unknown = build_parser(words[0] if words else None).parse_known_args(words)
-        if unknown:
-            raise ConfigError(f"unrecognized arguments: {' '.join(unknown)} (see `eyas {words[0]} --help`).")
+        args = build_parser(words[0] if words else None).parse_args(words)
         args.command_line = shlex.join(["eyas", *words])
         code = args.run(args)
         sys.stdout.flush()

@@ -38,7 +38,7 @@ class StepParser(Parser):
 Steps: TypeAlias = "argparse._SubParsersAction[StepParser]"
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: Parser) -> None:
     """Answers, folders and output of a training run."""
     parser.add_argument(
         "--answers", type=Path, nargs="+", required=True, metavar="FILE", help="from distil; .gz is fine"
@@ -58,7 +58,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the simulated acceptance as one document")
 
 
-def add_recipe(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
+def add_recipe(parser: Parser, kind: type[Options]) -> None:
     """The target, and the fields of a recipe."""
     add_model_options(parser, only=MODEL_OPTIONS)
     add_options(parser, kind)

@@ -44,7 +44,7 @@ class StoppingConfig(Options):
         tuple[int, ...],
         Option("token ids that also end the answer, separated by spaces or commas", "ID", at_least=0),
     ] = ()
-    ignore_eos: Annotated[bool, Option("go on past the model's own stop tokens", common=True)] = False
+    ignore_eos: Annotated[bool, Option("go on past the model's own stop tokens")] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):  # one, as OpenAI's interface also takes it; not its letters
