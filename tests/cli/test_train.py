@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,32 @@ def test_answers_of_another_target_are_refused(eyas, answers, bare_model, tmp_pa
     words = ("--work", tmp_path / "run", "--out", tmp_path / "out", "--model", bare_model, "--threads", "1")
     assert "fingerprint 0123456789abcdef" in eyas("train", "head", "--answers", theirs, *words).error
     assert not (tmp_path / "run").exists()
+
+
+def without_torch(*words):
+    code = "import sys; sys.modules['torch'] = None; from eyas.cli import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "what"),
+    [
+        (("head", "--answers", "a.jsonl", "--work", "run"), "eyas train eagle"),
+        (("medusa", "--help"), "eyas train medusa"),
+        (("distil", "--prompts", "prompts", "--out", "out", "--feature-cache", "cache"), "--feature-cache"),
+    ],
+    ids=["eagle", "help", "feature-cache"],
+)
+def test_without_torch_training_says_so_in_one_line(tmp_path, step, what):
+    """These ended in a traceback."""
+    prompts = tmp_path / "prompts"
+    prompts.write_text('{"prompt": "hi"}\n')
+    words = [prompts if word == "prompts" else word for word in step]
+    done = without_torch("train", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    wanted = f"eyas: error: {what} needs the package torch; install it with `pip install 'eyas[train]'`."
+    assert done.stderr.splitlines() == [wanted]
+
+
+def test_without_torch_the_steps_are_listed():
+    assert "train Medusa heads on answers" in without_torch("train", "--help").stdout
