@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from eyas.engine.isotonic import isotonic
 from eyas.engine.tree import Floats
 from eyas.engine.verification import Cycle
 from eyas.errors import DataError
@@ -113,21 +114,8 @@ def _fitted(seen: Sequence[Observation]) -> tuple[float, ...]:
     sums = np.bincount(nearest, weights=excess, minlength=len(knots))
     rates = np.clip(knots + sums / (counts + PRIOR), 0.0, 1.0)
     rates[0] = 0.0
-    pooled = _isotonic(rates[1:].tolist(), (counts[1:] + PRIOR).tolist())
+    pooled = isotonic(rates[1:].tolist(), (counts[1:] + PRIOR).tolist())
     return (0.0, *(round(rate, 4) for rate in pooled))
-
-
-def _isotonic(values: list[float], weights: list[float]) -> list[float]:
-    """The closest sequence that does not fall (pool adjacent violators)."""
-    blocks: list[tuple[float, float, int]] = []  # mean, weight, how many
-    for value, weight in zip(values, weights, strict=True):
-        mean, total, size = value, weight, 1
-        while blocks and blocks[-1][0] > mean:
-            left, left_weight, left_size = blocks.pop()
-            mean = (mean * total + left * left_weight) / (total + left_weight)
-            total, size = total + left_weight, size + left_size
-        blocks.append((mean, total, size))
-    return [mean for mean, _, size in blocks for _ in range(size)]
 
 
 def _rises(values: Sequence[float], *, strictly: bool = False) -> bool:

@@ -6,12 +6,13 @@ measured numbers of rows costs are interpolated; they never fall with more rows,
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Self
 
+from eyas.engine.isotonic import isotonic
 from eyas.errors import DataError
 
 MAX_ROWS = 64  # of one verification, root included
@@ -165,7 +166,7 @@ def _points(pairs: Any) -> Points:
 
 def _every_row(points: Points) -> list[float]:
     """Costs of 1..MAX_ROWS rows: straight lines between the points, the last one going on."""
-    rows, means = [count for count, _ in points], _never_falling([ms for _, ms in points])
+    rows, means = [count for count, _ in points], isotonic([ms for _, ms in points])
     costs: list[float] = []
     for row in range(1, MAX_ROWS + 1):
         right = next((i for i, count in enumerate(rows) if count >= row), len(rows) - 1)
@@ -173,18 +174,3 @@ def _every_row(points: Points) -> list[float]:
         rise = 0.0 if left == right else (means[right] - means[left]) / (rows[right] - rows[left])
         costs.append(means[left] + rise * (row - rows[left]))
     return list(accumulate(costs, max))  # rounding may make them fall by a last digit
-
-
-def _never_falling(values: Sequence[float]) -> list[float]:
-    """The closest rising row to these (least squares): neighbours that fall are replaced by their mean.
-
-    So a measurement that came out too dear is mended by what follows, and does not make dear all of that.
-    """
-    pools: list[tuple[float, int]] = []  # mean of so many neighbours
-    for value in values:
-        mean, count = value, 1
-        while pools and pools[-1][0] > mean:
-            before, size = pools.pop()
-            mean, count = (before * size + mean * count) / (size + count), size + count
-        pools.append((mean, count))
-    return [mean for mean, count in pools for _ in range(count)]
