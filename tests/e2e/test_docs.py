@@ -109,3 +109,33 @@ def test_every_command_has_help(command):
     result = subprocess.run([sys.executable, "-m", "eyas", command, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
     assert result.stdout.startswith("usage: eyas")
+
+
+def section(page, heading):
+    """The text of a page below a heading of the second level, up to the next."""
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", (ROOT / page).read_text(), re.S | re.M)[1]
+
+
+def test_request_fields_that_the_serving_page_names_exist():
+    pytest.importorskip("pydantic", reason="the extra `serve` is not installed")
+    from eyas.serve.schemas import IDLE, EyasOptions, request_models
+
+    known = {*IDLE, *EyasOptions.model_fields, "eyas", "best_of"}
+    for model in request_models():
+        for field, about in model.model_fields.items():
+            known |= {field, *getattr(about.validation_alias, "choices", ())}
+        known |= set(model.model_fields["eyas"].annotation.__args__[0].model_fields)
+    rows = [
+        line for line in section("docs/serving.md", "Request fields").splitlines() if line.startswith("| ")
+    ]
+    unknown = {name for row in rows for name in re.findall(r"`(\w+)`", row)} - known
+    assert not unknown
+
+
+def test_metrics_that_the_serving_page_names_exist():
+    source = (ROOT / "src/eyas/serve/metrics.py").read_text()
+    named = re.findall(r"`(\w+?)(?:_total)?(?:\{\w+\})?`", section("docs/serving.md", "Metrics and logs"))
+    metrics = [name for name in named if "_" in name and name != "finished_reason"]
+    assert len(metrics) > 12
+    missing = [name for name in metrics if name not in source]
+    assert not missing
