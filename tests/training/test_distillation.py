@@ -10,6 +10,7 @@ from making import DISTILLED, recipe_class, trainer_class, write
 
 from eyas.config import TreeConfig
 from eyas.drafters.head_arrays import check_names, read_arrays, write_arrays
+from eyas.drafters.heads import find_head_kind, read_head
 from eyas.drafters.ranked import Frontier
 from eyas.drafters.registry import find_method
 from eyas.engine.cycle import Engine, Request
@@ -243,6 +244,31 @@ def test_networks_are_trained_measured_and_installed(runtime, samples, tmp_path,
     assert f"T=0, {first}, top-k" not in measured
     assert measured[f"T=1, {first}, top-k"]["answers"] > 0
     find_method(METHODS[kind]).drafter.load(runtime, DraftFiles(head=lambda: place))
+
+
+@kinds
+def test_a_run_may_go_on_from_a_head_of_its_kind(runtime, samples, tmp_path, kind):
+    """Nothing is learnt in one step at a learning rate of almost 0: the head is the one it started from."""
+    network = random_network(runtime, samples, kind)
+    start = write(kind, tmp_path / "first", runtime, network)
+    config = recipe(kind, epochs=0.01, learning_rate=1e-12, ema=0.0, precision="bfloat16", weight_decay=0.0)
+    place = tmp_path / "head"
+    train_head(kind, runtime, samples[:10], config, work=tmp_path / "work", place=place, start=start)
+    made = read_head(find_head_kind(kind), place)
+    assert made.document["provenance"]["started_from"] == "first"
+    for name, weight in network.to_weights().items():
+        np.testing.assert_allclose(made.weights[name], weight, atol=1e-6)
+    sizes = {"medusa": {"heads": 2}, "hydra": {"heads": 6}, "draft-lm": {"layers": 3}}[kind]
+    with pytest.raises(ConfigError, match="has other sizes than the recipe"):
+        train_head(
+            kind,
+            runtime,
+            samples[:10],
+            recipe(kind, **sizes),
+            work=tmp_path / "w",
+            place=tmp_path / "p",
+            start=start,
+        )
 
 
 def test_an_eagle_head_is_installed_around_the_others(runtime, samples, tmp_path):

@@ -16,6 +16,7 @@ from eyas.engine.interfaces import DraftFiles
 from eyas.engine.sampling import Sampler, SamplingConfig, log_softmax
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.errors import CheckpointError, ConfigError, DataError
+from eyas.training import coupling
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
 from eyas.training.distil import Job, Unlooped, answer_all
@@ -271,6 +272,35 @@ def test_a_perfect_draft_is_trusted_most(runtime, head, samples):
     bad = fit_coupled_scale(runtime, network.unroll, features, sampled, None, depth=1)
     assert good[0] < bad[0]
     assert fit_coupled_scale(runtime, trained.unroll, features, [], None, depth=2) == (1.0, 1.0)
+
+
+def test_the_fit_of_scales_takes_no_longer_than_it_may(runtime, samples, monkeypatch):
+    """A clock of one second a reading: two samples fit into the time, whatever there is to read."""
+    network = trainer(runtime, samples, epochs=1).network
+    seconds = iter(range(1000))
+    monkeypatch.setattr(coupling, "perf_counter", lambda: next(seconds))
+    sampled, told = [s for s in samples if s.temperature > 0], []
+
+    def fit(**budget):
+        told.clear()
+        show = lambda label, done, total: told.append((done, total))  # noqa: E731
+        return fit_coupled_scale(
+            runtime,
+            network.unroll,
+            FeatureSource(runtime, 64),
+            sampled,
+            None,
+            depth=1,
+            progress=show,
+            **budget,
+        )
+
+    fit()
+    assert told == [(number, len(sampled)) for number in range(len(sampled))]
+    fit(seconds=2.0)
+    assert len(told) == 3
+    assert fit(seconds=0.0)[0] > 0
+    assert len(told) == 1  # one is always used
 
 
 def test_an_answer_does_not_depend_on_its_company(runtime):

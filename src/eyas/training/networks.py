@@ -38,10 +38,13 @@ class HeadNetwork(nn.Module, ABC):
         """Take the weights of a head's file.
 
         Raises:
-            KeyError: a tensor is missing.
+            KeyError: a tensor is missing, or the network has none of that name.
             RuntimeError: a tensor has another shape.
         """
-        named = {name: weights[self.tensor_name(name)] for name in self.state_dict()}
+        names = {self.tensor_name(name): name for name in self.state_dict()}
+        if differing := sorted(names.keys() ^ weights.keys()):
+            raise KeyError(differing[0])
+        named = {names[tensor]: array for tensor, array in weights.items()}
         self.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in named.items()})
 
 
