@@ -88,7 +88,7 @@ def options_of(parser):
 def test_options_that_guides_name_exist(capsys):
     known = set(options_of(build_parser()))
     for kind in head_kinds():  # their recipes are imported when they are asked for
-        main(["train", kind, "--help"])
+        main(["train", kind, "--help-all"])
     known |= set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
     for script in [
         *ROOT.glob("benchmarks/**/*.py"),
