@@ -41,9 +41,7 @@ def main() -> None:
     for name, reason in missing.items():
         print(f"left out: {name} ({reason})", file=sys.stderr)
     document: dict[str, Any] = {"provenance": provenance(" ".join(sys.argv)), "left_out": missing}
-    document["options"] = {
-        k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "gguf_dir"
-    }
+    document["options"] = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "gguf_dir"}
     if args.forwards:
         document["forward_milliseconds"] = forwards(args)
     else:
@@ -54,17 +52,13 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--questions", nargs="+", default=["mt_bench"], help="files, or names in EYAS_EVAL_DATA"
-    )
+    parser.add_argument("--questions", nargs="+", default=["mt_bench"], help="files, or names in EYAS_EVAL_DATA")
     parser.add_argument("--limit", type=int, default=2, help="questions of each file")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", help="names of contenders")
-    parser.add_argument(
-        "--forwards", action="store_true", help="milliseconds of one forward of T tokens instead"
-    )
+    parser.add_argument("--forwards", action="store_true", help="milliseconds of one forward of T tokens instead")
     parser.add_argument("--gguf-dir", type=Path, default=Path("build/gguf"))
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
@@ -79,9 +73,7 @@ def load(args: argparse.Namespace) -> tuple[dict[str, Peer], dict[str, str]]:
     if not args.forwards:
         for dtype in ("bfloat16", "float32", "int8"):
             makers[f"eyas plain {dtype}"] = lambda dtype=dtype: ours(args, dtype, method="autoregressive")
-            makers[f"eyas eagle2 {dtype}"] = lambda dtype=dtype: ours(
-                args, dtype, method="eagle2", tree="auto"
-            )
+            makers[f"eyas eagle2 {dtype}"] = lambda dtype=dtype: ours(args, dtype, method="eagle2", tree="auto")
         settings = PeerSettings(
             model=resolve_model(None), dtype="bfloat16", threads=args.threads, gguf_dir=args.gguf_dir
         )
@@ -126,9 +118,7 @@ def decoding(args: argparse.Namespace, contenders: dict[str, Peer]) -> list[dict
         for path in find_question_files(args.questions, os.environ.get("EYAS_EVAL_DATA"))
         for question in read_questions(path).questions[: args.limit]
     ]
-    seen: dict[str, list[list[tuple[list[int], float, float]]]] = {
-        name: [[] for _ in prompts] for name in contenders
-    }
+    seen: dict[str, list[list[tuple[list[int], float, float]]]] = {name: [[] for _ in prompts] for name in contenders}
     for name, run in contenders.items():
         run(prompts[0], 8)  # warm-up
         print(f"warm: {name}", file=sys.stderr)
@@ -161,9 +151,7 @@ def row(
         "first_token_seconds": round(statistics.median(first), 4),
         "ids_until_first_difference": round(equal / total, 4),
     }
-    print(
-        f"{name:24} {line['tokens_per_second']:8.1f} tokens/s   first {line['first_token_seconds'] * 1e3:7.0f} ms"
-    )
+    print(f"{name:24} {line['tokens_per_second']:8.1f} tokens/s   first {line['first_token_seconds'] * 1e3:7.0f} ms")
     return line
 
 
@@ -172,16 +160,20 @@ def forwards(
 ) -> dict[str, Any]:
     """Median milliseconds of one forward of T tokens behind `context`, with logits of all T, interleaved.
 
-    Each turn is a few forwards, of which the first is left out, as in writing forward follows forward: it finds
-    what it needs beside the weights where another contender has put its own.
+    Each turn is a few forwards in a row, as in decoding. The first is left out: other contenders have filled the
+    caches with their own data.
+
+    What a forward of one token has to do at least is read the weights. That is measured on the weights themselves, by
+    the engine's own threads, twice: *again*, in a row like the forwards, so that what the last-level cache keeps of
+    them serves both alike; and *from memory*, forward and read each right after another 1 GiB has been read. Only
+    ratios of one kind mean anything: a forward in a row may be faster than a read from memory.
     """
     rng = np.random.default_rng(0)
     prompt = rng.integers(100, 10_000, context)
+    other = np.ones(1 << 30, dtype=np.uint8)  # reading it leaves nothing else in the caches
     steps: dict[str, Callable[[int], float]] = {}
     for dtype in ("bfloat16", "int8", "float32"):
-        runtime = eyas.load(
-            runtime="native", dtype=dtype, threads=args.threads, method="autoregressive"
-        ).runtime
+        runtime = eyas.load(runtime="native", dtype=dtype, threads=args.threads, method="autoregressive").runtime
         cache = runtime.new_cache()
         runtime.forward([TargetCall(cache, prompt, last_only=True)])
         cache.commit(range(context))
@@ -194,11 +186,17 @@ def forwards(
             cache.truncate(context)
             return seconds
 
+        def read(count: int, runtime: Any = runtime, weights: Any = packed_bytes(runtime)) -> float:
+            return float(len(weights) / runtime.engine.read_bandwidth(weights))
+
+        def from_memory(count: int, runtime: Any = runtime, timed: Callable[[int], float] = step) -> float:
+            runtime.engine.read_bandwidth(other)
+            return timed(count)
+
         steps[f"eyas {dtype}"] = step
-        weights = runtime.packed.num_bytes
-        if dtype == "bfloat16":
-            buffer = np.ones(1 << 30, dtype=np.uint8)
-            steps["read bandwidth"] = lambda count, runtime=runtime: weights_time(runtime, buffer, weights)
+        steps[f"{dtype} weights{AGAIN}"] = read
+        steps[f"eyas {dtype}{FROM_MEMORY}"] = from_memory
+        steps[f"{dtype} weights{FROM_MEMORY}"] = lambda count, timed=read, cold=from_memory: cold(count, timed=timed)
     try:
         steps["llama.cpp BF16"] = llama_forward(args, prompt, rng)
     except ImportError as error:
@@ -207,26 +205,36 @@ def forwards(
     for _ in range(2 * args.repeats):
         for size in sizes:
             for name, step in steps.items():
-                if name != "read bandwidth" or size == 1:
+                if size == 1 or not name.endswith((AGAIN, FROM_MEMORY)):
                     seen[name][size] += [step(size) for _ in range(1 + IN_A_ROW)][1:]
     for _ in range(args.repeats):
         for name, step in steps.items():
-            if name != "read bandwidth":
+            if not name.endswith((AGAIN, FROM_MEMORY)):
                 seen[name][512].append(step(512))
     table = {
-        name: {
-            str(size): round(statistics.median(times) * 1e3, 3) for size, times in by_size.items() if times
-        }
+        name: {str(size): round(statistics.median(times) * 1e3, 3) for size, times in by_size.items() if times}
         for name, by_size in seen.items()
     }
     for name, by_size in table.items():
-        print(f"{name:18}", "  ".join(f"{size}: {ms:.2f}" for size, ms in by_size.items()))
+        print(f"{name:30}", "  ".join(f"{size}: {ms:.2f}" for size, ms in by_size.items()))
+    for dtype in ("bfloat16", "int8", "float32"):
+        ratios = [
+            table[f"eyas {dtype}{kind}"]["1"] / table[f"{dtype} weights{kind or AGAIN}"]["1"]
+            for kind in ("", FROM_MEMORY)
+        ]
+        print(f"{dtype}: one token / reading its weights: {ratios[0]:.2f} in a row, {ratios[1]:.2f} from memory")
     return table
 
 
-def weights_time(runtime: Any, buffer: Any, weights: int) -> float:
-    """Seconds to read as many bytes as the bfloat16 weights have, at the bandwidth of a 1 GiB buffer."""
-    return float(weights / runtime.engine.read_bandwidth(buffer))
+AGAIN, FROM_MEMORY = ", read again", ", from memory"
+
+
+def packed_bytes(runtime: Any) -> Any:
+    """The file of packed weights as the engine maps it: the very pages that a forward reads."""
+    array = next(iter(runtime.packed._arrays.values()))  # views of one mapped file
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return np.frombuffer(array.base, dtype=np.uint8)
 
 
 def llama_forward(args: argparse.Namespace, prompt: Any, rng: Any) -> Callable[[int], float]:
