@@ -33,7 +33,7 @@ from eyas.api.options import (
 from eyas.api.prompts import Message, Prompt, to_token_ids
 from eyas.api.turns import TurnLock
 from eyas.config import AUTO_TREE_METHODS, AUTO_TREE_RUNTIMES, TreeMode
-from eyas.drafters.find import HeadChoice, Heads
+from eyas.drafters.find import HeadChoice, HeadFinder
 from eyas.drafters.registry import find_method
 from eyas.engine.batch import Batch, run_all
 from eyas.engine.costs import CostTable
@@ -58,7 +58,7 @@ class LLM:
         tokenizer: Tokenizer,
         *,
         model: str,
-        heads: Heads,
+        heads: HeadFinder,
         method: str,
         draft_dtype: str = "auto",
         load_model: Callable[[Path], Runtime] | None = None,
@@ -340,7 +340,7 @@ def load(
         backend,
         Tokenizer.load(directory),
         model=str(directory),
-        heads=Heads(named, directory, backend.target.fingerprint),
+        heads=HeadFinder(named, directory, backend.target.fingerprint),
         method=method,
         draft_dtype=draft_dtype,
         load_model=lambda path: load_target(path, str(path)),

@@ -8,7 +8,7 @@ from typing import Any
 from eyas.bench.provenance import versions
 from eyas.cli.output import write, write_json
 from eyas.cli.parser import Commands
-from eyas.drafters.find import Heads
+from eyas.drafters.find import HeadFinder
 from eyas.errors import EyasError
 from eyas.models import cache_dir, default_model_dir, target_fingerprint
 from eyas.models.machine import cpu_flags, cpu_model, usable_cores
@@ -72,7 +72,7 @@ def _stored() -> dict[str, Any]:
         return report | {"head": "unknown until the model is there"}
     report["default_model"] = str(place)
     try:
-        head = Heads(None, place, target_fingerprint(place)).find()
+        head = HeadFinder(None, place, target_fingerprint(place)).find()
     except EyasError as error:  # a broken cache is what this command is asked about
         return report | {"head": f"cannot be looked for: {error}"}
     return report | {"head": str(head.path) if head.path else "none found"}

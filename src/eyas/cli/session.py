@@ -76,5 +76,5 @@ def _why(llm: LLM) -> str:
         return f", with the head in {llm.loaded().head.path}"
     return (
         ", which repeats earlier text: no draft head for this model was found; give one with --head DIR, or "
-        "train one with `eyas train head`"
+        "train one with `eyas train eagle`"
     )

@@ -1,4 +1,4 @@
-"""The heads that eyas ships, one folder per target fingerprint, and where heads are looked for."""
+"""Which head serves a method: where heads are looked for, and those that ship with eyas."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,10 @@ class HeadChoice:
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Finds a target's draft networks: those named, beside the model, in the cache, among those shipped.
+class HeadFinder:
+    """Finds a target's heads: those that were asked for, next to the model, in the cache, among those shipped.
 
-    An EAGLE head lies in the folder itself, networks of another kind in a folder of that name below it.
+    Heads of most kinds lie in a folder called like the kind; EAGLE heads one above (`HeadKind.folder`).
 
     Args:
         named: a directory that was asked for; it serves every kind.
@@ -47,7 +47,7 @@ class Heads:
         fingerprint: the target's.
 
     Raises:
-        CheckpointError: what was named is no directory with a config.json.
+        CheckpointError: `named` is not a directory with a config.json.
     """
 
     named: Path | None
@@ -56,10 +56,10 @@ class Heads:
 
     def __post_init__(self) -> None:
         if self.named is not None and not (self.named / "config.json").is_file():
-            raise CheckpointError(f"{self.named} holds no config.json; --head wants a head's directory.")
+            raise CheckpointError(f"{self.named} holds no config.json; give --head the directory of a head.")
 
     def find(self, kind: str | None = "eagle") -> HeadChoice:
-        """The networks of a kind; None is the kind of a method that needs none."""
+        """The head of a kind; None is the kind of a method that needs none."""
         if kind is None:
             return HeadChoice(None, None)
         if self.named is not None:
