@@ -9,10 +9,8 @@ front that passes a request on and, if the replica dies before the answer has be
 
 import asyncio
 from collections.abc import AsyncIterator, MutableMapping
-from dataclasses import fields
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
@@ -25,7 +23,7 @@ from eyas.serve.app import create_app
 from eyas.serve.channel import DONE, event
 from eyas.serve.errors import describe, error_response
 from eyas.serve.queue import DrainingError
-from eyas.serve.settings import ServeSettings
+from eyas.serve.ray_options import RayOptions
 
 ATTEMPTS = 5  # replicas that a request is passed to at most
 LOST = "the replica that wrote this answer has died; ask again."
@@ -33,39 +31,11 @@ LOST = "the replica that wrote this answer has died; ask again."
 Message = dict[str, Any]  # of ASGI
 
 
-class RayOptions(BaseModel):
-    """Arguments of the application: those of `eyas.load`, and those of `eyas serve` under `settings`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str | None = None
-    head: str | None = None
-    method: str = "auto"
-    runtime: str = "auto"
-    dtype: str = "auto"
-    draft_dtype: str = "auto"
-    kv_dtype: str = "auto"
-    threads: int | None = None
-    device: str = "cpu"
-    replicas: int | None = None  # without it Ray's own configuration says, or there is one
-    settings: dict[str, Any] = {}
-
-    def to_settings(self) -> ServeSettings:
-        """The server's settings; those of address and port are Ray's business."""
-        known = {item.name for item in fields(ServeSettings)} - {"host", "port", "drain"}
-        unknown = sorted(self.settings.keys() - known)
-        if unknown:
-            raise ValueError(
-                f"{unknown[0]} is no setting of a replica; there are {', '.join(sorted(known))}."
-            )
-        return ServeSettings(**self.settings)
-
-
 class Replica:
     """One loaded model in one process."""
 
     async def __init__(self, options: RayOptions) -> None:  # type: ignore[misc]  # Ray awaits it
-        llm = load(**options.model_dump(exclude={"settings", "replicas"}))
+        llm = load(**options.to_load())
         self._app = create_app(llm, options.to_settings())
         await self._app.state.service.start()
 

@@ -317,19 +317,19 @@ def _field(named: NamedOption) -> Any:
     """The definition of a body's field for an option: null leaves it to the server."""
     limit = LIMITS.get(named.name, named.option.at_most)
     option = replace(named.option, at_most=limit)
-    kind = OWN_JSON.get(named.name) or _json_type(named.type, replace(named, option=option))
+    kind = OWN_JSON.get(named.name) or json_type(named.type, replace(named, option=option))
     names = AliasChoices(*named.option.http, named.name)
     return (kind | None, Field(None, validation_alias=names, description=named.option.help))
 
 
-def _json_type(kind: Any, named: NamedOption) -> Any:
+def json_type(kind: Any, named: NamedOption) -> Any:
     """The type of an option with its limits, as pydantic checks it."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple:
-        items = list.__class_getitem__(_json_type(inner[0], named))
+        items = list.__class_getitem__(json_type(inner[0], named))
         return Annotated[items, Field(max_length=MAX_ITEMS), AfterValidator(tuple)]
     if origin in (Union, UnionType):
-        return Union[tuple(_json_type(part, named) for part in inner)]  # noqa: UP007
+        return Union[tuple(json_type(part, named) for part in inner)]  # noqa: UP007
     if kind in (int, float):
         option = named.option
         return Annotated[kind, Field(ge=option.at_least, gt=option.above, le=option.at_most)]
