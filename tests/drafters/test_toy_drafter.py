@@ -1,4 +1,4 @@
-"""A drafter of one file gets both tree policies, the commands and plain decoding's ids (docs/add-a-method.md)."""
+"""A drafter of one file gets both tree policies, all commands and plain ids (docs/add-a-method.md)."""
 
 from collections import Counter, defaultdict
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Arguments of the Ray application are those of `eyas.load` and `eyas serve`; Ray itself is not needed here."""
+"""Arguments of the Ray application are those of `eyas.load` and `eyas serve`; no Ray is needed here."""
 
 import pickle
 
@@ -35,7 +35,5 @@ def test_what_load_would_refuse_is_refused(given, name):
 
 def test_what_is_rays_own_is_not_a_setting():
     for name in ("port", "drain", "kep"):
-        with pytest.raises(
-            ValueError, match=f"'{name}' is not a setting of a replica; the settings are api_key"
-        ):
+        with pytest.raises(ValueError, match=f"'{name}' is not a setting of a replica; the"):
             RayOptions(settings={name: 1}).to_settings()

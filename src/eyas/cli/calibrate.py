@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     costs = llm.costs(fresh=True)
     if costs is None:
         raise ConfigError(
-            f"{llm.method} drafts no trees whose size can be chosen, so nothing is measured; use another method."
+            f"{llm.method} drafts no trees whose size can be chosen, so nothing is measured; "
+            "use another method."
         )
     announce_method(args, llm)
     if args.json:

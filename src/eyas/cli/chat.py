@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 
 from eyas.api.llm import Conversation
@@ -9,6 +10,7 @@ from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write
 from eyas.cli.parser import Commands, add_generation_options, add_model_options
 from eyas.cli.session import announce_method, generation_settings, load_llm
+from eyas.engine.cycle import Piece
 from eyas.errors import DataError, EyasError
 
 NOT_HERE = ("n", "logprobs", "raw")
@@ -20,8 +22,11 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "chat",
         help="a conversation in the terminal",
-        description="A conversation. /reset starts anew, /exit or Ctrl-D leaves, Ctrl-C stops an answer.",
+        description="A conversation. /reset starts a new one, /exit or Ctrl-D leaves, Ctrl-C stops an "
+        "answer. On a terminal answers are rendered as Markdown; in a pipe, or with --plain, they are "
+        "plain text.",
     )
+    parser.add_argument("--plain", action="store_true", help="print answers as plain text on a terminal too")
     add_model_options(parser)
     add_generation_options(parser, leave_out=NOT_HERE)
     add_aliases(parser)
@@ -39,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if interactive:
         with suppress(ImportError):  # line editing and history, where Python has them
             import readline  # noqa: F401
-        note("/reset starts anew, /exit or Ctrl-D leaves, Ctrl-C stops an answer")
+        note("/reset starts a new conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer")
     while True:
         try:
             line = _read(interactive)
@@ -49,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
                 conversation = llm.conversation(**settings)
                 note("a new conversation")
             elif line.strip():
-                _turn(conversation, line)
+                _turn(conversation, line, args.plain)
         except EyasError as error:
             if not interactive:
                 raise
-            note(f"error: {error} (/reset starts anew)")
+            note(f"error: {error} (/reset starts a new conversation)")
         except KeyboardInterrupt:
             if not interactive:
                 raise
@@ -77,11 +82,14 @@ def _read(interactive: bool) -> str | None:
     return line.removesuffix("\n") if line else None
 
 
-def _turn(conversation: Conversation, line: str) -> None:
+def _turn(conversation: Conversation, line: str, is_plain: bool) -> None:
     answer = conversation.say(line)
     try:
-        for piece in answer:
-            write(piece.text)
+        if is_plain or not sys.stdout.isatty():
+            for piece in answer:
+                write(piece.text)
+        else:
+            _show(answer)
     except KeyboardInterrupt:
         write("\n")
         note("stopped")
@@ -91,3 +99,12 @@ def _turn(conversation: Conversation, line: str) -> None:
     write("\n")
     if conversation.last is not None:
         note(statistics_line([conversation.last.stats], conversation.last.config))
+
+
+def _show(answer: Iterable[Piece]) -> None:
+    """An answer as Markdown on the terminal."""
+    from eyas.cli.markdown import MarkdownWriter
+
+    with MarkdownWriter() as terminal:
+        for piece in answer:
+            terminal.write(piece.text)

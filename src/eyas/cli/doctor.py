@@ -6,11 +6,11 @@ import platform
 from typing import Any
 
 from eyas.bench.provenance import versions
-from eyas.cli.output import write, write_json
+from eyas.cli.output import size_text, write, write_json, write_table
 from eyas.cli.parser import Commands
 from eyas.drafters.find import HeadFinder
 from eyas.errors import EyasError
-from eyas.models import cache_dir, default_model_dir, target_fingerprint
+from eyas.models import cache_dir, default_model_dir, list_models, target_fingerprint
 from eyas.models.machine import cpu_flags, cpu_model, usable_cores
 from eyas.models.packed import LIMIT, packed_bytes
 
@@ -20,6 +20,9 @@ INSTRUCTION_SETS = (
     *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8"),
     *("asimd", "asimddp", "sve", "sve2", "i8mm", "bf16"),
 )
+
+
+MACHINE = ("platform", "cpu", "instruction_sets", "cores", "usable_cores", "threads")
 
 
 def add(commands: Commands) -> None:
@@ -39,9 +42,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(report)
         return 0
-    width = max(len(key) for key in report)
-    for key, value in report.items():
-        write(f"{key.replace('_', ' '):<{width}}  {_shown(value)}\n")
+    parts = {"software": list(versions()), "machine": MACHINE}
+    parts["files"] = [name for name in report if name not in (*parts["software"], *MACHINE)]
+    for index, (title, names) in enumerate(parts.items()):
+        write("\n" if index else "")
+        rows = [(name.replace("_", " "), _shown(report[name])) for name in names]
+        write_table((title, ""), rows)
     return 0
 
 
@@ -65,12 +71,13 @@ def _stored() -> dict[str, Any]:
     place = default_model_dir()
     report: dict[str, Any] = {
         "cache": str(cache_dir()),
-        "packed_weights": f"{packed_bytes() / 1e6:.0f} MB of at most {LIMIT / 1e6:.0f} MB",
+        "packed_weights": f"{size_text(packed_bytes())} of at most {size_text(LIMIT)}",
         "default_model": "absent (`eyas pull` fetches it)",
     }
     if not (place / "config.json").is_file():
         return report | {"head": "unknown until the model is there"}
-    report["default_model"] = str(place)
+    size = sum(model.size_bytes for model in list_models() if model.path == place)
+    report["default_model"] = f"{place} ({size_text(size)})"
     try:
         head = HeadFinder(None, place, target_fingerprint(place)).find()
     except EyasError as error:  # a broken cache is what this command is asked about

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from eyas.cli.output import note, write, write_json
+from eyas.cli.output import note, size_text, write, write_json, write_table
 from eyas.cli.parser import Commands
 from eyas.models import ensure_default_model, list_models, models_dir, progress_bar, pull_from, remove_model
 
@@ -46,17 +46,18 @@ def run_pull(args: argparse.Namespace) -> int:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """A line for each model: name, size, directory."""
+    """A row for each model: name, size, directory."""
     models = list_models()
     if args.json:
         rows = [{"name": m.name, "path": str(m.path), "size_bytes": m.size_bytes} for m in models]
         write_json({"models": rows})
         return 0
-    width = max((len(model.name) for model in models), default=0)
-    for model in models:
-        write(f"{model.name:<{width}}  {model.size_bytes / 1e6:8.1f} MB  {model.path}\n")
     if not models:
         note(f"no models in {models_dir()}; `eyas pull` fetches the default one")
+        return 0
+    cells = [(model.name, size_text(model.size_bytes), str(model.path)) for model in models]
+    write_table(("model", "size", "directory"), cells, right={"size"})
+    note(f"{size_text(sum(model.size_bytes for model in models))} in all; `eyas models rm NAME` removes one")
     return 0
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,39 @@ def write(text: str) -> None:
     """A part of the answer, at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> None:
+    """A table on stdout: within the width of a terminal; elsewhere one line a row, without headings.
+
+    Args:
+        columns: their headings.
+        rows: the cells.
+        right: columns whose cells end at the right, as numbers do.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    is_terminal = sys.stdout.isatty()
+    made = Table(box=box.SIMPLE_HEAD, show_header=is_terminal, show_edge=False, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(escape, row))
+    console = Console(file=sys.stdout, width=None if is_terminal else 10_000, highlight=False)
+    with console.capture() as capture:
+        console.print(made)
+    write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+def size_text(count: int) -> str:
+    """Bytes as a person reads them: 988 MB, 1.2 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count} B"
 
 
 def write_json(document: Mapping[str, Any]) -> None:
