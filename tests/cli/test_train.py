@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_the_run(eyas, answers, bare_model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"prompt_ids": [1], "response_ids": [2]}\n{', "line 2: no valid JSON"),
+        ('{"prompt_ids": [1], "response_ids": [2]}\n{', "line 2: invalid JSON"),
         ('{"prompt_ids": [1]}', "line 1: response_ids is missing"),
         ('{"prompt_ids": [1], "response_ids": ["a"]}', "line 1: prompt_ids and response_ids hold token ids"),
         ('{"prompt_ids": [1], "response_ids": [9999]}', "token id 9999"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eyas.training.data import Sample
-from eyas.training.distil import Job, answer_all
+from eyas.training.distil import DistilJob, answer_all
 from tiny import VOCAB, write_llama
 
 
@@ -23,7 +23,7 @@ def runtime(tmp_path_factory):
 def samples(runtime):
     rng = np.random.default_rng(0)
     jobs = [
-        Job(
+        DistilJob(
             Sample(str(number), tuple(rng.integers(3, VOCAB, rng.integers(2, 9)).tolist()), (), temperature),
             number,
         )

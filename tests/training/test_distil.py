@@ -176,8 +176,8 @@ def test_impossible_recipes_are_refused(changes):
     ("content", "problem"),
     [
         ("\n", "holds no prompts"),
-        (r'{"id": "\ud800", "prompt": "a"}', "line 1: id is no valid text"),
-        (r'{"prompt": "a \udfff"}', "line 1: prompt is no valid text"),
+        (r'{"id": "\ud800", "prompt": "a"}', "line 1: id is invalid text"),
+        (r'{"prompt": "a \udfff"}', "line 1: prompt is invalid text"),
     ],
 )
 def test_broken_prompts_are_named_by_line(tmp_path, content, problem):

@@ -429,9 +429,9 @@ def test_broken_features_are_computed_anew(runtime, samples, tmp_path, broken):
         ('{"prompt_ids": [1], "response_ids": [2], "temperature": NaN}', "temperature is NaN"),
         ('{"prompt_ids": [1], "response_ids": []}', "response_ids holds no token ids"),
         ('{"prompt_ids": [true], "response_ids": [2]}', "hold token ids only"),
-        ('{"prompt_ids": [1], "response_ids": [2], "id": "\\ud800"}', "id is no valid text"),
-        ("[" * 100_000, "no valid JSON"),
-        ("\udcff", "no valid JSON"),
+        ('{"prompt_ids": [1], "response_ids": [2], "id": "\\ud800"}', "id is invalid text"),
+        ("[" * 100_000, "invalid JSON"),
+        ("\udcff", "invalid JSON"),
     ],
     ids=range(10),
 )

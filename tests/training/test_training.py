@@ -19,7 +19,7 @@ from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.training import coupling
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
-from eyas.training.distil import Job, Unlooped, answer_all
+from eyas.training.distil import DistilJob, LoopStopped, answer_all
 from eyas.training.eagle import EagleRecipe, EagleTrainer, draw_chains
 from eyas.training.features import FeatureSource, keeper
 from eyas.training.finish import train_head
@@ -305,7 +305,7 @@ def test_the_fit_of_scales_takes_no_longer_than_it_may(runtime, samples, monkeyp
 
 def test_an_answer_does_not_depend_on_its_company(runtime):
     prompts = [(5, 6, 7), (8, 9, 10, 11, 12), (13,), (5, 6)]
-    jobs = [Job(Sample(str(i), prompt, (), i % 2), seed=i) for i, prompt in enumerate(prompts)]
+    jobs = [DistilJob(Sample(str(i), prompt, (), i % 2), seed=i) for i, prompt in enumerate(prompts)]
     together = {sample.id: sample for sample, _ in answer_all(runtime, jobs, [2], 16, batch_size=3)}
     for job in jobs:
         [(alone, _)] = answer_all(runtime, [job], [2], 16, batch_size=1)
@@ -315,7 +315,7 @@ def test_an_answer_does_not_depend_on_its_company(runtime):
 
 def test_prompts_that_begin_alike_are_read_once(runtime, monkeypatch):
     """The second answer takes over the first one's rows, and their features, which the first one keeps."""
-    jobs = [Job(Sample(str(last), (5, 6, 7, 8, 9, last), (), 0.0), seed=0) for last in (10, 11, 12)]
+    jobs = [DistilJob(Sample(str(last), (5, 6, 7, 8, 9, last), (), 0.0), seed=0) for last in (10, 11, 12)]
     alone = [next(answer_all(runtime, [job], [], 6, batch_size=1, with_features=True)) for job in jobs]
     rows: list[int] = []
     forward = type(runtime).forward
@@ -334,7 +334,7 @@ def test_prompts_that_begin_alike_are_read_once(runtime, monkeypatch):
 
 def test_an_answer_that_goes_round_in_circles_ends():
     def ends_after(token_ids, loop_tokens):
-        text = Unlooped(StoppingConfig(max_new_tokens=30), NoText(), [2], loop_tokens=loop_tokens)
+        text = LoopStopped(StoppingConfig(max_new_tokens=30), NoText(), [2], loop_tokens=loop_tokens)
         for count, token in enumerate(token_ids, start=1):
             text.push(token)
             if text.finish_reason is not None:
@@ -350,7 +350,7 @@ def test_an_answer_that_goes_round_in_circles_ends():
 
 
 def test_features_kept_while_distilling_serve_training(runtime, tmp_path):
-    job = Job(Sample("a", (5, 6, 7), (), 0.0), seed=0)
+    job = DistilJob(Sample("a", (5, 6, 7), (), 0.0), seed=0)
     [(sample, pieces)] = answer_all(runtime, [job], [], 6, batch_size=1, with_features=True)
     keeper(tmp_path, str(runtime.target.fingerprint))(sample, pieces)
     [kept] = FeatureSource(runtime, 64, tmp_path, 10**6).get([sample])

@@ -37,7 +37,7 @@ class HeadChoice:
 
 @dataclass(frozen=True)
 class HeadFinder:
-    """Finds a target's heads: those that were asked for, next to the model, in the cache, among those shipped.
+    """Finds a target's heads: the one asked for, next to the model, in the cache, among those shipped.
 
     Heads of most kinds lie in a folder called like the kind; EAGLE heads one above (`HeadKind.folder`).
 

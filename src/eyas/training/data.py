@@ -9,7 +9,7 @@ The alignment, for a prompt of two tokens and an answer of three (docs/algorithm
     input pair     (f_0,x_1) (f_1,x_2) (f_2,x_3) (f_3,x_4)        at rotary position j = 0..3
     predicts       f_1       f_2       f_3       f_4              and through the LM head the token after
     that is for    x_2       x_3       x_4       what follows x_4
-    decoding asks      -     first     yes       only if x_4 does not end the answer
+    in decoding        -     first     yes       only if x_4 does not end the answer
 
 The first pair that decoding uses is (f_1, x_2): last prompt feature, first answer token. The last useful
 one is the pair of row length - 3, which leads to the last token.
@@ -69,7 +69,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     """Prompts from JSON lines with `prompt`, and optionally `id` and `category`.
 
     Raises:
-        DataError: a broken line, by its number, or nothing at all.
+        DataError: a broken line, by its number, or an empty file.
     """
     prompts = []
     for number, row in _rows(path):
@@ -85,7 +85,7 @@ def read_samples(paths: Sequence[Path]) -> list[Sample]:
     """Answers from JSON lines (plain or .gz) with `prompt_ids`, `response_ids` and `temperature`.
 
     Raises:
-        DataError: a broken line, by its number, or nothing at all.
+        DataError: a broken line, by its number, or an empty file.
     """
     samples = [_sample(row, path, number) for path in paths for number, row in _rows(path)]
     if not samples:
@@ -96,7 +96,7 @@ def read_samples(paths: Sequence[Path]) -> list[Sample]:
 
 
 def parse_samples(lines: Iterable[bytes], path: Path) -> list[Sample]:
-    """Answers from lines of the file `path`, maybe none.
+    """Answers from lines of the file `path`; there may be none.
 
     Raises:
         DataError: a broken line, by its number.
@@ -152,9 +152,11 @@ def _parsed(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict[str,
         try:
             row = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: no valid JSON ({error}); mend or drop it.") from error
+            raise DataError(
+                f"{path}, line {number}: invalid JSON ({error}); correct or delete it."
+            ) from error
         if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: no JSON object; mend or drop it.")
+            raise DataError(f"{path}, line {number}: not a JSON object; correct or delete it.")
         yield number, row
 
 
@@ -164,12 +166,12 @@ def _sample(row: dict[str, Any], path: Path, number: int) -> Sample:
     if not all(type(t) is int and t >= 0 for t in (*prompt, *response)):
         raise DataError(f"{path}, line {number}: prompt_ids and response_ids hold token ids only.")
     if not prompt or not response:
-        raise DataError(f"{path}, line {number}: prompt_ids or response_ids holds no token ids; drop it.")
+        raise DataError(f"{path}, line {number}: prompt_ids or response_ids holds no token ids; delete it.")
     temperature = row.get("temperature", 0.0)
     if type(temperature) not in (int, float) or not 0 <= temperature < math.inf:
         raise DataError(
             f"{path}, line {number}: temperature is {json.dumps(temperature)[:40]}, but it must be a number "
-            "of at least 0; mend or drop it."
+            "of at least 0; correct or delete it."
         )
     target = row.get("target")
     return Sample(
@@ -189,15 +191,19 @@ def _id(row: dict[str, Any], otherwise: str, path: Path, number: int) -> str:
 
 
 def _check_text(text: str, name: str, path: Path, number: int) -> None:
-    """Refuse half a sign, which JSON can spell but no file can hold."""
+    """Refuse half of a surrogate pair, which JSON can spell but UTF-8 cannot."""
     if not is_unicode(text):
-        raise DataError(f"{path}, line {number}: {name} is no valid text ({text[:40]!a}); mend or drop it.")
+        raise DataError(
+            f"{path}, line {number}: {name} is invalid text ({text[:40]!a}); correct or delete it."
+        )
 
 
 def _field(row: dict[str, Any], name: str, kind: type, path: Path, number: int) -> Any:
     value = row.get(name)
     if not isinstance(value, kind):
-        raise DataError(f"{path}, line {number}: {name} is missing or no {kind.__name__}; mend or drop it.")
+        raise DataError(
+            f"{path}, line {number}: {name} is missing or not a {kind.__name__}; correct or delete it."
+        )
     return value
 
 

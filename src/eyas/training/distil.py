@@ -1,9 +1,9 @@
-"""Answers of the target to prompts: what a head learns from.
+"""Distillation: the target answers prompts, and heads learn from its answers.
 
-Many prompts are answered at once: one target pass gives each of them its next token, and an answer that ended
-makes room for the next prompt. A prompt's temperature and draws depend on the prompt and the seed alone, so
-its answer does not depend on its company. Finished answers are appended to the file at once: an interruption
-loses those under way, and the next call goes on with the prompts that have no answer yet.
+Prompts are answered in batches; a finished answer makes room for the next prompt. Temperature and draws
+depend on the prompt and the seed alone, so an answer does not depend on its batch. Finished answers are
+appended to the file at once: an interruption loses those in progress, and the next call continues with the
+prompts that have no answer.
 """
 
 import json
@@ -38,12 +38,12 @@ _BEGINNING = b'{"id": "'  # of every line that `_line` makes
 
 @dataclass
 class Distilled:
-    """What came of the prompts. Answers that were there before count nowhere."""
+    """Counts of one call. Answers that the file already had are not counted."""
 
-    most_tokens: int  # of a prompt
+    most_tokens: int  # a longer prompt is left out
     answers: int = 0
-    too_long: int = 0  # prompts that were left out
-    empty: int = 0  # as well
+    too_long: int = 0  # prompts left out
+    empty: int = 0  # prompts left out
 
 
 def distil(
@@ -57,11 +57,11 @@ def distil(
 ) -> Distilled:
     """Answer `prompts` into the JSON lines file `out`.
 
-    `keep` gets each answer with the target's features of its rows but the last token's, in pieces (T_i, H).
+    `keep` gets each answer with the features of all its tokens but the last, in pieces (T_i, H).
 
     Raises:
-        DataError: `out` holds lines that are no answers of this target, is in use, or cannot be written; two
-            prompts have one id.
+        DataError: `out` holds something other than answers of this target, is in use, or cannot be written;
+            two prompts have the same id.
     """
     _check_ids(prompts)
     target = runtime.target
@@ -92,7 +92,7 @@ def distil(
 
 
 def _check_ids(prompts: Sequence[Prompt]) -> None:
-    """An answer is found again by its prompt's id, which its draws depend on, too."""
+    """Refuse prompts of the same id: it names their answer and seeds its draws."""
     name, count = Counter(prompt.id for prompt in prompts).most_common(1)[0] if prompts else ("", 0)
     if count > 1:
         raise DataError(f"{count} prompts have the id {name!r}; give each an id of its own.")
@@ -100,9 +100,11 @@ def _check_ids(prompts: Sequence[Prompt]) -> None:
 
 @contextmanager
 def _appending(out: Path) -> Iterator[BinaryIO]:
-    """The file of answers, held against other runs."""
+    """The file of answers, locked against other runs."""
     if out.suffix == ".gz":
-        raise DataError(f"{out} would be compressed, and such a file cannot go on; name one without .gz.")
+        raise DataError(
+            f"{out} would be compressed, and a compressed file cannot be continued; name one without .gz."
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = hold(out, "--out")
@@ -114,12 +116,12 @@ def _appending(out: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise DataError(
             f"{out} cannot be written ({why_unwritten(error)}); name another file, or free some space and "
-            "run the same command again: it goes on from the answers that are there."
+            "run the same command again: it continues after the answers that are there."
         ) from error
 
 
 @dataclass(frozen=True)
-class Job:
+class DistilJob:
     """A prompt to answer. `sample` has no answer yet."""
 
     sample: Sample
@@ -128,24 +130,31 @@ class Job:
 
 def answer_all(
     runtime: Runtime,
-    jobs: Iterable[Job],
+    jobs: Iterable[DistilJob],
     stop_token_ids: Sequence[int],
     max_new_tokens: int,
     batch_size: int,
     with_features: bool = False,
     loop_tokens: int = 0,
 ) -> Iterator[tuple[Sample, list[Features]]]:
-    """Answers as they end, each with the features of its rows, if asked for; `batch_size` at a time.
+    """Answers in the order in which they end, with the features of their tokens if asked for.
 
-    `loop_tokens` is that of `DistilConfig`.
+    Args:
+        runtime: of the target.
+        jobs: the prompts.
+        stop_token_ids: that end an answer.
+        max_new_tokens: of an answer.
+        batch_size: prompts answered at a time.
+        with_features: keep features.
+        loop_tokens: that of `DistilConfig`.
     """
-    engine = Engine(runtime, Listening(with_features))
-    asked: dict[Request, Job] = {}
+    engine = Engine(runtime, FeatureRecorder(with_features))
+    asked: dict[Request, DistilJob] = {}
 
     def requests() -> Iterator[Request]:
         for job in jobs:
             stopping = StoppingConfig(max_new_tokens=max_new_tokens)
-            text = Unlooped(stopping, NoText(), stop_token_ids, loop_tokens=loop_tokens)
+            text = LoopStopped(stopping, NoText(), stop_token_ids, loop_tokens=loop_tokens)
             request = _request(runtime, job, text)
             asked[request] = job
             yield request
@@ -153,14 +162,14 @@ def answer_all(
     for request, run in run_all(engine, ([request] for request in requests()), batch_size):
         if isinstance(run, Exception):
             raise run
-        yield _finished(asked.pop(request), run), _heard(run)
+        yield _finished(asked.pop(request), run), _features_of(run)
 
 
-class Unlooped(AnswerText):
-    """Ends an answer that goes round in circles, too: a head learns nothing from what is there already.
+class LoopStopped(AnswerText):
+    """Answer text that also ends once the answer only repeats itself: a head learns nothing from that.
 
     Args:
-        loop_tokens: so many tokens in a row that only repeat what stands before them; 0 lets it go on.
+        loop_tokens: end after so many tokens in a row that repeat earlier ones; 0 never does.
     """
 
     def __init__(
@@ -184,42 +193,42 @@ class Unlooped(AnswerText):
         return piece
 
 
-class Listening(Autoregressive):
-    """Plain decoding that remembers the features which the engine tells a drafter."""
+class FeatureRecorder(Autoregressive):
+    """Plain decoding that remembers the features given to the drafter."""
 
-    def __init__(self, listens: bool = True) -> None:
-        self._listens = listens
+    def __init__(self, records: bool = True) -> None:
+        self._records = records
 
-    def open(self) -> "ListeningSession":
-        """A session that has heard nothing."""
-        return ListeningSession(self._listens)
+    def open(self) -> "FeatureRecorderSession":
+        """A session without features."""
+        return FeatureRecorderSession(self._records)
 
 
-class ListeningSession(AutoregressiveSession):
-    """Proposes the root alone; keeps what it is told."""
+class FeatureRecorderSession(AutoregressiveSession):
+    """Proposes the root alone; keeps the features."""
 
-    def __init__(self, listens: bool) -> None:
-        self.heard: list[Features] = []  # the features so far, in pieces (T_i, H)
-        self._listens = listens
+    def __init__(self, records: bool) -> None:
+        self.features: list[Features] = []  # the features so far, in pieces (T_i, H)
+        self._records = records
 
     def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002
-        """Go on from the features of the first `keep` rows; the list of before stays as it was."""
-        told, self.heard = self.heard, []
-        for features in told:
+        """Keep the features of the first `keep` tokens, in a list of its own."""
+        before, self.features = self.features, []
+        for features in before:
             if keep > 0:
-                self.heard.append(features[:keep])
+                self.features.append(features[:keep])
             keep -= len(features)
 
-    def fork(self) -> "ListeningSession":
-        """A session that has heard the same."""
-        fork = ListeningSession(self._listens)
-        fork.heard = [*self.heard]
+    def fork(self) -> "FeatureRecorderSession":
+        """A session with the same features."""
+        fork = FeatureRecorderSession(self._records)
+        fork.features = [*self.features]
         return fork
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:  # noqa: ARG002
         """Remember the features."""
-        if self._listens:
-            self.heard.append(features)
+        if self._records:
+            self.features.append(features)
 
 
 def _jobs(
@@ -228,7 +237,7 @@ def _jobs(
     config: DistilConfig,
     done: Collection[str],
     made: Distilled,
-) -> Iterator[Job]:
+) -> Iterator[DistilJob]:
     """The first `limit` prompts that fit, without those that are `done`; `made` counts what does not fit."""
     chosen = 0
     for prompt in prompts:
@@ -246,14 +255,14 @@ def _jobs(
         chosen += 1
 
 
-def _job(prompt: Prompt, ids: Sequence[int], config: DistilConfig) -> Job:
+def _job(prompt: Prompt, ids: Sequence[int], config: DistilConfig) -> DistilJob:
     rng = np.random.default_rng([config.seed, int(sha256(prompt.id.encode()).hexdigest()[:8], 16)])
     temperature = float(rng.choice(config.temperatures, p=np.array(config.shares) / sum(config.shares)))
     sample = Sample(prompt.id, tuple(ids), (), temperature, prompt.category)
-    return Job(sample, int(rng.integers(2**31)))
+    return DistilJob(sample, int(rng.integers(2**31)))
 
 
-def _request(runtime: Runtime, job: Job, text: AnswerText) -> Request:
+def _request(runtime: Runtime, job: DistilJob, text: AnswerText) -> Request:
     sample = job.sample
     return Request(
         prompt_ids=sample.prompt_ids,
@@ -267,15 +276,15 @@ def _request(runtime: Runtime, job: Job, text: AnswerText) -> Request:
     )
 
 
-def _finished(job: Job, run: Run) -> Sample:
+def _finished(job: DistilJob, run: Run) -> Sample:
     sample = job.sample
     return Sample(sample.id, sample.prompt_ids, tuple(run.generated), sample.temperature, sample.category)
 
 
-def _heard(run: Run) -> list[Features]:
+def _features_of(run: Run) -> list[Features]:
     session = run.session
-    assert isinstance(session, ListeningSession), "a session of answer_all"
-    return session.heard
+    assert isinstance(session, FeatureRecorderSession), "a session of answer_all"
+    return session.features
 
 
 def _line(sample: Sample) -> bytes:
@@ -291,10 +300,10 @@ def _line(sample: Sample) -> bytes:
 
 
 def _answered(file: BinaryIO, out: Path, target: str | None) -> set[str]:
-    """Ids answered already. A last line that a kill cut short is dropped, one that lacks its end gets it.
+    """Ids of the prompts that have answers. A last line that was cut off is removed, a missing newline added.
 
     Raises:
-        DataError: there is something else in the file, or another target's answers; it stays as it is.
+        DataError: the file holds something else, or answers of another target; it is left unchanged.
     """
     file.seek(0)
     content = file.read()
