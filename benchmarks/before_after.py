@@ -123,7 +123,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def calibrated(command: Sequence[str], dtype: str, threads: int | None) -> None:
-    """Measure the cost table of a side anew: the machine may have been busy when it was measured."""
+    """Measure the cost table of a side again: the machine may have been busy the last time."""
     words = [*command, "-m", "eyas", "calibrate", "--runtime", "native", "--dtype", dtype]
     words += ["--threads", str(threads)] if threads else []
     subprocess.run(words, env=clean_environment(), stdout=subprocess.DEVNULL, check=True)

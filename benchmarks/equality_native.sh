@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Ids of eagle2 against plain decoding on the native engine, bit for bit (docs/laws.md, L1 and L8): every question of all
-# seven sets, 128 new tokens, greedy and sampled with two seeds. Plain decoding in batches of sixteen, eagle2 as it comes:
-# one at a time, with trees of measured size. About an hour on 2 cores; it goes on where an interruption left it.
+# Ids of eagle2 against plain decoding on the native engine, bit for bit (docs/laws.md, L1 and L8): every question of
+# all seven sets, 128 new tokens, greedy and sampled with two seeds. Plain decoding answers in batches of sixteen, eagle2
+# one at a time with cost-aware trees. About an hour on 2 cores; run it again after an interruption, and it resumes.
 #
 #   EYAS_EVAL_DATA=folder bash benchmarks/equality_native.sh
 #   EYAS_EVAL_DATA=folder OUT=build/59 bash benchmarks/equality_native.sh --tree fixed --batch 16   # the paper's trees: hours

@@ -23,7 +23,7 @@ out=${OUT:-benchmarks/results/fair} limit=${LIMIT:-10} dtype=${DTYPE:-bfloat16}
 deadline=${MINUTES:+$((SECONDS + 60 * MINUTES))}
 echo "load average before the start: $(cut -d' ' -f1 /proc/loadavg) on $(getconf _NPROCESSORS_ONLN) cores" >&2
 
-if [ ! -e "$out" ]; then # the cost tables anew: the machine may have been busy when they were measured
+if [ ! -e "$out" ]; then # measure cost tables again: the machine may have been busy the last time
   for method in $("${PYTHON:-python}" -c \
     "from eyas.drafters.registry import methods; print(*[n for n, m in methods().items() if m.is_sizable])"); do
     eyas calibrate --method "$method" --runtime native --dtype "$dtype" >/dev/null

@@ -2,8 +2,8 @@
 
     PYTHONPATH=src:tests python benchmarks/overhead.py [--profile]
 
-Everything but the networks is real: expansion, rerank, the tree, the walk, stops, counts. The answer accepts
-two draft tokens a cycle. Prints the median over cycles, and with --profile where the time goes.
+Everything but the networks is real: expansion, rerank, the tree, verification, stopping, counts. The answer
+accepts two draft tokens per cycle. Prints the median over cycles, and with --profile where the time goes.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""eyas beside the other ways to run the same model on this CPU: transformers' `generate`, and llama.cpp.
+"""Compares eyas with other programs that run the same model on this CPU: transformers' `generate` and llama.cpp.
 
-All contenders get the same prompt ids, write the same number of new tokens greedily, and take turns, so that a
-busy neighbour hurts all alike. Medians; times of the first token and of the others apart. Before a speed of ours is
-reported, its ids must be plain decoding's. Peers compute with other roundings: their rows state the share of equal
-ids. A peer that is not installed is left out by name.
+All contenders get the same prompt ids, generate the same number of tokens greedily, and take turns, so that a busy
+neighbour slows all alike. Figures are medians; the first token is timed apart from the others. Our speeds are reported
+only if the ids equal plain decoding's. Other programs round differently; their rows state the share of equal ids. A
+program that is not installed is left out by name.
 
     python benchmarks/peers.py --questions mt_bench gsm8k --limit 4 --out benchmarks/results/peers.json
     python benchmarks/peers.py --forwards --out benchmarks/results/forwards.json

@@ -1,9 +1,9 @@
-"""EAGLE-2 on another machine, as its cost table tells it: the trees that it would draft there, and their time.
+"""EAGLE-2 on another machine, from its cost table: the trees that it would draft there, and their time.
 
 A request's trees follow from its cost table and its own answer, and a run of `eyas bench` keeps the table of its machine.
-So a head can be tried on costs that were measured elsewhere, without a clock: a cycle takes what the table says of its
-tree, plain decoding as many single rows. Prefill and neighbours are left out on both sides. How far that can be trusted
-shows a head whose speeds were measured there: replay it first (`--head`).
+So a head can be tried with costs that were measured elsewhere, without a clock: a cycle takes the time that the table
+gives for its tree, plain decoding that of as many single tokens. Prefill and other load are left out on both sides. To
+see how far to trust it, first replay a head whose speeds were measured there (`--head`).
 
     python benchmarks/replay.py --costs benchmarks/results/speed-bfloat16/run.json --out replay.json
 

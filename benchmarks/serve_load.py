@@ -6,7 +6,7 @@
 the model's own end, so that each answer has all its tokens. A turn has a fixed time, at whose end all leave: if it had
 a number of requests, its last seconds would be those of fewer clients. Numbers of clients and methods take turns, so
 that a busy neighbour hurts all alike; the turns of a repeat have the same requests, the next repeat others, and the
-order is always the same: so nobody finds its prompts in the cache. Speeds and ratios are medians over repeats. The
+order is always the same: so no method finds its prompts in the cache. Speeds and ratios are medians over repeats. The
 *mix* adds clients that leave, requests that are refused, other lengths and temperatures, and answers end where they
 end. Afterwards every answer's ids are compared with those of the same request alone, by plain decoding; one that
 differs, or one that is lost, makes the exit code 1. What follows `--` goes to `eyas serve`.

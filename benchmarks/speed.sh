@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 eyas() { "${PYTHON:-python}" -m eyas "$@"; }
 declare -A temperatures=([bfloat16]=0,1 [float32]=0 [int8]=0)
 for dtype in bfloat16 int8 float32; do
-  eyas calibrate --runtime native --dtype "$dtype" >/dev/null # anew: the machine may have been busy when it was measured
+  eyas calibrate --runtime native --dtype "$dtype" >/dev/null # the machine may have been busy the last time
   eyas bench run --methods eagle2:tree=auto eagle2:tree=auto,lookup=false \
     --questions mt_bench humaneval gsm8k alpaca sum qa --limit "${LIMIT:-20}" --temperature "${temperatures[$dtype]}" \
     --repeats 1 --no-cycles --max-new-tokens 128 --runtime native --dtype "$dtype" \

@@ -10,7 +10,7 @@
 # PROMPTS    JSON lines of prompts; their answers join ANSWERS. Long ones belong here too: answers to prompts of 300 to
 #            1000 tokens teach the head what summaries and quoted passages are like.
 # EPOCHS     passes over the answers in stage 1; a million answer tokens passed three times are learned by heart
-# EPOCHS_2   passes in stage 2, each about twice as dear
+# EPOCHS_2   passes in stage 2, each takes about twice as long
 # START      a finished head to go on from: stage 1 is left out, and stage 2 begins with it
 # MINUTES    of steps of stage 2, in place of EPOCHS_2; EMA_2: of its averaged weights (0.99)
 # LAYERS     2; 1 is cheaper to train and to draft with

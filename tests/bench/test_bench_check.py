@@ -122,7 +122,7 @@ def test_few_questions_are_not_judged(tmp_path):
         results(tmp_path / str(s), *(answer("eagle2", n, cycle_tokens=s) for n in range(4))) for s in (20, 10)
     ]
     [tau] = compare_folders(*sides, Tolerance())
-    assert tau.verdict == "too few questions to tell"
+    assert tau.outcome == "too few questions to tell"
     assert not tau.is_worse
 
 

@@ -117,7 +117,7 @@ def test_a_file_without_marks_or_with_a_wrong_one_is_left_alone(tmp_path):
     path = tmp_path / "page.md"
     for text, message in (
         ("mine", "has no place for tables"),
-        ("<!-- eyas bench: two -->\n<!-- /eyas bench -->", "wants a table 'two'"),
+        ("<!-- eyas bench: two -->\n<!-- /eyas bench -->", "asks for a table 'two'"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):

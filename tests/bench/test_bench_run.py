@@ -219,7 +219,7 @@ def test_other_ids_are_a_failed_row_and_never_a_speed(eyas, argv, rows, monkeypa
     def other(engine, request, counts=None):
         run = answered(engine, request, counts)
         if engine.drafter.name == "eagle2":
-            run.token_ids[-2] ^= 1
+            run.generated[-2] ^= 1
         return run
 
     monkeypatch.setattr("eyas.bench.run.answered", other)
@@ -330,7 +330,7 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(eyas, argv, start, rows, tmp
     ("line", "message"),
     [
         ("{", "line 3: not JSON"),
-        ('{"question_id": 1, "turns": ["again"]}', "question_id 1 stands in line 1 already"),
+        ('{"question_id": 1, "turns": ["again"]}', "question_id 1 is in line 1 already"),
         ('{"question_id": 3, "turns": ["' + "x" * (1 << 20) + '"]}', "line 3: longer than 1048576 bytes"),
     ],
 )

@@ -59,7 +59,7 @@ def test_reads_what_is_there(tmp_path):
             "question_id is [[",
             id="deep-id",
         ),
-        pytest.param(GOOD, "stands in line 1 already", id="duplicate"),
+        pytest.param(GOOD, "is in line 1 already", id="duplicate"),
     ],
 )
 def test_broken_lines_are_named(tmp_path, line, reason):

@@ -1,9 +1,9 @@
-"""Two result folders: what got slower or lost acceptance beyond the noise.
+"""Compares two result folders: which contenders got slower or lost acceptance beyond the noise.
 
-Answers are paired by what was asked (question, contender with its options, seed), whatever code, model or
-head gave them. A change counts if it is larger than its tolerance *and* a paired bootstrap leaves it on its
-side of zero. In that bootstrap questions are drawn, and for speeds one repeat of each on either side, so a
-noisy machine widens the interval.
+Answers are paired by request (question, contender with its options, seed), whatever code, model or head gave
+them. A change counts if it exceeds its tolerance *and* the interval of a paired bootstrap excludes zero. The
+bootstrap draws questions, and for speeds also one repeat of each question per side, so a noisy machine widens
+the interval.
 """
 
 import math
@@ -21,28 +21,28 @@ from eyas.bench.tables import Column, Table
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ConfigError, DataError
 
-FEWEST = 5  # questions of which a change can be told from noise
+FEWEST = 5  # questions needed to tell a change from noise
 WORSE = ("slower", "lost acceptance", "lost answers", "lost speeds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
-    """Relative changes that are let pass even where they are certain."""
+    """Relative changes that pass even if they are certain."""
 
     speed: float = 0.05
     tau: float = 0.01
-    normalise: bool = False  # speeds relative to plain decoding's in the same folder: for two machines
+    normalise: bool = False  # compare speed-ups over plain decoding, for folders of two machines
 
     def __post_init__(self) -> None:
         for name in ("speed", "tau"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} is {value}, but a tolerance is a number of at least 0.")
+                raise ConfigError(f"{name} is {value}, but it must be a number of at least 0.")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One comparison; `change` is relative, its interval too."""
+    """One comparison; `change` and its interval are relative."""
 
     contender: str
     temperature: float
@@ -52,16 +52,16 @@ class Change:
     change: float
     interval: Interval | None
     questions: int
-    verdict: str
+    outcome: str
 
     @property
     def is_worse(self) -> bool:
         """Whether it should fail a check."""
-        return self.verdict in WORSE
+        return self.outcome in WORSE
 
 
 def compare_folders(before: Results, after: Results, tolerance: Tolerance) -> list[Change]:
-    """Every contender and temperature of `before`; what `after` lacks is lost.
+    """Compare every contender and temperature of `before`; what `after` lacks counts as lost.
 
     Raises:
         DataError: they have no answer in common.
@@ -83,16 +83,16 @@ def table(changes: list[Change]) -> Table:
     """The changes as a table."""
     columns: list[Column] = [("contender", "text"), ("T", "text"), ("what", "text")]
     columns += [("before", "f2"), ("after", "f2"), ("change", "pct"), ("low", "pct"), ("high", "pct")]
-    columns += [("questions", "int"), ("verdict", "text")]
+    columns += [("questions", "int"), ("result", "text")]
     rows = [
         [
             *(c.contender, f"{c.temperature:g}", c.what, c.before, c.after, c.change),
             *(c.interval or (None, None)),
-            *(c.questions, c.verdict),
+            *(c.questions, c.outcome),
         ]
         for c in changes
     ]
-    note = f"Low and high: {st.LEVEL} % interval of the change, by a bootstrap over the questions of both."
+    note = f"Low and high: {st.LEVEL} % interval of the change, by a bootstrap over shared questions."
     return Table("check", "Changes", columns, rows, note)
 
 
@@ -137,8 +137,8 @@ def _tau(name: str, temperature: float, left: Samples, right: Samples, limit: fl
     before, after = np.mean([_taus(counts[None]) for counts in groups], axis=0)[0]
     found = st.interval(draws[:, 1] / draws[:, 0] - 1)
     change, questions = after / before - 1, sum(map(len, groups))
-    verdict = _verdict(change, found, limit, questions, ("lost acceptance", "gained acceptance"))
-    yield Change(name, temperature, "tau", before, after, change, found, questions, verdict)
+    outcome = _outcome(change, found, limit, questions, ("lost acceptance", "gained acceptance"))
+    yield Change(name, temperature, "tau", before, after, change, found, questions, outcome)
 
 
 def _drawn(groups: list[Floats]) -> Iterator[tuple[Floats, Ints]]:
@@ -180,9 +180,9 @@ def _speed(
     found = st.interval(np.expm1(means[1] - means[0]))
     before, after = (float(np.exp(np.median(side, axis=1).mean())) for side in logs)
     change = after / before - 1
-    verdict = _verdict(change, found, limit, len(questions), ("slower", "faster"))
+    outcome = _outcome(change, found, limit, len(questions), ("slower", "faster"))
     what = "speed-up" if plains else "tokens/s"
-    yield Change(name, temperature, what, before, after, change, found, len(questions), verdict)
+    yield Change(name, temperature, what, before, after, change, found, len(questions), outcome)
 
 
 def _repeat_rates(found: Samples) -> dict[Question, Floats]:
@@ -199,7 +199,7 @@ def _repeat_rates(found: Samples) -> dict[Question, Floats]:
     return rates
 
 
-def _verdict(change: float, found: Interval, limit: float, questions: int, names: tuple[str, str]) -> str:
+def _outcome(change: float, found: Interval, limit: float, questions: int, names: tuple[str, str]) -> str:
     if questions < FEWEST:
         return "too few questions to tell"
     if change < -limit and found[1] < 0:

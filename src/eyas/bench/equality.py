@@ -1,8 +1,8 @@
-"""Are two answers the same? Only the first difference counts, and only a near tie excuses it.
+"""Do two answers have the same ids? Only the first difference counts, and only a near tie excuses it.
 
-In floating point a row of a tree pass is rounded differently from the same row alone, so two tokens whose
-scores nearly tie may change places; everything after that is another text. So (docs/laws.md, L1) a difference
-is excused if plain decoding's two best scores at that place are closer than the precision can tell apart.
+Floating-point rounding depends on how many tokens share a pass, so two tokens with nearly equal scores may
+change places; from there on the answers are different texts. A difference is therefore excused (docs/laws.md,
+L1) if plain decoding's two best scores at that position are closer than the precision can tell apart.
 """
 
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ from eyas.engine.cycle import PREFILL_TOKENS, Request
 from eyas.engine.interfaces import Runtime, TargetCall
 from eyas.engine.tree import Floats
 
-PLAIN = "autoregressive"  # the oracle of law L1
-# Differences of two best scores that rounding explains, by the target's dtype; 0 excuses nothing.
+PLAIN = "autoregressive"  # plain decoding, which law L1 compares with
+# Gaps between the two best scores that rounding explains, by the target's dtype; others excuse nothing.
 EXCUSED_GAPS = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
-EXCUSED_SHARE = 0.01  # of the answers in float32; more is a failure
-LIMITED = "float32"  # the dtype in which that share is judged
+EXCUSED_SHARE = 0.01  # largest share of excused answers in float32
+LIMITED = "float32"  # the dtype to which that limit applies
 
 State = Literal["equal", "excused", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What comparing an answer with plain decoding's found.
+    """The result of comparing an answer with plain decoding's.
 
     Attributes:
-        state: the judgement.
+        state: of the whole comparison.
         position: index in the answer of the first difference.
-        plain_token: plain decoding's token there, None where its answer had ended.
-        token: the other answer's.
-        gap: plain decoding's best score there less its second best; None where only one token could win.
+        plain_token: plain decoding's token there; None if its answer had ended.
+        token: the other answer's token there; None if it had ended.
+        gap: plain decoding's best score there minus its second best; None if only one token was possible.
     """
 
     state: State
@@ -44,13 +44,13 @@ class Comparison:
 
 
 def compare(runtime: Runtime, request: Request, plain_ids: Sequence[int], ids: Sequence[int]) -> Comparison:
-    """Judge `ids` by `plain_ids`, both answers to `request`, a fresh one made for plain decoding."""
+    """Compare `ids` with `plain_ids`. Both answer `request`, which must be a fresh one for plain decoding."""
     at = first_difference(plain_ids, ids)
     if at is None:
         return Comparison(state="equal")
     plain_token = plain_ids[at] if at < len(plain_ids) else None
     token = ids[at] if at < len(ids) else None
-    if plain_token is None or token is None:  # one answer goes on where the other ended: no tie explains it
+    if plain_token is None or token is None:  # one answer ended earlier: no near tie explains that
         return Comparison(state="failed", position=at, plain_token=plain_token, token=token)
     gap = _gap(plain_scores(runtime, request, plain_ids[:at]))
     excused = gap is not None and gap < EXCUSED_GAPS.get(runtime.target.dtype, 0.0)
@@ -60,7 +60,7 @@ def compare(runtime: Runtime, request: Request, plain_ids: Sequence[int], ids: S
 
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
-    """Index of the first token that differs or that only one has; None for equal answers."""
+    """Index of the first token that differs or that only one answer has; None for equal answers."""
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return index
@@ -68,7 +68,7 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
 
 
 def plain_scores(runtime: Runtime, request: Request, generated: Sequence[int]) -> Floats:
-    """(V,) scores after `generated`, computed in plain decoding's own passes."""
+    """(V,) scores of the token after `generated`, computed in the same passes as plain decoding's."""
     prompt = list(request.prompt_ids)
     passes = [prompt[start : start + PREFILL_TOKENS] for start in range(0, len(prompt), PREFILL_TOKENS)]
     cache = runtime.new_cache()

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writes a file as a whole or not at all."""
 
 import os
 import tempfile
@@ -8,14 +8,14 @@ from eyas.errors import ConfigError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` beside the file, then put it in place: a reader sees the old file or the new one.
+    """Write `text` to a temporary file, then rename it: a reader sees the old file or the new one.
 
-    A link is followed. A device or a pipe is written into, since it cannot be replaced.
+    A link is followed. A device or a pipe is written to directly, since it cannot be replaced.
 
     Raises:
         ConfigError: it is a folder, its folder does not exist, or it cannot be written.
     """
-    # Names of files may be no UTF-8. They come as half of a surrogate pair, which is an escape in JSON too.
+    # File names need not be UTF-8; their undecodable bytes are lone surrogates, which JSON can escape.
     content = text.encode(errors="backslashreplace")
     try:
         if path.exists() and not path.is_file():
@@ -27,7 +27,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless it is there.
+    """Make a folder and its parents, unless they exist.
 
     Raises:
         ConfigError: it cannot be made.

@@ -1,7 +1,7 @@
-"""Outside baselines: other programs that write the same number of greedy tokens after the same prompt ids.
+"""Outside baselines: other programs that generate as many greedy tokens from the same prompt ids.
 
-They stand beside our own plain decoding, so that nobody need believe that it is fast. They round differently,
-so their ids leave ours somewhere; a row states the share that is equal.
+They show how fast our own plain decoding is. Their rounding differs, so their ids leave ours at some point; a
+row states the share that is equal from the start.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +25,11 @@ LOOKUP_TOKENS = 10  # of transformers' prompt lookup, as in Spec-Bench
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSettings:
-    """What a peer needs to know.
+    """What a peer needs to load.
 
     Attributes:
         model: directory of the target.
-        dtype: of the target; where a peer does not have it, it takes bfloat16.
+        dtype: of the target; a peer that lacks it uses bfloat16.
         threads: of the peer.
         assistant: directory of a small model for assisted generation.
         gguf_dir: where the default model's GGUF files are written for llama.cpp.
@@ -43,11 +43,11 @@ class PeerSettings:
 
 
 class Absent(Exception):
-    """A peer that cannot be measured here, and why."""
+    """A peer cannot be measured here; the message says why."""
 
 
 def load_peers(names: Sequence[str], settings: PeerSettings) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Peers by name, and why others are left out.
+    """Peers by name, and for those left out the reasons by name.
 
     Raises:
         ConfigError: an unknown name.
@@ -107,7 +107,7 @@ def _transformers(settings: PeerSettings, **drafting: Any) -> Peer:
 
 def _assisted(settings: PeerSettings) -> Peer:
     if settings.assistant is None:
-        raise Absent("there is no assistant model; give one with --peer-assistant DIR")
+        raise Absent("it needs an assistant model; give one with --peer-assistant DIR")
     return _transformers(settings, assistant_model=settings.assistant)
 
 
@@ -149,7 +149,7 @@ PEERS: Mapping[str, Callable[[PeerSettings], Peer]] = {
 
 
 def gguf_file(folder: Path, kind: str) -> Path:
-    """The default model as a GGUF of `kind`, from its weights rounded to bfloat16 as eyas stores them."""
+    """The default model as a GGUF file of `kind`, from the weights in bfloat16 that eyas stores."""
     path = folder / f"default.{kind}.gguf"
     if path.is_file():
         return path

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, machine, sources, command, times."""
+"""Where numbers come from: versions, machine, source code, command, times."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def provenance(command_line: str) -> dict[str, Any]:
-    """What made the numbers of this process; add `ended` when it has ended."""
+    """What this process measures with; add `ended` when it is done."""
     return {
         "command_line": command_line,
         "versions": versions(),
@@ -73,7 +73,7 @@ def hash_files(paths: Iterable[Path], root: Path) -> str:
 
 def git_commit() -> str | None:
     """The commit of the package's own repository, `+changes` where it differs; None outside of one."""
-    # An installed package may lie inside somebody else's repository, whose commit says nothing about it.
+    # An installed package may lie inside another repository, whose commit says nothing about it.
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     commit = _git("rev-parse", "HEAD")

@@ -1,6 +1,6 @@
 """Question files in Spec-Bench's format: JSON lines of `question_id`, `category` and `turns`.
 
-Other fields (a `reference`, say) are ignored. Reading is strict: a benchmark over half a file would lie.
+Other fields, such as `reference`, are ignored. Reading is strict: half a file would give wrong figures.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from eyas.api.prompts import is_unicode
 from eyas.errors import ConfigError, DataError
 
 QuestionId = int | str
-MAX_LINE_BYTES = 1 << 20  # a longer line is no question, and could fill the memory
+MAX_LINE_BYTES = 1 << 20  # a longer line is not a question and could fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def read_questions(path: Path) -> QuestionSet:
     """Read a question file.
 
     Raises:
-        DataError: no such file, nothing in it, or a broken line, which is named by its number.
+        DataError: no such file, an empty one, or a broken line; the message gives its number.
     """
     digest = hashlib.sha256()
     questions: dict[QuestionId, tuple[int, Question]] = {}
@@ -49,12 +49,10 @@ def read_questions(path: Path) -> QuestionSet:
         question = _question(path, number, line)
         if question.question_id in questions:
             first, _ = questions[question.question_id]
-            raise _broken(
-                path, number, f"question_id {question.question_id!r} stands in line {first} already"
-            )
+            raise _broken(path, number, f"question_id {question.question_id!r} is in line {first} already")
         questions[question.question_id] = number, question
     if not questions:
-        raise DataError(f"{path} holds no questions; it wants one JSON object a line.")
+        raise DataError(f"{path} holds no questions; expected one JSON object per line.")
     return QuestionSet(
         name=path.stem,
         path=path,
@@ -127,12 +125,12 @@ def _turns(path: Path, number: int, turns: Any) -> tuple[str, ...]:
 def _shown(value: Any) -> str:
     if value is None:
         return "missing"
-    text = reprlib.repr(value)  # which goes a few levels deep only
+    text = reprlib.repr(value)  # which stops after a few levels
     return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _broken(path: Path, number: int, reason: str) -> DataError:
-    return DataError(f"{path}, line {number}: {reason}; mend or remove the line.")
+    return DataError(f"{path}, line {number}: {reason}; repair or remove the line.")
 
 
 def find_question_files(names: Sequence[str], folder: str | None) -> list[Path]:
@@ -163,7 +161,5 @@ def find_question_files(names: Sequence[str], folder: str | None) -> list[Path]:
             )
         paths.append(path)
     if len({path.stem for path in paths}) != len(paths):
-        raise ConfigError(
-            "two question files have the same name; results are told apart by it, so rename one."
-        )
+        raise ConfigError("two question files have the same name; results are identified by it; rename one.")
     return paths

@@ -1,4 +1,4 @@
-"""Tables as Markdown, on a terminal, and as one HTML page that needs nothing else."""
+"""Tables as Markdown, as text for a terminal, and as one self-contained HTML page."""
 
 import html
 import io
@@ -18,7 +18,7 @@ from eyas.bench.tables import Table
 from eyas.errors import DataError
 
 UNLIMITED = 10_000  # columns: no table is that wide
-# Between such a pair of comments in a Markdown file the tables are put; ids choose some of them.
+# Tables go between such a pair of comments in a Markdown file; ids select some of them.
 _PLACE = re.compile(r"(<!-- eyas bench:([^>]*)-->\n).*?(<!-- /eyas bench -->)", re.S)
 
 _STYLE = """
@@ -55,7 +55,7 @@ def write_markdown(path: Path, tables: Sequence[Table], heading: str) -> None:
     A mark is `<!-- eyas bench: ID ID -->`; without ids it takes all tables; `<!-- /eyas bench -->` ends it.
 
     Raises:
-        DataError: the file has no marks, a mark names a table that does not exist, or it is no text.
+        DataError: the file has no marks or is not text, or a mark names a table that does not exist.
         ConfigError: it cannot be written.
     """
     if not path.is_file():
@@ -64,7 +64,7 @@ def write_markdown(path: Path, tables: Sequence[Table], heading: str) -> None:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8, so no table can be put into it; name another file.") from None
+        raise DataError(f"{path} is not UTF-8, so it cannot take tables; name another file.") from None
     known = {table.id: table for table in tables}
 
     def filled(place: re.Match[str]) -> str:
@@ -72,7 +72,7 @@ def write_markdown(path: Path, tables: Sequence[Table], heading: str) -> None:
         missing = [name for name in wanted if name not in known]
         if missing:
             raise DataError(
-                f"{path} wants a table {missing[0]!r}, which these results do not fill; they fill "
+                f"{path} asks for a table {missing[0]!r}, which these results cannot fill; choose from "
                 f"{', '.join(known)}."
             )
         return place[1] + "\n" + markdown([known[name] for name in wanted] or tables) + "\n" + place[3]
@@ -80,8 +80,8 @@ def write_markdown(path: Path, tables: Sequence[Table], heading: str) -> None:
     text, count = _PLACE.subn(filled, text)
     if not count:
         raise DataError(
-            f"{path} exists and has no place for tables; put <!-- eyas bench: --> and <!-- /eyas bench --> "
-            "into it, or name a new file."
+            f"{path} exists and has no place for tables; add <!-- eyas bench: --> and <!-- /eyas bench --> "
+            "to it, or name a new file."
         )
     write_whole(path, text)
 

@@ -1,4 +1,4 @@
-"""A result folder: rows.jsonl, a row for each answer, and run.json, which says where they come from."""
+"""A result folder: rows.jsonl has a row for each answer, run.json says where the rows come from."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ PromptKey = tuple[Any, ...]  # set, question id, turn, seed
 
 @dataclass(frozen=True)
 class Results:
-    """Rows of a folder, the newest of each that was asked.
+    """The rows of a folder; of several for one request, the newest.
 
     Attributes:
         run: the document of run.json.
@@ -36,11 +36,11 @@ class Results:
         """Read a folder.
 
         Args:
-            mixed: accept rows of several codes, models or machines.
+            mixed: accept rows that several versions of the code, models, heads or machines made.
 
         Raises:
-            DataError: there is none, a row is broken, rows are mixed and may not be, or a prompt was asked
-                with several options.
+            DataError: it is not a result folder, a row is broken, rows are mixed without `mixed`, or one
+                contender answered a prompt with several options.
         """
         run = read_run(path)
         try:
@@ -71,7 +71,7 @@ class Results:
 
     @cached_property
     def contenders(self) -> list[str]:
-        """Names of all contenders, outside baselines last, otherwise in the order of the run."""
+        """Names of all contenders in the order of the run, outside baselines last."""
         named = [name for name in self.run.get("contenders", {}) if name in self._names]
         rest = [name for name in self._names if name not in named]
         return sorted([*named, *rest], key=lambda name: self._names[name] is None)
@@ -108,7 +108,7 @@ class Results:
         ]
 
     def answer(self, row: Row) -> tuple[list[int], str]:
-        """Token ids and text of a row without error; those that equal plain decoding's lie there."""
+        """Token ids and text of a row without error; if they equal plain decoding's, its row holds them."""
         if row["token_ids"] is None:
             row = self._plain[(row["temperature"], *prompt_key(row))]
         return row["token_ids"], row["text"]
@@ -130,12 +130,12 @@ class Results:
 
 
 def prompt_key(row: Row) -> PromptKey:
-    """What a prompt is known by at one temperature."""
+    """The identity of a prompt at one temperature."""
     return row["set"], row["question_id"], row["turn"], row["seed"]
 
 
 def place(row: Row) -> PromptKey:
-    """Where a row stands in tables, whatever its options: contender, temperature, prompt, repeat."""
+    """Where a row stands in a table, whatever its options: contender, temperature, prompt, repeat."""
     return row["contender"], row["temperature"], *prompt_key(row), row["repeat"]
 
 
@@ -146,7 +146,7 @@ def is_timed(row: Row) -> bool:
 
 
 def sound(row: Row) -> bool:
-    """Whether a row counts in rates and speeds: no error, and ids that hold what its method promises."""
+    """Whether a row counts in rates and speeds: no error, and ids as its method promises."""
     return row["error"] is None and row["check"]["state"] != "failed"
 
 
@@ -161,7 +161,7 @@ def read_run(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path / RUN} ({error}); remove it.") from None
+        raise DataError(f"cannot read {path / RUN} ({error}); remove or repair it.") from None
     return document
 
 

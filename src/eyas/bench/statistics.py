@@ -1,12 +1,13 @@
 """From rows to rates, speed-ups and intervals. Pure functions; every formula of `eyas bench` is here.
 
-* An acceptance length (tau) pools the cycles of a set: all tokens by all cycles.
-* A question's speed is its tokens after the first by their seconds, over its turns and seeds; seconds are
-  medians over repeats. A speed-up is the mean speed over a set's questions by plain decoding's mean speed
-  over the same questions (Spec-Bench's ratio of means, but with tokens counted alike and without prefill).
-* A figure over sets is the mean of the sets' figures, so that a long set does not outweigh the others; of
-  speed-ups, which are ratios, the geometric mean.
-* Intervals are percentiles of a bootstrap over questions, within sets, and paired where two are compared.
+* The acceptance length (tau) of a set pools its cycles: all tokens divided by all cycles.
+* The speed of a question is its tokens after the first, divided by their seconds, over its turns and seeds;
+  seconds are medians over repeats. A speed-up is the mean speed over a set's questions, divided by plain
+  decoding's mean speed over the same questions (Spec-Bench's ratio of means, but tokens are counted alike on
+  both sides and prefill is left out).
+* A figure over sets is the mean of the sets' figures, so that a long set does not outweigh the others; for
+  speed-ups, which are ratios, it is the geometric mean.
+* Intervals are percentiles of a bootstrap over questions, within sets, paired where two methods are compared.
 """
 
 import statistics
@@ -42,7 +43,7 @@ class Sample:
 
     @property
     def question(self) -> Question:
-        """What it belongs to."""
+        """The question that it belongs to."""
         return self.row["set"], self.row["question_id"]
 
     @property
@@ -53,7 +54,7 @@ class Sample:
 
     @property
     def is_timed(self) -> bool:
-        """Whether it has a speed: repeats with a clock, and tokens after the first."""
+        """Whether it has a speed: timed repeats, and tokens after the first."""
         return bool(self.decode) and self.stats["new_tokens"] > 1 and statistics.median(self.decode) > 0
 
 
@@ -61,7 +62,7 @@ Samples = dict[PromptKey, Sample]
 
 
 def samples(results: Results, contender: str, temperature: float) -> Samples:
-    """What a contender answered, without errors and failed checks, by prompt."""
+    """A contender's answers by prompt, without errors and failed checks."""
     times: dict[PromptKey, list[Row]] = {}
     for row in results.timed(contender, temperature):
         times.setdefault(prompt_key(row), []).append(row)
@@ -83,14 +84,14 @@ def of_set(found: Samples, name: str) -> Samples:
 
 
 def tau(found: Iterable[Sample]) -> float | None:
-    """Tokens per cycle over all cycles; None without a cycle, or where cycles are not known."""
+    """Tokens per cycle over all cycles; None without cycles, or where they are not known."""
     rows = [sample.stats for sample in found if sample.stats.get("cycles")]
     cycles = sum(row["cycles"] for row in rows)
     return sum(row["cycle_tokens"] for row in rows) / cycles if cycles else None
 
 
 def rates(found: Iterable[Sample], *, prefill: bool = False) -> dict[Question, float]:
-    """Tokens per second of each question; with `prefill` the whole answer's, first token included."""
+    """Tokens per second of each question; with `prefill`, of the whole answer, first token included."""
     sums: dict[Question, list[float]] = {}
     for sample in found:
         if sample.is_timed:
@@ -102,19 +103,19 @@ def rates(found: Iterable[Sample], *, prefill: bool = False) -> dict[Question, f
 
 
 def common(left: Samples, right: Samples) -> tuple[Samples, Samples]:
-    """The prompts that both answered: in a run that has not ended, or lost some, these can be compared."""
+    """The prompts that both answered: only these can be compared if a run is unfinished or lost answers."""
     keys = [key for key in left if key in right]
     return {key: left[key] for key in keys}, {key: right[key] for key in keys}
 
 
 def shared(mine: Samples, plain: Samples) -> tuple[Samples, Samples]:
-    """The prompts that both have a speed for."""
+    """The prompts for which both have a speed."""
     timed = ({key: sample for key, sample in each.items() if sample.is_timed} for each in (mine, plain))
     return common(*timed)
 
 
 def speedup(mine: Samples, plain: Samples, *, prefill: bool = False) -> float | None:
-    """Mean speed over questions by plain decoding's over the same; None without a timed one."""
+    """Mean speed over questions, divided by plain decoding's over the same ones; None if none was timed."""
     mine, plain = shared(mine, plain)
     if not mine:
         return None
@@ -124,13 +125,13 @@ def speedup(mine: Samples, plain: Samples, *, prefill: bool = False) -> float | 
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of what is known; None of nothing."""
+    """The mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 
 
 def geometric_mean(values: Iterable[float | None]) -> float | None:
-    """The geometric mean of the ratios that are known; None of nothing."""
+    """The geometric mean of the ratios that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return statistics.geometric_mean(known) if known else None
 
@@ -153,7 +154,7 @@ def tau_of(found: Samples) -> float | None:
 
 
 def repeat_spread(found: Samples) -> float | None:
-    """How far repeats of one answer differ: the median over prompts of (longest - shortest) / median."""
+    """How much repeats of an answer differ: the median over prompts of (longest - shortest) / median."""
     spreads = [
         (max(sample.decode) - min(sample.decode)) / statistics.median(sample.decode)
         for sample in found.values()
@@ -178,12 +179,12 @@ def interval(draws: Floats) -> Interval:
 
 
 def _can_vary(groups: Sequence[Sized]) -> bool:
-    """Whether a bootstrap says anything: one question alone is always drawn again."""
+    """Whether a bootstrap is meaningful: a single question would be drawn every time."""
     return bool(groups) and all(len(group) > 1 for group in groups)
 
 
 def tau_interval(found: Samples, minus: Samples | None = None) -> Interval | None:
-    """Interval of the mean tau over sets, or of its difference to other samples of the same questions."""
+    """Interval of the mean tau over sets, or of its difference from other samples of the same questions."""
     groups = _counts(found) if minus is None else paired_counts(found, minus)
     if not _can_vary(groups):
         return None

@@ -1,6 +1,6 @@
-"""The tables of a benchmark, as numbers with the form in which each is shown.
+"""The tables of a benchmark: numbers, each with the form in which it is shown.
 
-Every table is made from the rows alone, so a folder of results gives the same tables for ever.
+Every table is computed from the rows alone, so a result folder always gives the same tables.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ Column = tuple[str, Form]
 
 @dataclass(frozen=True)
 class Table:
-    """A table: `rows` hold raw values, None where there is none; `columns` say how they are shown."""
+    """A table: `rows` hold raw values, None for a missing one; `columns` say how they are shown."""
 
     id: str
     title: str
@@ -44,7 +44,7 @@ class Table:
 
 
 def shown(value: Any, form: Form) -> str:
-    """A value in its form; `-` for none."""
+    """A value in its form; `-` for None."""
     if form == "pair":  # speed-up / tau
         return " / ".join((shown(value[0], "x"), shown(value[1], "f2")))
     if value is None:
@@ -119,8 +119,8 @@ def overall(results: Results) -> list[Table]:
         ("spread of repeats", "pct"),
     ]
     note = (
-        "Means over sets, of speed-ups geometric ones; intervals by bootstrap over questions. Tokens/s leave "
-        "the first token out."
+        "Means over sets, geometric for speed-ups; intervals by a bootstrap over questions. Tokens/s leave "
+        "out the first token."
     )
     return [Table("overall", "All sets together", columns, rows, note)]
 
@@ -149,8 +149,8 @@ def costs(results: Results) -> list[Table]:
         ("T", "text"),
         *((n, "f2") for n in _COSTS.values()),
     ]
-    columns += [("time in draft passes", "pct"), ("time beside passes", "pct")]
-    note = "Shares of a cycle's time, measured apart from the speeds."
+    columns += [("time in draft passes", "pct"), ("time outside passes", "pct")]
+    note = "Shares of a cycle's time, from the answers whose cycles were counted."
     return [Table("costs", "What a token costs", columns, rows, note)]
 
 
@@ -162,7 +162,7 @@ _COSTS = {
 
 
 def loops(results: Results) -> list[Table]:
-    """How many answers loop, which flatters every drafter, and tau without them."""
+    """How many answers loop, which flatters every drafter, and tau without those."""
     rows = []
     for name, temperature, mine, _ in each(results):
         calm = {key: sample for key, sample in mine.items() if not sample.row["loops"]}
@@ -175,7 +175,7 @@ def loops(results: Results) -> list[Table]:
 
 
 def ids(results: Results) -> list[Table]:
-    """Whether the ids are plain decoding's."""
+    """Whether the ids equal plain decoding's."""
     rows = []
     for name, temperature in product(results.contenders, results.temperatures):
         checked = results.checked(name, temperature)
@@ -192,13 +192,13 @@ def ids(results: Results) -> list[Table]:
     columns += [*((name, "int") for name in names), ("ids equal from the start", "pct")]
     note = (
         "Compared with plain decoding's. Excused: the first difference is a near tie (law L1). Other: ids "
-        "that the contender does not promise to keep."
+        "that differ, of a contender that does not promise equal ids."
     )
     return [Table("ids", "Token ids", columns, rows, note)]
 
 
 def peers(results: Results) -> list[Table]:
-    """Outside baselines beside plain decoding and EAGLE-2, greedy."""
+    """Outside baselines, plain decoding and EAGLE-2, greedy."""
     outside = [name for name in results.contenders if name not in results.methods]
     if not outside:
         return []
@@ -212,13 +212,13 @@ def peers(results: Results) -> list[Table]:
         ratio = st.speedup_over_sets(results.sets, mine, plain)
         rows.append([name, speed, first, ratio, 1.0 if name == PLAIN else st.mean(checks)])
     columns: list[Column] = [("contender", "text"), ("tokens/s", "f1"), ("first token", "ms")]
-    columns += [("against our plain decoding", "x"), ("ids equal from the start", "pct")]
+    columns += [("speed-up over our plain decoding", "x"), ("ids equal from the start", "pct")]
     note = "The same prompt ids and number of new tokens for all, greedy."
-    return [Table("peers", "Beside other programs", columns, rows, note)]
+    return [Table("peers", "Other programs", columns, rows, note)]
 
 
 def lost(results: Results) -> list[Table]:
-    """Every answer that was lost or differs without excuse, and contenders that were left out."""
+    """Every lost answer, every difference without excuse, and the contenders that were left out."""
     rows: list[list[Any]] = []
     for row in results.rows:
         what = row["error"]
@@ -232,7 +232,7 @@ def lost(results: Results) -> list[Table]:
     left_out = results.run.get("left_out", {})
     rows += [[name, *["-"] * 5, f"left out: {reason}"] for name, reason in left_out.items()]
     names = ("contender", "set", "question", "turn", "T", "seed", "what happened")
-    return [Table("lost", "Failures and what was left out", [(name, "text") for name in names], rows)]
+    return [Table("lost", "Failures and omissions", [(name, "text") for name in names], rows)]
 
 
 # ---- parts ----
@@ -246,7 +246,7 @@ def drafted_per_cycle(mine: Samples) -> float | None:
 
 
 def each(results: Results) -> Iterable[tuple[str, float, Samples, Samples]]:
-    """Method, temperature, its samples and plain decoding's."""
+    """Each method and temperature, with its samples and plain decoding's."""
     for temperature in results.temperatures:
         plain = st.samples(results, PLAIN, temperature)
         for name in results.methods:

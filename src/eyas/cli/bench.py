@@ -1,4 +1,4 @@
-"""`eyas bench`: methods side by side, on equal ids, with what is needed to believe the numbers."""
+"""`eyas bench`: compares methods by speed and acceptance length, on equal ids."""
 
 import argparse
 import os
@@ -19,14 +19,14 @@ from eyas.cli.parser import Commands, add_model_options, add_shared_options
 from eyas.cli.session import load_llm
 
 OWN_DEFAULTS = {"max_new_tokens": 128}
-# Lists here, or of no use; options of single methods belong to contenders.
+# Lists here, or without use. Options of single methods belong to contenders.
 NOT_HERE = ("temperature", "seed", "n", "logprobs")
 
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
     parser = commands.add_parser(
-        "bench", help="methods side by side: speeds on equal ids", description=(__doc__ or "").split("\n")[0]
+        "bench", help="compare methods by speed, on equal ids", description=(__doc__ or "").split("\n")[0]
     )
     steps = parser.add_subparsers(title="steps", metavar="STEP", required=True)
     _add_run(steps)
@@ -39,9 +39,9 @@ def _add_run(steps: Commands) -> None:
     parser = steps.add_parser(
         "run",
         help="measure methods on question files",
-        description="Answer question files with each contender: once for its ids and counts, then with a "
-        "clock. No speed is kept where ids differ from plain decoding's. Run again after an interruption: "
-        "what is in --out is not done twice. Exit code 1 if an answer was lost or its ids differ.",
+        description="Answer question files with each contender: once to compare ids and count cycles, then "
+        "with a clock. No speed is kept if ids differ from plain decoding's. Run again after an "
+        "interruption: rows in --out are not made twice. Exit code 1 if answers were lost or ids differ.",
     )
     group = parser.add_argument_group("what to measure")
     group.add_argument(
@@ -66,7 +66,7 @@ def _add_run(steps: Commands) -> None:
         "--cycles",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep counts by confidence and by position in the tree, and where a cycle's time goes "
+        help="store counts by confidence and position in the tree, and the seconds of each phase "
         "(default: on)",
     )
     group.add_argument(
@@ -92,7 +92,7 @@ def _add_peers(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"other programs to measure beside, greedily: {', '.join(PEERS)}, or all",
+        help=f"other programs to compare with, greedily: {', '.join(PEERS)}, or all",
     )
     group.add_argument(
         "--peer-assistant", type=Path, metavar="DIR", help="small model for transformers' assisted generation"
@@ -102,12 +102,12 @@ def _add_peers(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("build/gguf"),
         metavar="DIR",
-        help="where files for llama.cpp are made (default: build/gguf)",
+        help="folder for llama.cpp's model files (default: build/gguf)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, then report; the exit code says whether every answer is there with its ids."""
+    """Measure, then report; the exit code says whether every answer is there and its ids are as promised."""
     base = base_settings(args, OWN_DEFAULTS)
     config = BenchConfig(
         temperatures=args.temperatures,

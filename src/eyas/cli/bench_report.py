@@ -95,7 +95,7 @@ def add_check(steps: Commands) -> None:
     """Declare `eyas bench check`."""
     parser = steps.add_parser(
         "check",
-        help="what got worse from one result folder to another",
+        help="what got worse between two result folders",
         description="Compare two result folders, answer by answer. Exit code 1 if anything got slower, lost "
         "acceptance, answers or speeds beyond tolerance and noise.",
     )
@@ -138,7 +138,7 @@ def run_check(args: argparse.Namespace) -> int:
     else:
         write(terminal([found]))
     for change in worse:
-        note(f"{change.contender} at T={change.temperature:g}: {change.verdict} ({change.change:+.1%})")
+        note(f"{change.contender} at T={change.temperature:g}: {change.outcome} ({change.change:+.1%})")
     return CHECK_FAILED if worse else 0
 
 

@@ -1,4 +1,4 @@
-"""`eyas export-head`: a head in the layout that other programs read."""
+"""`eyas export-head`: writes a head in the layout that other programs read."""
 
 import argparse
 import os
@@ -16,16 +16,16 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "export-head",
         help="write a head that the authors' code loads",
-        description="Write a one-layer head in the plain EAGLE-1/2 layout, without draft vocabulary.",
+        description="Write a one-layer head in the plain EAGLE-1/2 layout, without a draft vocabulary.",
     )
     parser.add_argument("head", type=Path, metavar="HEAD", help="directory of the head")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    parser.add_argument("--plain", action="store_true", help="the plain layout, the only one there is so far")
+    parser.add_argument("--plain", action="store_true", help="the plain layout, so far the only one")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; OUT appears whole or not at all."""
+    """Export; OUT is written as a whole or not at all."""
     if not args.plain:
         raise ConfigError("export-head needs --plain, the only layout that it writes.")
     if args.out.exists():

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "profile",
         help="where the milliseconds of a cycle go",
-        description="Answer a prompt twice, the second time with a watch: draft forwards, tree building, "
+        description="Answer a prompt twice and time the second answer: draft forwards, tree building, "
         "verification, sampling, commit, other; medians over cycles and shares of the whole.",
     )
     add_prompt_options(parser, instead_of="a table")
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     for engine.laps in (None, Laps()):  # the first answer only warms caches
         for done, _ in engine.stream(llm.request(prompt, options)):
             finished = done
-    assert engine.laps is not None, "the second answer had a watch"
+    assert engine.laps is not None, "the second answer was timed"
     found, stats, config = engine.laps.summary(), finished.stats(), llm.describe(options)
     announce_method(args, llm)
     if args.json:
@@ -55,7 +55,7 @@ def table(found: dict[str, Any]) -> str:
         return "the answer ended with its first token, so there is no cycle\n"
     rows = [(PHASES[phase], entry["median_ms"], entry["share"]) for phase, entry in found["phases"].items()]
     rows += [("cycle", found["cycle_ms"], 1.0)]
-    rows += [("all but draft and verify", found["beside_passes_ms"], found["beside_passes_share"])]
+    rows += [("outside draft and verify", found["beside_passes_ms"], found["beside_passes_share"])]
     width = max(len(name) for name, _, _ in rows)
     head = f"{'median over ' + str(found['cycles']) + ' cycles':<{width}}       ms  share\n"
     return head + "".join(f"{name:<{width}}  {ms:7.3f}  {share:5.1%}\n" for name, ms, share in rows)
