@@ -38,7 +38,7 @@ def test_the_table_is_printed_and_kept(eyas, model):
     assert done.document["method"] == "eagle2"
     assert kept.verify_ms[-1][0] == 64
     text = eyas("calibrate", "--model", model, *QUICK).out
-    assert "rows verified" in text
+    assert "tokens verified" in text
     assert "first level" in text
     assert "a pair more" in text
     assert "behind 16 tokens; 1,000 more" in text
@@ -77,7 +77,7 @@ def test_auto_measures_once_and_says_by_what_it_decided(eyas, model, monkeypatch
     first = eyas(*words, "--tree", "auto").document
     [path] = tables()
     assert first["config"]["cost_table"] == CostTable.from_dict(json.loads(path.read_text())).digest
-    monkeypatch.setattr("eyas.api.llm.calibrate", None)  # not called again
+    monkeypatch.setattr("eyas.api.methods.calibrate", None)  # not called again
     second = eyas(*words, "--tree", "auto").document
     assert second["config"] == first["config"]
     assert first["token_ids"] == second["token_ids"] == plain["token_ids"]

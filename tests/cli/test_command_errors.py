@@ -234,7 +234,7 @@ def test_question_files(eyas, model, tmp_path, monkeypatch):
         (["--methods", "fastest"], "unknown method 'fastest'"),
         (["--methods", ","], "methods is empty"),
         (["--temperature", "0,-1"], "temperature is -1.0"),
-        (["--temperature", "a"], "'a' is no list of numbers"),
+        (["--temperature", "a"], "'a' is not a list of numbers"),
         (["--temperature", "0,0"], "has a value twice"),
         (["--seeds", "-1"], "seed is -1"),
         (["--max-new-tokens", "0"], "max_new_tokens is 0"),

@@ -163,7 +163,7 @@ def test_a_flag_and_its_alias_exclude_each_other():
         (["--seed", "x"], "--seed: invalid int value: 'x'"),
         (["--logit-bias", "5"], "'5' is not ID=X"),
         (["--logit-bias", "a=1"], "'a=1' is not ID=X"),
-        (["--stop-token-ids", "1", "x"], "'x' is no token id"),
+        (["--stop-token-ids", "1", "x"], "'x' is not a token id"),
         (["--draft-sampling", "other"], "invalid choice: 'other'; choose from coupled, top-k"),
         (["--temp", "1"], "unrecognized arguments: --temp"),
         (["--top-p"], "--top-p: expected one argument"),

@@ -38,7 +38,7 @@ def test_auto_says_what_it_took_and_how_to_get_a_head(eyas, model, bare_model):
     done = eyas("generate", "hello", "--model", bare_model, *LONG)
     first, second = done.err.splitlines()
     assert "method pld, which repeats earlier text: no draft head" in first
-    assert "eyas train head" in first
+    assert "eyas train eagle" in first
     assert STATISTICS.match(second)
     assert "shapes" not in second
 

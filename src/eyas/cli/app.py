@@ -38,7 +38,7 @@ COMMANDS = {
 }
 INTERRUPTED = 130
 READER_LEFT = 141
-# What the machine refuses is the user's to mend; any other OSError would be a bug of ours.
+# Errors of the system that a user can solve, with the remedy; any other OSError would be a bug of ours.
 REFUSALS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -56,9 +56,9 @@ REFUSALS = {
 
 
 def build_parser(command: str | None = None) -> Parser:
-    """The parser of one command, or of all where the word is none of them (`--help`, a typing error).
+    """The parser of one command, or of all if the word is not a command (`--help`, a typing error).
 
-    One command does not wait for what the others import.
+    One command does not wait for the imports of the others.
     """
     parser = Parser(
         prog="eyas",
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows ? instead of dying
-    # What torch and transformers have to say to programmers would stand between answer and statistics.
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows ?
+    # Warnings of torch and transformers are for programmers, and would stand between answer and statistics.
     warnings.filterwarnings("ignore", module=r"(torch|transformers)\b")
     try:
         words = list(sys.argv[1:] if argv is None else argv)

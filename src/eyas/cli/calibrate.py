@@ -1,4 +1,4 @@
-"""`eyas calibrate`: what a cycle costs on this machine, measured anew and kept for `--tree auto`."""
+"""`eyas calibrate`: measures the costs of a cycle on this machine again, for `--tree auto`."""
 
 import argparse
 
@@ -13,10 +13,10 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "calibrate",
-        help="measure what --tree auto decides by",
-        description="Measure what a pass of the target and a level of the draft tree cost by number of rows, "
-        "in a few seconds, and keep the table for --tree auto. It is measured by itself at first use; do it "
-        "again when the machine was busy then.",
+        help="measure the costs by which --tree auto chooses",
+        description="Measure the milliseconds of a target pass and of a draft level by their number of "
+        "tokens, and keep the table for --tree auto. That takes a few seconds and happens by itself at first "
+        "use; repeat it if the machine was busy then.",
     )
     parser.add_argument("--json", action="store_true", help="print the table as one document")
     add_model_options(parser)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 def table(costs: CostTable) -> str:
     """The measured milliseconds as aligned text."""
     plain = costs.verify_ms[0][1]
-    lines = ["rows verified      ms  of one row's"]
+    lines = ["tokens verified    ms  of one token's"]
     lines += [f"{rows:>13}  {ms:6.2f}  {ms / plain:13.2f}" for rows, ms in costs.verify_ms]
     lines += ["nodes expanded     ms  a level"]
     lines += [f"{nodes:>14} {ms:6.2f}" for nodes, ms in costs.draft_ms]

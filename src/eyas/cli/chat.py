@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Talk until the input ends."""
+    """Answer each line until the input ends."""
     resolve_aliases(args)
     settings = generation_settings(args)
     llm = load_llm(args)

@@ -16,7 +16,7 @@ from eyas.engine.tree import DraftTree
 # Sizes of the SVG in pixels.
 ROW = 30
 BOX = 22
-CHARACTER = 7.3  # width of one sign of the font below, at 12 px
+CHARACTER = 7.3  # width of a character of the font below, at 12 px
 GAP = 44  # between columns, room for the edges
 MARGIN = 16
 
@@ -57,7 +57,7 @@ class DrawnCycle:
 
 
 def quote_token(text: str) -> str:
-    """A token's text in quotes; what does not print is escaped, so that it stays on its line."""
+    """A token's text in quotes; characters that do not print are escaped, so that it stays on its line."""
     signs = [sign if sign.isprintable() and sign not in '"\\' else _escaped(sign) for sign in text]
     return '"' + "".join(signs) + '"'
 
@@ -126,7 +126,7 @@ def draw_svg(cycle: DrawnCycle) -> str:
         nodes.append(_box(lefts[depths[node]], y(rows[node]), label, value, kind))
     nodes.append(_box(lefts[bonus_depth], y(bonus_row), bonus, "", "node bonus"))
 
-    # Later drawn lies above: the accepted path goes last.
+    # The accepted path is drawn last, above the others.
     edges.sort(key=lambda edge: "accepted" in edge)
     width = max(lefts[depth] + size for depth, size in [*boxes, (bonus_depth, _width(bonus))]) + 40 + MARGIN
     width = max(width, MARGIN * 2 + CHARACTER * max(len(cycle.title), len(cycle.summary)))
@@ -149,7 +149,7 @@ def _width(label: str) -> float:
 
 
 def _rows(cycle: DrawnCycle) -> tuple[list[float], float]:
-    """The row of each node and of the bonus token: leaves in order, parents in their children's middle."""
+    """The row of each node and of the bonus token: leaves in order, parents amid their children."""
     rows = np.zeros(len(cycle.texts))
     last, leaf, bonus_row = cycle.path[-1], 0, 0.0
     order, waiting = [], [0]
@@ -184,7 +184,7 @@ def _columns(boxes: Sequence[tuple[int, float]]) -> list[float]:
 
 
 def _edge(x0: float, y0: float, x1: float, y1: float, kind: str) -> str:
-    # Starts behind the value that stands to the right of a box.
+    # Starts after the value to the right of a box.
     start = x0 + 32
     middle = (start + x1) / 2
     path = f"M{x0:.0f} {y0:.0f}H{start:.0f}C{middle:.0f} {y0:.0f} {middle:.0f} {y1:.0f} {x1:.0f} {y1:.0f}"

@@ -12,21 +12,21 @@ from eyas.engine.metrics import GenerationStats, mean_acceptance_length
 
 
 def note(text: str) -> None:
-    """A line beside the answer, which goes on where stderr takes none."""
+    """A line on stderr; the answer goes on even if stderr cannot be written."""
     with suppress(OSError):
         print(f"eyas: {text}", file=sys.stderr, flush=True)
 
 
 def open_streams() -> None:
-    """What the caller has closed reads as empty, and takes what is written to it."""
+    """Replace streams that the caller has closed: reading gives nothing, writing is ignored."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - open as long as we run
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - open while the program runs
             setattr(sys, name, stream)
 
 
 def write(text: str) -> None:
-    """A part of the answer, at once."""
+    """Write a part of the answer, without buffering."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -65,7 +65,7 @@ def size_text(count: int) -> str:
 
 
 def write_json(document: Mapping[str, Any]) -> None:
-    """The one document of --json, on one line; signs that stdout's encoding lacks are escaped."""
+    """The one document of --json, on one line; characters that stdout's encoding lacks are escaped."""
     is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     write(json.dumps(document, ensure_ascii=not is_unicode, allow_nan=False) + "\n")
 
@@ -88,11 +88,11 @@ def statistics_line(rows: Sequence[GenerationStats], config: Mapping[str, Any]) 
 
 
 def drop_stdout() -> None:
-    """After a reader has gone: keep Python's last flush from failing too."""
+    """Send further output nowhere, so that Python's last flush does not fail after a reader has gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, ValueError):  # stdout is no file, as under a test
+    except (OSError, ValueError):  # stdout is not a file, as under a test
         pass
     finally:
         os.close(nowhere)

@@ -219,7 +219,7 @@ def help_text(named: NamedOption) -> str:
 
 
 def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """The options among `names` that were typed, as Python wants them."""
+    """The options among `names` that were typed, as Python values."""
     return {name: _gathered(getattr(args, name)) for name in names if hasattr(args, name)}
 
 
@@ -264,7 +264,9 @@ def _ids(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no token id, nor several with commas") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a token id, nor several separated by commas"
+        ) from None
 
 
 def comma_list(kind: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...]]:
@@ -274,7 +276,9 @@ def comma_list(kind: Callable[[str], Value]) -> Callable[[str], tuple[Value, ...
         try:
             return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers separated by commas") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a list of numbers separated by commas"
+            ) from None
 
     return parse
 

@@ -1,4 +1,4 @@
-"""From typed options to a loaded model: shared by every command that generates."""
+"""Loads the model and checks the options that were typed: shared by every command that generates."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from eyas.models import ensure_default_model, progress_bar
 
 
 def load_llm(args: argparse.Namespace) -> LLM:
-    """Load what --model and its companions ask for."""
+    """Load the model that --model and the options with it name."""
     settings = given(args, [named.name for named in model_options()])
     if not is_auto(args):
         find_method(args.method)  # before a long download
@@ -26,7 +26,7 @@ def load_llm(args: argparse.Namespace) -> LLM:
 
 
 def announce_method(args: argparse.Namespace, llm: LLM) -> None:
-    """Where the choice was left to eyas, say which method it took. Last, so that an error stands alone."""
+    """Say which method eyas chose, if the choice was left to it; called last, so an error stands alone."""
     if is_auto(args):
         note(f"method {llm.method}{_why(llm)}")
 
@@ -52,7 +52,7 @@ def read_prompt(text: str | None) -> str:
 
     Raises:
         ConfigError: there is none.
-        DataError: it is no UTF-8.
+        DataError: it is not UTF-8.
     """
     if text is None and sys.stdin.isatty():
         raise ConfigError("there is no prompt; give one, or - to read it from standard input.")
@@ -63,7 +63,7 @@ def read_prompt(text: str | None) -> str:
             raise DataError(
                 f"standard input is not UTF-8 at byte {error.start}; convert it, for example with iconv."
             ) from None
-    # Bytes of an argument that are no UTF-8 arrive as lone surrogates.
+    # Bytes of an argument that are not UTF-8 arrive as lone surrogates.
     if not is_unicode(text):
         raise DataError("the prompt is not UTF-8; convert it, for example with iconv.")
     if not text.strip():

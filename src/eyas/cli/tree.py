@@ -15,7 +15,7 @@ from eyas.cli.session import announce_method, generation_settings, is_auto, load
 from eyas.engine.verification import Cycle
 
 NOT_HERE = ("n", "logprobs")
-OWN_DEFAULTS = {"max_new_tokens": 64}  # enough for the first cycles, within the smallest of contexts
+OWN_DEFAULTS = {"max_new_tokens": 64}  # enough for the first cycles, and small enough for any context
 
 
 def add(commands: Commands) -> None:

@@ -6,7 +6,8 @@ not depend on how its tokens were found: one by one or several in one tree. The 
     argmax over v of  processed_logit(v) + g(t, v),   g = -log(-log u),  u = (r + 1/2) / 2^32
 
 with r one word of Philox4x32-10 (Salmon et al., SC 2011) under key (seed, choice) and counter (t, v). That is
-exactly a draw from softmax(processed logits) (Gumbel-max), without a normalising sum.
+exactly a draw from softmax(processed logits) (Gumbel-max), without a normalising sum. A draft with the same
+draws is Gumbel-coupled to the target (drafter-invariant sampling: Daliri, Musco, Suresh, arXiv 2408.07978).
 
 Processors run in the order of transformers, each on the prefix of its own path (docs/laws.md, L3). This is
 the reference implementation, in NumPy float64; a runtime may be faster, but gives the same ids.
@@ -31,9 +32,9 @@ from eyas.errors import ConfigError
 # g lies in [-3.13, 22.88]: a token further than this below the best processed logit cannot win.
 REACH = 26.01
 
-# Streams of draws beside the sampler's own, which is 0.
-DRAFT_STREAM = 1  # what a draft samples by itself
-TEST_STREAM = 2  # whether a ratio test accepts
+# Streams of draws other than the sampler's own, which is 0.
+DRAFT_STREAM = 1  # tokens that a draft network draws by itself
+TEST_STREAM = 2  # whether speculative sampling accepts a token
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -272,7 +273,8 @@ class Sampler:
                 f"logit_bias names token id {self._bias_ids.max()}, but the model's ids end at "
                 f"{vocab_size - 1}."
             )
-        chosen = [(processor, processor.chosen(config.extra)) for processor in processors() if config.extra]
+        used = processors() if config.extra else ()
+        chosen = [(processor, processor.chosen(config.extra)) for processor in used]
         self.processors = [(processor, values) for processor, values in chosen if values is not None]
         self._noise: dict[int, Floats] = {}
 
@@ -322,11 +324,14 @@ class Sampler:
         return scores
 
     def log_probs(self, logits: Floats, generated: Sequence[int]) -> Floats:
-        """(V,) natural logs of the distribution that `choose` draws from; where greedy, at T = 1."""
+        """(V,) natural logs of the distribution that `choose` draws from; at temperature 0, that of T = 1."""
         return log_softmax(self.process(logits, generated))
 
     def draw(self, log_probs: Floats, num_generated: int) -> int:
-        """A token from (V,) `log_probs` after so many answer tokens; of `process`ed ones that of `choose`."""
+        """A token from (V,) `log_probs` after `num_generated` answer tokens.
+
+        For the log-probabilities of processed logits it is the token of `choose`.
+        """
         if self.config.is_greedy:
             return int(np.argmax(log_probs))
         return int(np.argmax(log_probs + self.noise(self.num_prompt_tokens + num_generated, _all(log_probs))))

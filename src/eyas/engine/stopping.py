@@ -75,7 +75,7 @@ class TextDecoder(Protocol):
 
 
 class NoText:
-    """A decoder for those who want ids alone."""
+    """A decoder for callers that need ids only."""
 
     def push(self, token_id: int) -> str:  # noqa: ARG002
         """No text."""

@@ -14,7 +14,7 @@ TYPES = {
     "svg": "image/svg+xml",
 }
 # The page loads from its own server and nowhere else, runs no code or style but that of its files, makes
-# no markup of strings, and stands in nobody's frame.
+# no markup of strings, and cannot be framed by another page.
 POLICY = "; ".join(
     (
         *("default-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
