@@ -57,6 +57,7 @@ def test_a_contender_is_named_for_what_it_holds():
         ("eagle2:depth=two", "depth is 'two', but it must be a whole number from 1 to 128"),
         ("eagle2:rerank=maybe", "rerank is 'maybe', but it must be True or False"),
         ("eagle2:score_precision=low", "but it must be 'float32' or 'model'"),
+        ("eagle2:draft_token=7", "not an option of eagle2; did you mean 'draft_tokens'"),
         ("eagle2:temperature=1", "'temperature' is not an option of eagle2; it has"),
         ("eagle2:depth=1,depth=2", "gives depth twice"),
         ("eagle2:name=", "has an empty name"),

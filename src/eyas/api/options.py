@@ -3,6 +3,7 @@
 The options themselves stand in the files of what they configure; here they are gathered under their names.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -134,7 +135,7 @@ class GenerationOptions(Options):
         groups["sampling"] = replace(groups["sampling"], extra=extra)
         own = {name: options[name] for name in _names(GenerationOptions) if name in options}
         drafting = {name: options[name] for name in _method_names() if name in options}
-        for method in methods().values():  # checked here, whichever method will ask for them
+        for method in methods().values() if drafting else ():  # checked here, whichever will ask for them
             method.options(**{name: drafting[name] for name in method.option_names if name in drafting})
         return cls(**groups, **own, drafting=drafting)
 
@@ -203,9 +204,9 @@ def option_names() -> list[str]:
     """Every option's public name."""
     kinds = [*GROUPS.values(), GenerationOptions]
     names = [*(name for kind in kinds for name in _names(kind)), *processor_options(), *_method_names()]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ConfigError(f"two options are called {twice[0]!r}; rename the one that you registered.")
+    if len(set(names)) < len(names):
+        [(twice, _)] = Counter(names).most_common(1)
+        raise ConfigError(f"two options are called {twice!r}; rename the one that you registered.")
     return names
 
 

@@ -7,6 +7,7 @@ cost-aware trees, `eagle2 auto + lookup` also prompt lookup; other options follo
 import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin
 
 from eyas.api.options import GenerationOptions
@@ -150,7 +151,9 @@ def _known(key: str, method: Method) -> NamedOption:
     """An option that a contender may have: of the tree, or of its method."""
     known = {named.name: named for kind in (TreeConfig, method.options) for named in options_of(kind)}
     if key not in known:
-        raise ConfigError(f"{key!r} is not an option of {method.name}; it has {', '.join(known)}.")
+        close = get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}."
+        raise ConfigError(f"{key!r} is not an option of {method.name}; {hint}")
     return known[key]
 
 

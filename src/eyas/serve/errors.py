@@ -86,7 +86,7 @@ def of_validation(error: RequestValidationError) -> ApiError:
             return ApiError(first["msg"], param=str(context["name"]), code=first["type"])
         case "extra_forbidden":
             return ApiError(
-                f"{param} is no field of this request; leave it out.", param=param, code="unknown"
+                f"{param} is not a field of this request; leave it out.", param=param, code="unknown"
             )
         case "json_invalid":
             return _no_json(context.get("error", first["msg"]))
