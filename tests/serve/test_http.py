@@ -157,20 +157,20 @@ def test_fields_that_ask_for_nothing_are_taken(server):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "no JSON"),
+        (b"{", "not JSON"),
         (b"", "JSON body"),
         (b"[]", "the body"),
         (b'"x"', "the body"),
-        (b'{"messages": "\xff"}', "no JSON (not UTF-8); send one JSON object in UTF-8"),
-        (b"[" * 9000, "no JSON (nested too deeply)"),
-        (b'{"seed": ' + b"1" * 5000 + b"}", "no JSON (a number of too many digits)"),
+        (b'{"messages": "\xff"}', "not JSON (not UTF-8); send one JSON object in UTF-8"),
+        (b"[" * 9000, "not JSON (nested too deeply)"),
+        (b'{"seed": ' + b"1" * 5000 + b"}", "not JSON (a number with too many digits)"),
     ],
 )
 def test_bodies_that_are_no_requests(server, content, message):
     headers = {"content-type": "application/json"}
     error = refusal(server.http.post(CHAT, content=content, headers=headers))
     assert message in error["message"]
-    assert error["code"] == ("json_invalid" if "no JSON" in message else error["code"])
+    assert error["code"] == ("json_invalid" if "not JSON" in message else error["code"])
 
 
 def test_ids_that_the_model_does_not_have_are_no_matter_of_its_context(server):

@@ -1,4 +1,4 @@
-"""Prompts as they may be given: a string (one user turn), chat messages, or token ids."""
+"""The forms of a prompt: a string (one user turn), chat messages, or token ids."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -12,7 +12,7 @@ Prompt = str | Sequence[Message] | Sequence[int]
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written: it holds no half of a surrogate pair, as JSON and arguments may."""
+    """Whether a text can be encoded: it has no lone surrogate, as JSON and command lines may."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
@@ -43,6 +43,6 @@ def to_token_ids(prompt: Prompt, tokenizer: Tokenizer, options: GenerationOption
     if len(token_ids) == len(parts):
         return token_ids
     raise ConfigError(
-        f"the prompt's list holds {', '.join(sorted({type(part).__name__ for part in parts}))}; it wants "
-        "messages alone or token ids alone. Several prompts are for generate_many."
+        f"the prompt's list holds {', '.join(sorted({type(part).__name__ for part in parts}))}; give "
+        "only messages or only token ids. For several prompts use generate_many."
     )

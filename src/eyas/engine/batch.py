@@ -126,7 +126,7 @@ def run_all(
         engine: that answers.
         groups: requests with one prompt each (`Batch.admit`); a group larger than `size` runs by itself.
         size: answers under way at a time.
-        lock: held for one step at a time, while others may want the model.
+        lock: held during each step, where other threads use the model, too.
 
     Yields:
         A request with its finished run, or with the error that ended it; the others go on. A run must be read

@@ -60,12 +60,12 @@ PHASES: dict[Phase, str] = {
     "commit": "commit",
     "other": "other",
 }
-PASSES: tuple[Phase, ...] = ("draft", "verify")  # what a cycle is for; the rest is overhead
+PASSES: tuple[Phase, ...] = ("draft", "verify")  # the rest is overhead
 
 
 @dataclass
 class Laps:
-    """Where a cycle's time goes: each mark books the time since the one before to a phase."""
+    """Where a cycle's time goes: each mark adds the time since the last mark to a phase."""
 
     cycles: list[dict[Phase, float]] = field(default_factory=list)  # seconds
     _last: float = 0.0
@@ -76,7 +76,7 @@ class Laps:
         self._last = perf_counter()
 
     def mark(self, phase: Phase) -> None:
-        """What was done since the last mark belongs to `phase`."""
+        """The time since the last mark belongs to `phase`."""
         now = perf_counter()
         self.cycles[-1][phase] += now - self._last
         self._last = now
@@ -161,7 +161,7 @@ def is_looping(token_ids: Sequence[int]) -> bool:
 
 
 class Repeats:
-    """Counts how long a sequence has been repeating itself, in whatever period."""
+    """Counts how long a sequence has been repeating itself, in any period."""
 
     def __init__(self) -> None:
         self._last: tuple[int, ...] = ()
@@ -185,6 +185,6 @@ def mean_acceptance_length(stats: Iterable[GenerationStats]) -> float | None:
 
 
 def median(values: Iterable[float]) -> float | None:
-    """The median; None of nothing."""
+    """The median; None of no values."""
     rows = sorted(values)
     return statistics.median(rows) if rows else None

@@ -1,9 +1,9 @@
-"""When does an answer end, and which text is certain? (docs/laws.md, L4)
+"""When an answer ends, and which of its text is final (docs/laws.md, L4).
 
 An answer ends at the first of: a stop token; the token that completes a stop string in the generated text;
 `max_new_tokens`; a full context. Its ids include that last token; its text leaves out special tokens and ends
-before the stop string. Streamed pieces hold back what may still change: incomplete UTF-8 (the decoder does
-that) and any suffix that may begin a stop string. Joined, the pieces are the text.
+before the stop string. Streamed pieces hold back text that may still change: incomplete UTF-8 (in the
+decoder) and any suffix that may begin a stop string. Joined, the pieces are the text.
 """
 
 from collections.abc import Iterable
@@ -63,14 +63,14 @@ class StoppingConfig(Options):
 
 
 class TextDecoder(Protocol):
-    """Turns tokens into text as it becomes certain; skips special tokens."""
+    """Turns tokens into text, as soon as it is final; skips special tokens."""
 
     def push(self, token_id: int) -> str:
-        """Text that this token makes certain."""
+        """Text that is final with this token."""
         ...
 
     def flush(self) -> str:
-        """What is left at the end, incomplete UTF-8 as replacement characters."""
+        """The rest at the end, with incomplete UTF-8 as replacement characters."""
         ...
 
 
@@ -103,7 +103,7 @@ class AnswerText:
         self._config = config
         self._decoder = decoder
         self.stop_token_ids = stop_tokens(config, stop_token_ids)
-        self._held = ""  # certain text that may begin a stop string
+        self._held = ""  # final text that may begin a stop string
 
     def push(self, token_id: int) -> str:
         """Count a token; returns the text that it releases. Sets `finish_reason` at the last one."""

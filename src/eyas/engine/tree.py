@@ -36,9 +36,9 @@ class DraftTree:
         parents: (N,) index of each node's parent; -1 for the root.
         log_values: (N,) natural log of each node's value (product of confidences on its path); root 0.
         proposals: per node with children, the (V,) distribution that they were drawn from, in the order of
-            the nodes and without replacement. Only ratio tests read it.
-        auxiliary: rows that the target computes beside the tree.
-        best: gives the tree of the n best candidates, for those who want to see what rerank dropped.
+            the nodes and without replacement. Only speculative sampling reads it.
+        auxiliary: rows that the target computes in the same pass.
+        best: gives the tree of the n best candidates, to show what rerank dropped.
     """
 
     token_ids: Ints
@@ -97,7 +97,7 @@ class DraftTree:
         return path[::-1]
 
     def leaves(self) -> list[int]:
-        """Nodes that are nobody's parent."""
+        """Nodes without children."""
         return [int(node) for node in np.setdiff1d(np.arange(len(self.parents)), self.parents)]
 
     def leaf_paths(self) -> Iterator[list[int]]:

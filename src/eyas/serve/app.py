@@ -1,4 +1,4 @@
-"""The routes: OpenAI's completions and chats, vLLM's tokenize and metrics, and what an operator asks."""
+"""The routes: OpenAI's completions and chats, vLLM's tokenize and metrics, health checks."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

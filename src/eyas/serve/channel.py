@@ -31,7 +31,7 @@ class Channel:
         """Takes the pieces of answer `index`, and the error that ends it early; on any thread."""
 
         def deliver(outcome: Piece | Exception) -> None:
-            with suppress(RuntimeError):  # the loop has ended, and so has whoever listened
+            with suppress(RuntimeError):  # the event loop has ended, and the client with it
                 self._loop.call_soon_threadsafe(self._news.put_nowait, (index, outcome))
 
         return deliver
@@ -47,7 +47,7 @@ class Channel:
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, or ClientLeftError as soon as the client has left; the work is stopped then."""
+    """The result of `work`; once the client has left, the work is cancelled and ClientLeftError raised."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))
     try:
@@ -66,7 +66,7 @@ async def _left(request: Request) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. However it ends, `at_end` is called: a client may leave between two of them."""
+    """Server-sent events. `at_end` is called however the stream ends, also when the client leaves."""
 
     def __init__(self, events: AsyncIterator[str], at_end: Callable[[], None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -86,5 +86,5 @@ def event(document: dict[str, Any]) -> str:
 
 
 def dump(document: dict[str, Any]) -> str:
-    """JSON as short as it gets, without what is no JSON."""
+    """Compact JSON; NaN and infinity are errors."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

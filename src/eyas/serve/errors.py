@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from eyas.errors import CapacityError, DraftError, EyasError
 from eyas.serve.queue import DeadlineError, DrainingError, QueueFullError
 
-CLIENT_LEFT = 499  # nobody reads it
+CLIENT_LEFT = 499  # as nginx logs a client that closed its connection
 
 
 class ApiError(EyasError):
@@ -28,7 +28,7 @@ class ApiError(EyasError):
 
 
 def describe(error: Exception, request_id: str) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers for an error. What is no user's error is named by its request id alone."""
+    """Status, body and headers for an error. An internal error is described by its request id only."""
     message, param, headers = str(error), None, dict[str, str]()
     match error:
         case ApiError():
@@ -47,7 +47,7 @@ def describe(error: Exception, request_id: str) -> tuple[int, dict[str, Any], di
             status, code = 400, "invalid_value"
         case _:
             status, code = 500, "internal_error"
-            message = f"the server failed at this request; its log says more under {request_id}."
+            message = f"internal error; the server's log has the details under {request_id}."
     kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     body = {"message": message, "type": kind, "param": param, "code": code, "request_id": request_id}
     return status, {"error": body}, headers
@@ -67,11 +67,11 @@ def of_http(error: HTTPException) -> ApiError:
     """An unknown route or method, or a body that could not be read."""
     match error.__cause__:  # of reading a body
         case UnicodeDecodeError():
-            return _no_json("not UTF-8")
+            return _not_json("not UTF-8")
         case RecursionError():
-            return _no_json("nested too deeply")
+            return _not_json("nested too deeply")
         case ValueError():
-            return _no_json("a number of too many digits")
+            return _not_json("a number with too many digits")
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     return ApiError(str(error.detail), status=error.status_code, code=code)
 
@@ -89,18 +89,18 @@ def of_validation(error: RequestValidationError) -> ApiError:
                 f"{param} is not a field of this request; leave it out.", param=param, code="unknown"
             )
         case "json_invalid":
-            return _no_json(context.get("error", first["msg"]))
+            return _not_json(context.get("error", first["msg"]))
         case "missing" if param is None:
             return ApiError("the request has no JSON body.", code="missing")
     return ApiError(f"{param or 'the body'}: {first['msg']}.", param=param, code="invalid_value")
 
 
-def _no_json(reason: str) -> ApiError:
-    return ApiError(f"the body is no JSON ({reason}); send one JSON object in UTF-8.", code="json_invalid")
+def _not_json(reason: str) -> ApiError:
+    return ApiError(f"the body is not JSON ({reason}); send one JSON object in UTF-8.", code="json_invalid")
 
 
 def _place(location: Sequence[Any], body: Any, *, is_missing: bool) -> list[str]:
-    """The part of a location that leads through the body; it also names branches of unions of types."""
+    """The keys and indices of a location that lead through the body, without pydantic's names of unions."""
     place = []
     for part in location:
         if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int)):

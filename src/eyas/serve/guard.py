@@ -1,4 +1,4 @@
-"""What every request passes first: an id, the key, the size of its body."""
+"""The first checks of every request: its id, the API key, the size of its body."""
 
 import hmac
 import re
@@ -19,9 +19,9 @@ class Guard:
     """Pure ASGI, so that streams and disconnects pass untouched.
 
     Args:
-        api_key: asked for in `Authorization: Bearer`; None asks for nothing.
-        max_body_bytes: larger bodies are refused, whether or not they say their size.
-        open_paths: what needs no key.
+        api_key: required in `Authorization: Bearer`; None requires none.
+        max_body_bytes: larger bodies are refused, with or without a Content-Length.
+        open_paths: paths that need no key.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Guard:
             raise ApiError(self._too_large, status=413, code="body_too_large")
 
     def _counted(self, receive: Receive) -> Receive:
-        """`receive` that refuses a body without a stated size once it is too large."""
+        """`receive` that refuses a body without a Content-Length once it is too large."""
         seen = 0
 
         async def counted() -> Any:
@@ -91,4 +91,4 @@ class Guard:
 
     @property
     def _too_large(self) -> str:
-        return f"the body is larger than {self._max_body_bytes} bytes, which is the limit; send less."
+        return f"the body is larger than the limit of {self._max_body_bytes} bytes; send less."

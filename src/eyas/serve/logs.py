@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, on stderr. No prompt text unless the server was told to."""
+"""Structured logs: one JSON object a line, on stderr. Prompts are logged only if `log_prompts` is set."""
 
 import json
 import logging
@@ -51,20 +51,21 @@ def log_event(logger: logging.Logger, event: str, **fields: Any) -> None:
 
 
 def log_error(logger: logging.Logger, error: Exception, request_id: str) -> None:
-    """What is no user's error, with its traceback."""
+    """Log an internal error with its traceback; errors of a request are not logged."""
     if not isinstance(error, EyasError):
         logger.error("request failed", exc_info=error, extra={EXTRA: {"request_id": request_id}})
 
 
 @dataclass
 class RequestLog:
-    """The line that a request for answers leaves. Prompts and texts stay out unless `prompts` is set."""
+    """The log line of a request for answers, without prompts and texts unless `prompts` is set."""
 
     request_id: str
     path: str
     client: str
     reply: Reply | None = None
     prompts: Sequence[Any] | None = None
+    failed: int | None = None  # status of the error that ended a stream
     began: float = field(default_factory=perf_counter)
 
     def write(self, status: int) -> None:

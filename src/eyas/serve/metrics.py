@@ -1,7 +1,7 @@
-"""Prometheus metrics under vLLM's names, so that its dashboards and `vllm bench serve` read them.
+"""Prometheus metrics under vLLM's names, so that its dashboards and `vllm bench serve` can read them.
 
 A tree's position is its depth: `..._per_pos_total{position="0"}` counts accepted nodes of the first level. A
-cycle that drafted nothing is no draft, as in vLLM.
+cycle that drafted nothing does not count as a draft, as in vLLM.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Answers that wait for their turn, and why a server may refuse or end one."""
+"""Jobs that wait for their turn, and the errors by which a server refuses or ends one."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Job:
     client: str = ""
     deadline: float = 600.0
     submitted: float = field(default_factory=perf_counter)
-    is_cancelled: bool = False  # nobody waits for it any more
+    is_cancelled: bool = False  # its client has gone
     latest: float | None = None  # when its newest tokens came
 
     @property
@@ -53,7 +53,7 @@ class Job:
         return min(limit, len(self.request.prompt_ids) + self.max_new_tokens) + tree
 
     def is_over(self, now: float) -> bool:
-        """Whether it is to end now, finished or not."""
+        """Whether it has to end now: cancelled, or past its deadline."""
         return self.is_cancelled or now - self.submitted > self.deadline
 
 

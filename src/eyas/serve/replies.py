@@ -31,7 +31,7 @@ class Texts:
         return list(self._tokenizer.token_bytes(token_id))
 
     def name_of(self, token_id: int) -> str:
-        """As OpenAI's completions name a token: its text, or the bytes of what is no text by itself."""
+        """A token as OpenAI's completions name it: its text, or its bytes if they are not UTF-8."""
         content = self._tokenizer.token_bytes(token_id)
         try:
             content.decode()
@@ -40,7 +40,7 @@ class Texts:
         return self.of(token_id)
 
     def length_of(self, token_id: int) -> int:
-        """Characters of an answer that begin in a token; special ones are no part of it."""
+        """Characters of an answer that begin in a token; special tokens have none."""
         if self._tokenizer.is_special(token_id):
             return 0
         return sum(byte & 0xC0 != 0x80 for byte in self._tokenizer.token_bytes(token_id))
@@ -48,7 +48,7 @@ class Texts:
 
 @dataclass
 class _Choice:
-    """What one answer has come to."""
+    """One answer so far."""
 
     text: str = ""
     tokens: list[SampledToken] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Reply(ABC):
 
     Attributes:
         choices_per_prompt: n.
-        settings: what the answers were made with, for "eyas".
+        settings: of the answers, for the field "eyas".
         logprobs: whether log-probabilities were asked for.
     """
 
@@ -128,7 +128,7 @@ class Reply(ABC):
         return document
 
     def usage_chunk(self) -> dict[str, Any]:
-        """What `stream_options.include_usage` asks for at the end."""
+        """The last chunk, if `stream_options.include_usage` is set."""
         return self._frame(self.chunk_object) | {
             "choices": [],
             "usage": self.usage(),
@@ -190,18 +190,18 @@ class Reply(ABC):
         }
 
     def _metrics(self) -> dict[str, Any] | None:
-        """vLLM's: about one sequence, and so null for several."""
+        """vLLM's counts, which are of one sequence: null for several."""
         if len(self._choices) > 1:
             return None
         return {"speculative_decoding": speculative_decoding(self._choices[0].steps)}
 
     @abstractmethod
     def _message(self, text: str) -> dict[str, Any]:
-        """The whole text, as a choice of the body says it."""
+        """The whole text, as the fields of a choice in the body."""
 
     @abstractmethod
     def _delta(self, text: str, *, is_first: bool) -> dict[str, Any]:
-        """New text, as a choice of a chunk says it."""
+        """New text, as the fields of a choice in a chunk."""
 
     @abstractmethod
     def _logprobs(self, choice: _Choice, start: int) -> dict[str, Any] | None:
@@ -209,7 +209,7 @@ class Reply(ABC):
 
 
 class ChatReply(Reply):
-    """Of /v1/chat/completions."""
+    """Response of /v1/chat/completions."""
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
@@ -239,7 +239,7 @@ class ChatReply(Reply):
 
 
 class TextReply(Reply):
-    """Of /v1/completions."""
+    """Response of /v1/completions."""
 
     prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
 

@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn until a signal ends it, and lets what is under way end first."""
+"""Runs the application on uvicorn until a signal ends it; answers under way may finish first."""
 
 import asyncio
 import ctypes
@@ -84,10 +84,11 @@ def make_server(llm: LLM, settings: ServeSettings) -> uvicorn.Server:
 
 
 def give_back_freed_memory() -> None:
-    """Have freed caches return to the system at once, where the C library is glibc.
+    """Return the memory of freed caches to the system at once, where the C library is glibc.
 
-    By itself glibc raises the size from which blocks are mapped one by one to the largest that was freed, and
-    gives each thread a heap: answers of all lengths then leave holes, and resident memory creeps up.
+    By default glibc raises the size from which it maps blocks one by one to the largest block that was freed,
+    and gives each thread a heap of its own: answers of different lengths then fragment it, and resident
+    memory grows.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)

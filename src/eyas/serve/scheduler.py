@@ -34,7 +34,7 @@ class Scheduler:
     Args:
         metrics: where the counts go.
         max_concurrent: answers under way at a time.
-        max_queue: answers that may wait besides.
+        max_queue: answers that may wait in addition.
         limit_tokens: what the caches of all answers under way and the prefix cache may hold together.
         keep: ended runs whose caches the prefix cache keeps for later prompts.
     """
@@ -58,7 +58,7 @@ class Scheduler:
         self._thread = Thread(target=self._work, name="eyas-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     @property
@@ -96,7 +96,7 @@ class Scheduler:
             self._changed.notify()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Nobody waits for these any more: they end before the next step."""
+        """End these before the next step: their client has gone."""
         with self._changed:
             for job in jobs:
                 job.is_cancelled = True
@@ -207,7 +207,7 @@ class Scheduler:
                 self._tell(job, run, outcome)
 
     def _tell(self, job: Job, run: Run, piece: Piece) -> None:
-        """Pass on what a step gave, and count it."""
+        """Deliver a piece, and count it."""
         now = perf_counter()
         if job.latest is None:
             self._metrics.prompt(len(job.request.prompt_ids), piece.num_reused)
@@ -220,7 +220,7 @@ class Scheduler:
         job.deliver(piece)
 
     def _end(self, job: Job, error: Exception | None) -> None:
-        """A job ends before its answer is whole: by an error, or because nobody waits for it."""
+        """End a job before its answer is whole: by an error, or (None) because it was cancelled."""
         self._leave("abort" if error is None else "error", None, perf_counter() - job.submitted)
         if error is not None:
             job.deliver(error)
@@ -231,7 +231,7 @@ class Scheduler:
         self._metrics.ended(reason, None if run is None else run.stats(), seconds)
 
     def _end_all(self, error: Exception) -> None:
-        """Every job ends with `error`, waiting ones too."""
+        """End every job with `error`, also those that wait."""
         with self._changed:
             jobs = self._waiting.remove(lambda _: True)
             calls, self._calls = self._calls, deque()
@@ -251,7 +251,7 @@ class Scheduler:
         self._metrics.cache_usage.set(held / self._limit_tokens)
 
     def _retry_after(self) -> int:
-        """Seconds until about what is here now has ended."""
+        """Estimated seconds until the jobs of this moment have ended."""
         rounds = max(1.0, self._taken / self._max_concurrent)
         return max(1, min(MAX_RETRY_AFTER, round(rounds * self._mean_seconds)))
 

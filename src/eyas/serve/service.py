@@ -1,10 +1,9 @@
-"""One model behind the routes: from a checked body to answers on the scheduler, and back to a response."""
+"""One model behind the routes: from a checked body to jobs of the scheduler, and from pieces to a response."""
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +33,11 @@ SHOWN = ("method", "lossless", "tree", "draft_tokens", "depth", "cost_table", "s
 
 log = logging.getLogger(__name__)
 
-
-@dataclass
-class Call:
-    """One request under way."""
-
-    id: str
-    body: AnswerRequest
-    reply: Reply
-    jobs: list[Job]
-    pieces: AsyncIterator[tuple[int, Piece]]
-    failed: int | None = None  # status of the error that ended its stream
+Pieces = AsyncIterator[tuple[int, Piece]]  # with the index of their answer
 
 
 class Service:
-    """A loaded model, its scheduler and its counts.
+    """A loaded model, its scheduler and its metrics.
 
     Raises:
         ConfigError: the caches could hold no request.
@@ -83,19 +72,19 @@ class Service:
         self._warm: set[str] = set()
 
     async def start(self) -> None:
-        """Begin to work; ready once the server's own method is loaded and measured."""
+        """Start the scheduler; ready once the server's own method is loaded and measured."""
         self.scheduler.start()
         await self._warm_up(self.llm.method)
         self.is_ready = True
         log_event(log, "ready", model=self.model_name, method=self.llm.method)
 
     async def stop(self) -> None:
-        """End; what is still under way ends with an error."""
+        """End the scheduler; answers still under way end with an error."""
         self.is_ready = False
         await run_in_threadpool(self.scheduler.close)
 
     def check_model(self, name: str | None) -> None:
-        """Refuse a model that is not the one served here."""
+        """Refuse a model other than the one served here."""
         if name not in (None, ALIAS, self.model_name):
             raise ApiError(
                 f"the model {name!r} is not served here; this server has {self.model_name!r}.",
@@ -105,7 +94,7 @@ class Service:
             )
 
     def describe_model(self) -> dict[str, Any]:
-        """As /v1/models lists it: the methods whose networks were found, and those whose trees take sizes."""
+        """The entry of /v1/models, with the methods whose networks were found."""
         target = self.llm.runtime.target
         return {
             "id": self.model_name,
@@ -125,18 +114,18 @@ class Service:
     async def answer(
         self, http: HttpRequest, body: AnswerRequest, kind: type[Reply], client: str, *, stream: bool
     ) -> Response:
-        """Make the answers of a request's body, as one body or as a stream of events."""
+        """Answer a request, in one body or as a stream of events."""
         record = RequestLog(request_id(http), http.url.path, client)
         try:
-            call = await self._begin(http, body, kind, client)
-            record.reply = call.reply
+            reply, jobs, pieces = await self._begin(http, body, kind, client)
+            record.reply = reply
             if self.settings.log_prompts:
                 record.prompts = body.prompts
             if not stream:
-                response = await self._whole(http, call)
+                response: Response = await self._guarded(http, jobs, _whole(reply, pieces))
                 record.write(200)
                 return response
-            first = await self._guarded(http, call, anext(call.pieces))
+            first = await self._guarded(http, jobs, anext(pieces))
         except ClientLeftError:
             record.write(CLIENT_LEFT)
             return Response(status_code=CLIENT_LEFT)
@@ -147,13 +136,15 @@ class Service:
             return response
 
         def at_end() -> None:
-            self.scheduler.cancel(call.jobs)
-            record.write(200 if call.reply.is_whole else call.failed or CLIENT_LEFT)
+            self.scheduler.cancel(jobs)
+            record.write(200 if reply.is_whole else record.failed or CLIENT_LEFT)
 
-        return EventStream(self._events(call, first), at_end)
+        return EventStream(_events(record, reply, pieces, first), at_end)
 
-    async def _begin(self, http: HttpRequest, body: AnswerRequest, kind: type[Reply], client: str) -> Call:
-        """Prepare the requests of a request's body, and put them in the queue."""
+    async def _begin(
+        self, http: HttpRequest, body: AnswerRequest, kind: type[Reply], client: str
+    ) -> tuple[Reply, list[Job], Pieces]:
+        """Prepare a request's answers and queue them."""
         method = await self._warm_up(body.method or self.llm.method)
         options, requests = await run_in_threadpool(self._requests, body, method)
         described = self.llm.describe(options, method)
@@ -182,10 +173,10 @@ class Service:
             for index, request in enumerate(requests)
         ]
         self.scheduler.submit(jobs)
-        return Call(request_id(http), body, reply, jobs, channel.pieces(len(jobs)))
+        return reply, jobs, channel.pieces(len(jobs))
 
     def _requests(self, body: AnswerRequest, method: str) -> tuple[GenerationOptions, list[Request]]:
-        """The requests of a request's body, each prompt's n together."""
+        """What the engine is asked for, the n answers to each prompt together."""
         limit = self.llm.runtime.target.context_limit
         if body.options.get("max_new_tokens", 1) > limit:
             raise ApiError(
@@ -212,44 +203,19 @@ class Service:
             return self.llm.tokenizer.encode(prompt)
         return prompt
 
-    async def _whole(self, http: HttpRequest, call: Call) -> Response:
-        async def collect() -> None:
-            async for index, piece in call.pieces:
-                call.reply.add(index, piece)
-
-        await self._guarded(http, call, collect())
-        return Response(dump(call.reply.body()), media_type="application/json")
-
-    async def _guarded(self, http: HttpRequest, call: Call, work: Any) -> Any:
-        """The result of `work`; where it fails or the client leaves, the jobs end too."""
+    async def _guarded(self, http: HttpRequest, jobs: list[Job], work: Any) -> Any:
+        """The result of `work`; if it fails or the client leaves, the jobs are cancelled."""
         try:
             return await unless_gone(http, work)
         except BaseException:
-            self.scheduler.cancel(call.jobs)
+            self.scheduler.cancel(jobs)
             raise
-
-    async def _events(self, call: Call, first: tuple[int, Piece]) -> AsyncIterator[str]:
-        """The events of a stream; an error becomes the last one before [DONE]."""
-        try:
-            reply, (index, piece) = call.reply, first
-            reply.add(index, piece)
-            yield event(reply.chunk(index, piece))
-            async for index, piece in call.pieces:
-                reply.add(index, piece)
-                yield event(reply.chunk(index, piece))
-            if call.body.include_usage:
-                yield event(reply.usage_chunk())
-        except Exception as error:
-            log_error(log, error, call.id)
-            call.failed, document, _ = describe(error, call.id)
-            yield event(document)
-        yield DONE
 
     def _has_networks(self, method: Method) -> bool:
         return method.head is None or self.llm.find_head(method.name).path is not None
 
     async def _warm_up(self, name: str) -> str:
-        """Load and measure a method, once, between two cycles of the others; returns its name."""
+        """Load and measure a method once, between two steps of the batch; returns its name."""
         if name in self._warm:
             return name
         find_method(name)
@@ -277,3 +243,30 @@ class Service:
 def model_name(name: str) -> str:
     """How the API calls a model: a hub id as it is, a directory by its last part."""
     return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+
+
+async def _whole(reply: Reply, pieces: Pieces) -> Response:
+    """The body, once all answers have ended."""
+    async for index, piece in pieces:
+        reply.add(index, piece)
+    return Response(dump(reply.body()), media_type="application/json")
+
+
+async def _events(
+    record: RequestLog, reply: Reply, pieces: Pieces, first: tuple[int, Piece]
+) -> AsyncIterator[str]:
+    """The events of a stream; an error becomes the last one before [DONE]."""
+    try:
+        index, piece = first
+        reply.add(index, piece)
+        yield event(reply.chunk(index, piece))
+        async for index, piece in pieces:
+            reply.add(index, piece)
+            yield event(reply.chunk(index, piece))
+        if reply.include_usage:
+            yield event(reply.usage_chunk())
+    except Exception as error:
+        log_error(log, error, record.request_id)
+        record.failed, document, _ = describe(error, record.request_id)
+        yield event(document)
+    yield DONE

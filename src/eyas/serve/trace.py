@@ -1,4 +1,4 @@
-"""What a cycle looked like, for those who want to see it: tokens, tree, time (docs/serving.md)."""
+"""The trace of an answer: tokens, tree and time of each cycle (docs/serving.md)."""
 
 import math
 from collections.abc import Callable
@@ -13,12 +13,12 @@ TokenText = Callable[[int], str]
 
 
 def describe_tokens(piece: Piece, text: TokenText) -> list[dict[str, Any]]:
-    """Each token with the draft depth that it was accepted at; null for the target's own."""
+    """Each token with the draft depth at which it was accepted; null for the target's own."""
     return [{"id": token.id, "text": text(token.id), "depth": token.depth} for token in piece.tokens]
 
 
 def describe_cycle(piece: Piece, text: TokenText) -> dict[str, Any]:
-    """A cycle as the trace has it; the prefill's token has no tree."""
+    """A cycle as the trace shows it; the prefill's token has no tree."""
     return {
         "tokens": describe_tokens(piece, text),
         "tree": None if piece.cycle is None else _describe_tree(piece.cycle, text),
@@ -27,7 +27,7 @@ def describe_cycle(piece: Piece, text: TokenText) -> dict[str, Any]:
 
 
 def _describe_tree(cycle: Cycle, text: TokenText) -> dict[str, Any]:
-    """The nodes that were verified, and the best of those that were not."""
+    """The nodes that were verified, and the best candidates that rerank dropped."""
     kept = cycle.tree
     shown = kept if kept.best is None else kept.best(kept.num_draft_tokens + DROPPED_SHOWN)
     place = [0]  # where each kept node stands among those shown
