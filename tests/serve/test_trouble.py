@@ -278,7 +278,7 @@ def test_a_signal_lets_answers_end(llm, tmp_path, number):
         (["--deadline", "nan"], "at least 1"),
         (["--api-key", " "], "api_key is empty"),
         (["--host", ""], "host is empty"),
-        (["--cache-tokens", "5", "--port", "0"], "cache_tokens is 5, but"),
+        (["--cache-tokens", "2", "--port", "0"], "cache_tokens is 2, but"),
         (["--host", "203.0.113.7", "--port", "0"], "cannot listen"),
     ],
 )
