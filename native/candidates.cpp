@@ -10,7 +10,7 @@ namespace {
 constexpr double kNever = 1e-300;  // a rate that adds nothing, and has a logarithm
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
-// How a copy and the draft's own view of it agree, in odds; eyas/candidates.py says where the numbers come from.
+// How the rate of an expected token and the draft's confidence in it combine, in odds; fitted: docs/log.md, 2026-11-28.
 constexpr double kDoubt = 0.32, kTrust = 2.3;
 constexpr double kMostJoint = 1.0 - 1e-15;  // what is left for siblings has a logarithm
 
@@ -43,20 +43,16 @@ double RateMap::log_rate(double log_confidence, int depth) const {
   return std::log(std::max(mapped, kNever));
 }
 
-bool Candidates::fits(const std::vector<int>& parents) const {
-  const int end = depth_ == 0 ? 0 : size();
-  return std::all_of(parents.begin(), parents.end(), [&](int at) { return at >= newest_ && at < end; });
-}
-
 void Candidates::expect(std::vector<std::int64_t> token_ids, std::vector<double> rates) {
   chain_ = std::move(token_ids);
   rates_ = std::move(rates);
 }
 
-void Candidates::push(std::int64_t token_id, int parent, double own) {
+void Candidates::push(std::int64_t token_id, int parent, double own, int shape_node) {
   token_ids_.push_back(token_id);
   parents_.push_back(parent);
   own_.push_back(own);
+  shape_nodes_.push_back(shape_node);
   log_values_.push_back(own + (parent < 0 ? 0.0 : log_value(parent)));
 }
 
@@ -68,10 +64,13 @@ bool Candidates::grow(const std::vector<int>& parents, int width, const std::int
   ++depth_;
   for (const int parent : parents) {
     const int row = size();
+    const int above = !shape_.is_limited() ? -1 : parent < 0 ? 0 : shape_nodes_[std::size_t(parent)];
+    const int allowed = shape_.is_limited() ? shape_.num_children(above) : width;
     for (int rank = 0; rank < width; ++rank) {
       double own = std::min(*log_confidences++, 0.0);  // a child never beats its parent
       if (!map_.knots.empty()) own = map_.log_rate(own, depth_);
-      push(*token_ids++, parent, own);
+      if (rank >= allowed) own = kNone;
+      push(*token_ids++, parent, own, above >= 0 && rank < allowed ? shape_.first[std::size_t(above)] + rank : -1);
     }
     if (is_followed(parent)) joined = join(row);
     if (parent >= 0) expanded_.push_back(parent);
@@ -115,16 +114,20 @@ std::vector<double> Candidates::expected_values() const {
 
 void Candidates::add_rest() {
   for (; num_joined_ < chain_.size(); ++num_joined_) {
-    push(chain_[num_joined_], chain_end_, std::log(rates_[num_joined_]));
+    push(chain_[num_joined_], chain_end_, std::log(rates_[num_joined_]), -1);
     chain_end_ = size() - 1;
   }
+}
+
+bool Candidates::can_be_expanded(int at) const {
+  if (shape_.is_limited() && !shape_.num_children(shape_nodes_[std::size_t(at)])) return false;
+  return log_value(at) > kNone && std::find(terminal_.begin(), terminal_.end(), token_id(at)) == terminal_.end();
 }
 
 std::vector<int> Candidates::frontier() const {
   std::vector<int> chosen;
   for (int at = std::max(newest_, 0); at < size(); ++at)
-    if (log_value(at) > kNone && std::find(terminal_.begin(), terminal_.end(), token_id(at)) == terminal_.end())
-      chosen.push_back(at);
+    if (can_be_expanded(at)) chosen.push_back(at);
   if (!by_value_) {
     keep_best(chosen, own_, top_k_);
     return chosen;

@@ -1,5 +1,4 @@
-// The candidates of a draft tree, level by level: the twin of eyas/candidates.py, which says what each step is for. The same
-// trees, and ties go the same way.
+// The candidates of a draft tree, level by level; eyas/drafters/tree_builder.py explains each step.
 #pragma once
 
 #include <cmath>
@@ -18,6 +17,15 @@ struct RateMap {
   double log_rate(double log_confidence, int depth) const;
 };
 
+// Which nodes a tree may have, by their sibling ranks: the children of shape node s are first[s], first[s] + 1, ..; the root
+// is shape node 0. Without nodes the shape is not limited.
+struct TreeShape {
+  std::vector<int> first, count;
+
+  bool is_limited() const { return !count.empty(); }
+  int num_children(int node) const { return node < 0 ? 0 : count[std::size_t(node)]; }
+};
+
 // A tree as arrays: the root, then the nodes.
 struct TreeArrays {
   std::vector<std::int64_t> token_ids, parents;
@@ -26,18 +34,16 @@ struct TreeArrays {
 
 class Candidates {
  public:
-  Candidates(int top_k, std::vector<std::int64_t> terminal, bool by_value, RateMap map)
-      : top_k_(top_k), terminal_(std::move(terminal)), by_value_(by_value), map_(std::move(map)) {}
+  Candidates(int top_k, std::vector<std::int64_t> terminal, bool by_value, RateMap map, TreeShape shape)
+      : top_k_(top_k), terminal_(std::move(terminal)), by_value_(by_value), map_(std::move(map)), shape_(std::move(shape)) {}
 
-  // Whether all `parents` belong to the newest level; before the first it is the root, -1.
-  bool fits(const std::vector<int>& parents) const;
   // Expects a chain below the root; rates inside (0, 1). Before the first level.
   void expect(std::vector<std::int64_t> token_ids, std::vector<double> rates);
+  bool expects() const { return !chain_.empty(); }
   // Adds what is left of it: the last step.
   void add_rest();
   // Adds `width` children of each of `parents`. False, and nothing is added, if a confidence is not a number.
   bool grow(const std::vector<int>& parents, int width, const std::int64_t* token_ids, const double* log_confidences);
-  bool is_empty() const { return depth_ == 0; }
   // Flat indices of the newest level's best nodes, best first.
   std::vector<int> frontier() const;
   // The best of all levels, or those that were expanded; flat indices, ascending.
@@ -58,13 +64,15 @@ class Candidates {
  private:
   int size() const { return int(token_ids_.size()); }
   bool is_followed(int at) const { return at == chain_end_ && num_joined_ < chain_.size(); }
-  void push(std::int64_t token_id, int parent, double own);
+  void push(std::int64_t token_id, int parent, double own, int shape_node);
+  bool can_be_expanded(int at) const;
   int join(int first);
 
   const int top_k_;
   const std::vector<std::int64_t> terminal_;
   const bool by_value_;
   const RateMap map_;
+  const TreeShape shape_;
   int depth_ = 0;    // levels so far
   int newest_ = -1;  // flat index of the newest level's first
   int width_ = 1;
@@ -78,7 +86,8 @@ class Candidates {
   std::vector<std::int64_t> token_ids_;
   std::vector<int> parents_;
   std::vector<double> log_values_;
-  std::vector<double> own_;  // mapped log confidences
+  std::vector<double> own_;       // mapped log confidences
+  std::vector<int> shape_nodes_;  // -1: outside the shape
 
   std::vector<int> expanded_;  // parents, level by level, best first
 };

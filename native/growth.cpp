@@ -12,9 +12,9 @@ void Growth::expect(const std::vector<double>& values) {
   kept_ = best_size(with({}), spent_);
 }
 
-bool Growth::begins(double share, const std::vector<double>& worth) const {
+bool Growth::begins(double share, const double* worth, int ranks) const {
   std::vector<double> more;
-  for (const double each : worth) more.push_back(share * each);
+  for (int rank = 0; rank < ranks; ++rank) more.push_back(share * worth[rank]);
   return best_size(with(more), root_ms_).rate > kept_.rate;
 }
 
@@ -25,7 +25,7 @@ void Growth::add(const std::vector<double>& values, int expanded) {
   kept_ = best_size(with({}), spent_);
 }
 
-int Growth::wanted(const std::vector<double>& log_values, const std::vector<double>& worth) const {
+int Growth::wanted(const std::vector<double>& log_values, const double* worth, int ranks) const {
   const double least = kept_.size ? with({})[std::size_t(kept_.size) - 1] : std::numeric_limits<double>::infinity();
   std::vector<double> more;
   int count = 0;
@@ -33,7 +33,7 @@ int Growth::wanted(const std::vector<double>& log_values, const std::vector<doub
     const double value = std::exp(log_value);
     if (value < least) continue;
     ++count;
-    for (const double share : worth) more.push_back(value * share);
+    for (int rank = 0; rank < ranks; ++rank) more.push_back(value * worth[rank]);
   }
   if (!count) return 0;
   return best_size(with(more), spent_ + levels_[std::size_t(count) - 1]).rate > kept_.rate ? count : 0;
@@ -58,7 +58,7 @@ Growth::BestSize Growth::best_size(const std::vector<double>& best, double spent
   BestSize found{0, tokens / (other_ms_ + cycle_[0] + spent)};
   for (std::size_t count = 0;; ++count) {
     const double time = cycle_[count] + spent;
-    if (time > room_) break;
+    if (time > left_ms_) break;
     if (tokens > found.rate * (other_ms_ + time)) found = {int(count), tokens / (other_ms_ + time)};
     if (count == best.size()) break;
     tokens += best[count];

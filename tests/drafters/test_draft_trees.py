@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 import reference
 from eyas.config import TreeConfig
-from eyas.drafters.candidates import best_of
 from eyas.drafters.eagle import TREE as EAGLE_TREE
 from eyas.drafters.expansion import grow_static, grow_tree
 from eyas.engine.tree import ancestor_mask, chain, node_depths, root_only
 from eyas.errors import ConfigError
+from reference.candidates import best_of
 
 
 def draft_from(confidences, k, log=np.log):

@@ -51,7 +51,7 @@ class BigramSession(RankedSession):
         counts = successors(token_ids)
 
         def expand(frontier, k):
-            nodes = token_ids[-1:] if frontier is None else frontier.token_ids
+            nodes = token_ids[-1:] if frontier is None else frontier.token_ids.tolist()
             rows = [(counts[node] + Counter(range(k))).most_common(k) for node in nodes]
             children = np.array([[token for token, _ in row] for row in rows])
             seen = np.array([[counts[node].total()] for node in nodes])

@@ -124,7 +124,7 @@ def test_training_outputs_are_what_drafting_computes(runtime, samples, tmp_path,
         with session.expander(tokens[: root + 1]) as expand:
             drafted = [expand(None, 10)]
             for token in tokens[root + 1 : root + len(outputs)]:  # the answer's own, as in training
-                drafted.append(expand(Frontier([0], [token], [0.0], [0]), 10))
+                drafted.append(expand(Frontier(np.array([token]), np.array([0])), 10))
         for output, (token_ids, log_probs) in zip(outputs, drafted, strict=True):
             expected = lm_head.top_k(output, 10)
             assert token_ids.tolist() == expected.token_ids.tolist()

@@ -68,7 +68,7 @@ def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
             drafted = [expand._features[0]]
             for step in (1, 2):  # follow the answer's own tokens, as training does
                 token = tokens[committed + step]
-                expand(Frontier(np.array([0]), np.array([token]), np.zeros(1), np.array([0])), 2)
+                expand(Frontier(np.array([token]), np.array([0])), 2)
                 drafted.append(expand._features[0])
         for step, row in enumerate(drafted):
             expected = outputs[step][0, committed - 1]  # the chain that begins at the last true pair

@@ -19,6 +19,7 @@ from eyas.drafters.eagle_head import EagleHead, EagleSession
 from eyas.drafters.expansion import grow_static
 from eyas.drafters.ranked import Frontier, TreeLimits
 from eyas.drafters.registry import register_drafter
+from eyas.drafters.tree_builder import TreeShape
 from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Runtime
 from eyas.engine.tree import DraftTree, Floats, Ints, root_only
 from eyas.engine.verification import SAME_IDS, SPECULATIVE_SAMPLING, AcceptanceRule
@@ -34,6 +35,7 @@ TREE = tuple(
     )
 )
 WIDTH = 4  # most children of a node
+SHAPE = TreeShape(TREE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ class Eagle1Session(EagleSession):
 
     def limits(self, token_ids: Sequence[int]) -> TreeLimits:  # noqa: ARG002 - always the same
         """The size of the static tree."""
-        return TreeLimits(len(TREE), max(map(len, TREE)), WIDTH)
+        return TreeLimits(len(TREE), max(map(len, TREE)), WIDTH, SHAPE)
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """The static tree, its ranks filled by the head."""
@@ -102,7 +104,7 @@ class Eagle1Session(EagleSession):
 
             def draw(frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
                 children, log_probs, distributions = expand.sample(frontier, k)
-                nodes = [0] if frontier is None else frontier.candidates
+                nodes = [0] if frontier is None else frontier.nodes
                 proposals.update(zip(nodes, distributions, strict=True))
                 return children, log_probs
 

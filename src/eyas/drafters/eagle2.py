@@ -8,11 +8,11 @@ mathematics in `eyas.drafters.expansion`. The paper's ablations (Table 3) are op
 from collections.abc import Sequence
 from typing import Self
 
-from eyas.drafters.candidates import Rounding, unrounded
 from eyas.drafters.eagle_head import EagleHead, EagleSession
 from eyas.drafters.expansion import grow_tree
 from eyas.drafters.ranked import TreeLimits
 from eyas.drafters.registry import register_drafter
+from eyas.drafters.tree_builder import Rounding, unrounded
 from eyas.engine.interfaces import DraftFiles, Runtime
 from eyas.engine.tree import DraftTree, root_only
 

@@ -279,7 +279,7 @@ class HeadState:
             laps.mark("draft")
         return outputs
 
-    def select(self, features: Features, rows: Sequence[int]) -> Features:
+    def select(self, features: Features, rows: Ints) -> Features:
         """Rows of features, for the rows below them."""
         return self.head.runtime.select(features, rows)
 
@@ -374,16 +374,15 @@ class Expander:
             self._features = self._state.read(self._token_ids, self._most_read)
             return
         first = self._first_row
-        above = [-1 if first is None else first + row for row in frontier.parent_rows]
+        above = np.full(len(frontier.token_ids), -1) if first is None else first + frontier.parent_rows
         self._first_row = self._state.num_pending
-        token_ids, parents = np.array(frontier.token_ids, dtype=np.int64), np.array(above, dtype=np.int64)
         features = self._state.select(self._features, frontier.parent_rows)
-        self._features = self._state.append(token_ids, features, parents)
+        self._features = self._state.append(frontier.token_ids, features, above)
         self._depth += 1
         if self._prefixes:
             self._prefixes = [
                 self._prefixes[row].extended(token)
-                for row, token in zip(frontier.parent_rows, frontier.token_ids, strict=True)
+                for token, row in zip(frontier.token_ids.tolist(), frontier.parent_rows.tolist(), strict=True)
             ]
 
 

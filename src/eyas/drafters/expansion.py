@@ -1,83 +1,19 @@
 """How a draft tree grows: EAGLE-2's expansion and rerank, and static trees.
 
 Source: EAGLE-2 (arXiv 2406.16858), Sec. 4.1 (expansion) and 4.2 (rerank); docs/algorithm.md has a worked
-example. The arithmetic of a dynamic tree is in `eyas.drafters.candidates`.
+example. The arithmetic of a dynamic tree is in `eyas.drafters.tree_builder`.
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
 
 import numpy as np
 
 from eyas.config import TreeConfig
-from eyas.drafters.candidates import (
-    BELOW_ROOT,
-    NO_NUMBER,
-    AnyCandidates,
-    Rounding,
-    new_candidates,
-    unrounded,
-)
 from eyas.drafters.ranked import Expand, Frontier
-from eyas.engine.tree import DraftTree, Floats, Ints
-
-
-class Expansion:
-    """A dynamic tree, grown level by level: candidates in the terms of the drafters.
-
-    Args:
-        candidates: none yet, from `eyas.drafters.candidates.new_candidates`.
-    """
-
-    def __init__(self, candidates: AnyCandidates) -> None:
-        self._candidates = candidates
-
-    def expect(self, token_ids: Sequence[int], rates: Sequence[float]) -> None:
-        """Expect a chain below the root: tokens, and the rate at which each follows the one before."""
-        self._candidates.expect(token_ids, rates)
-
-    def expected_values(self) -> list[float]:
-        """Values of all of the chain, as probabilities."""
-        return self._candidates.expected_values()
-
-    def add_rest(self) -> None:
-        """Add what is left of an expected chain; the last step before `rerank`."""
-        self._candidates.add_rest()
-
-    def grow(self, frontier: Frontier | None, token_ids: Ints, log_confidences: Floats) -> None:
-        """Add a level: the children of `frontier`.
-
-        Args:
-            frontier: F nodes that were expanded; None is the root.
-            token_ids: (F, K) children, most confident first.
-            log_confidences: (F, K) natural logs; clamped to <= 0, so that a child never beats its parent.
-
-        Raises:
-            FloatingPointError: the draft gave a confidence that is not a number.
-        """
-        parents = BELOW_ROOT if frontier is None else frontier.candidates
-        self._candidates.grow(parents, token_ids, log_confidences)
-
-    def frontier(self) -> Frontier:
-        """The `top_k` best nodes of the newest level, best first, ties to the lower flat index.
-
-        Left out is what cannot be expanded: nodes of value 0, and tokens that end an answer.
-        """
-        return Frontier(*self._candidates.frontier())
-
-    def newest_values(self) -> list[float]:
-        """Values of the newest level's nodes, as probabilities; an expected chain's is left out."""
-        return self._candidates.newest_values()
-
-    def rerank(self, root: int, draft_tokens: int) -> DraftTree:
-        """The `draft_tokens` candidates of highest value over all levels, as a tree under `root`."""
-        return DraftTree(*self._candidates.best(root, draft_tokens), best=partial(self.rerank, root))
-
-    def expanded(self, root: int, draft_tokens: int) -> DraftTree:
-        """The nodes that were expanded, and the best of the last level: the paper's tree without rerank."""
-        return DraftTree(*self._candidates.expanded(root, draft_tokens), best=partial(self.rerank, root))
+from eyas.drafters.tree_builder import NO_NUMBER, AnyTreeBuilder, Node, Rounding, new_tree_builder, unrounded
+from eyas.engine.tree import DraftTree
 
 
 def grow_tree(
@@ -99,21 +35,38 @@ def grow_tree(
         terminal: stop tokens, which are never expanded.
         rounding: rounds each sum of logs (score_precision).
     """
-    expansion = Expansion(new_candidates(config.tree_top_k, terminal, rounding, config.expand_by_value))
+    depth = min(config.depth, max_depth)
+    builder = new_tree_builder(
+        config.tree_top_k, depth, terminal, rounding=rounding, by_value=config.expand_by_value
+    )
+    if depth:
+        grow(builder, expand, config.tree_top_k)
+    keep = builder.finish if config.rerank else builder.expanded
+    return DraftTree(*keep(root, config.draft_tokens), best=best_of(builder, root))
+
+
+def grow(builder: AnyTreeBuilder, expand: Expand, k: int) -> None:
+    """Draft level by level, `k` children for each node, until the builder has no use for another."""
     frontier: Frontier | None = None
-    for depth in range(min(config.depth, max_depth)):
-        if depth:
-            frontier = expansion.frontier()
-            if not frontier.token_ids:
-                break
-        expansion.grow(frontier, *expand(frontier, config.tree_top_k))
-    keep = expansion.rerank if config.rerank else expansion.expanded
-    return keep(root, config.draft_tokens)
+    while True:
+        found = builder.step(*expand(frontier, k))
+        if found is None:
+            return
+        frontier = Frontier(*found)
+
+
+def best_of(builder: AnyTreeBuilder, root: int) -> Callable[[int], DraftTree]:
+    """Gives the tree of so many best candidates: for those who want to see what rerank dropped."""
+
+    def best(count: int) -> DraftTree:
+        return DraftTree(*builder.finish(root, count), best=best)
+
+    return best
 
 
 def grow_static(
     root: int,
-    choices: Iterable[tuple[int, ...]],
+    choices: Iterable[Node],
     expand: Expand,
     *,
     max_depth: int,
@@ -136,10 +89,10 @@ def grow_static(
     paths = sorted((path for path in choices if len(path) <= max_depth), key=lambda path: (len(path), path))
     inner = {path[:-1] for path in paths}
     width = 1 + max((path[-1] for path in paths), default=0)
-    nodes: dict[tuple[int, ...], int] = {(): 0}
+    nodes: dict[Node, int] = {(): 0}
     token_ids, parents, log_values = [root], [-1], [0.0]
     frontier: Frontier | None = None
-    rows: dict[tuple[int, ...], int] = {(): 0}  # where its nodes stand in it
+    rows: dict[Node, int] = {(): 0}  # where its nodes stand in it
     for _, group in groupby(paths, key=len):
         level = list(group)
         children, log_confidences = expand(frontier, width)
@@ -159,10 +112,9 @@ def grow_static(
             break
         at = [nodes[path] for path in expanded]
         frontier = Frontier(
-            candidates=at,
-            token_ids=[token_ids[node] for node in at],
-            log_values=[log_values[node] for node in at],
-            parent_rows=[rows[path[:-1]] for path in expanded],
+            token_ids=np.array([token_ids[node] for node in at]),
+            parent_rows=np.array([rows[path[:-1]] for path in expanded]),
+            nodes=at,
         )
         rows = {path: row for row, path in enumerate(expanded)}
     return DraftTree(np.array(token_ids), np.array(parents), np.array(log_values))

@@ -49,7 +49,7 @@ from eyas.engine.interfaces import (
     Features,
     Runtime,
 )
-from eyas.engine.tree import Prefix
+from eyas.engine.tree import Ints, Prefix
 from eyas.errors import CheckpointError
 from eyas.models.spec import StackSpec
 
@@ -328,15 +328,15 @@ class HydraSession(StaticTreeSession):
         """The parts c and e(root) of z."""
         self.num_forwards += self.reader.num_forwards + 1
         with self.drafting():
-            return Level([self.reader.read(), self._embed([root])], [answer])
+            return Level([self.reader.read(), self._embed(np.array([root]))], [answer])
 
     def next_level(self, level: Level, frontier: Frontier) -> Level:
         """For each node the parts of its parent, and its own embedding."""
         self.num_forwards += 1
         above = [self._runtime.select(part, frontier.parent_rows) for part in level.inputs]
         parts = [*above, self._embed(frontier.token_ids)]
-        paths = zip(frontier.parent_rows, frontier.token_ids, strict=True)
+        paths = zip(frontier.parent_rows.tolist(), frontier.token_ids.tolist(), strict=True)
         return Level(parts, [level.prefixes[row].extended(token) for row, token in paths])
 
-    def _embed(self, token_ids: Sequence[int]) -> Features:
-        return self._runtime.embed(np.array(token_ids))
+    def _embed(self, token_ids: Ints) -> Features:
+        return self._runtime.embed(token_ids)

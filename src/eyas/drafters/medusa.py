@@ -196,4 +196,4 @@ class MedusaSession(StaticTreeSession):
 
     def next_level(self, level: Level, frontier: Frontier) -> Level:
         """The same feature for all nodes. Penalties see the most probable path for every one of them."""
-        return Level(level.inputs, [level.prefixes[0].extended(frontier.token_ids[0])])
+        return Level(level.inputs, [level.prefixes[0].extended(int(frontier.token_ids[0]))])

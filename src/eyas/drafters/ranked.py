@@ -13,31 +13,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from eyas.config import AUTO_LIMITS
 from eyas.drafters.acceptance import AcceptanceMap
-from eyas.drafters.candidates import Rounding, unrounded
+from eyas.drafters.tree_builder import Rounding, TreeShape, unrounded
 from eyas.engine.interfaces import DraftContext, DraftSession, Features
 from eyas.engine.tree import DraftTree, Floats, Ints
 
 
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """The F nodes of one level that are expanded next, best first."""
+class Frontier(NamedTuple):
+    """The F nodes of one level that are expanded next.
 
-    candidates: list[int]  # flat indices
-    token_ids: list[int]
-    log_values: list[float]
-    parent_rows: list[int]  # row of each node's parent in the frontier before (the root is row 0)
+    Attributes:
+        token_ids: (F,) their tokens.
+        parent_rows: (F,) row of each node's parent in the frontier before (the root is row 0).
+        nodes: of a tree of fixed shape, their indices in it.
+    """
 
-    def first(self, count: int) -> "Frontier":
-        """Its `count` best nodes."""
-        return Frontier(
-            self.candidates[:count],
-            self.token_ids[:count],
-            self.log_values[:count],
-            self.parent_rows[:count],
-        )
+    token_ids: Ints
+    parent_rows: Ints
+    nodes: Sequence[int] = ()
 
 
 # Runs the draft network on a frontier (None: the root) for the k best children of each node: (token ids (F,
@@ -48,11 +44,16 @@ Expand = Callable[[Frontier | None, int], tuple[Ints, Floats]]
 
 @dataclass(frozen=True, slots=True)
 class TreeLimits:
-    """How large a drafter's trees may get."""
+    """How large a drafter's trees may get.
+
+    Attributes:
+        shape: which nodes there may be, by their sibling ranks; None for all.
+    """
 
     draft_tokens: int = AUTO_LIMITS["draft_tokens"]
     depth: int = AUTO_LIMITS["depth"]
     top_k: int = AUTO_LIMITS["tree_top_k"]  # nodes expanded on a level, and children of each
+    shape: TreeShape | None = None
 
 
 class SizableSession(DraftSession, ABC):

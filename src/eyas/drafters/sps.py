@@ -265,7 +265,7 @@ class SpsSession(RankedSession):
                 is_last = len(drafted) > most or log_prob < self._length.least_log_prob
                 if is_last or token in self._context.stop_token_ids:
                     break
-                frontier = Frontier([len(drafted) - 1], [token], [log_values[-1]], [0])
+                frontier = Frontier(np.array([token]), np.array([0]))
         self._length.num_drafted = len(drafted) - 1
         return DraftTree(np.array(drafted), np.arange(-1, len(drafted) - 1), np.array(log_values), proposals)
 
@@ -378,8 +378,9 @@ class SpsExpander:
             features, self._lm_head = self._session.read(self._token_ids)
             return features
         first = self._session.num_pending
-        features = self._session.append(frontier.token_ids, [self._rows[row] for row in frontier.parent_rows])
-        pairs = zip(frontier.parent_rows, frontier.token_ids, strict=True)
+        tokens, parents = frontier.token_ids.tolist(), frontier.parent_rows.tolist()
+        features = self._session.append(tokens, [self._rows[row] for row in parents])
+        pairs = zip(parents, tokens, strict=True)
         self._prefixes = [self._prefixes[row].extended(token) for row, token in pairs]
         self._rows = [*range(first, self._session.num_pending)]
         return features

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from eyas.drafters.expansion import grow_static
 from eyas.drafters.ranked import Expand, Frontier, RankedSession, TreeLimits
 from eyas.drafters.target import AnswerHead, check_vocabulary
+from eyas.drafters.tree_builder import Node, TreeShape
 from eyas.engine.interfaces import Coupling, DraftContext, Features, Linear, LMHead, ResBlock, Runtime, TopK
 from eyas.engine.tree import DraftTree, Floats, Ints, Prefix, root_only
-
-Node = tuple[int, ...]
 
 # How many children the nodes have whose ranks are these; what is not named has none.
 _CHILDREN: dict[Node, int] = {
@@ -122,10 +121,11 @@ class StaticTreeSession(RankedSession):
         self._context = context
         self._answer_head = self._networks.for_answer()
         self._tree = first_nodes(draft_tokens)
+        self._shape = TreeShape(self._tree)
 
     def limits(self, token_ids: Sequence[int]) -> TreeLimits:  # noqa: ARG002 - always the same
         """The size of the static tree, and a level for each head."""
-        return TreeLimits(len(self._tree), len(self._networks), WIDTH)
+        return TreeLimits(len(self._tree), len(self._networks), WIDTH, self._shape)
 
     @abstractmethod
     def first_level(self, root: int, answer: Prefix) -> Level:

@@ -299,7 +299,7 @@ class Runtime(Protocol):
         """Features (T_i, H) below each other, in their order."""
         ...
 
-    def select(self, features: Features, rows: Sequence[int]) -> Features:
+    def select(self, features: Features, rows: Sequence[int] | Ints) -> Features:
         """Rows of features (T, H), in memory of their own: (R, H)."""
         ...
 

@@ -65,10 +65,10 @@ class Session:
         def expand(frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
             features = root
             if frontier is not None:
-                rows = np.array(frontier.parent_rows)
+                rows = frontier.parent_rows
                 parents = np.full(len(rows), -1) if first[0] < 0 else first[0] + rows
                 first[0] = self._cache.num_pending
-                features = self._forward(np.array(frontier.token_ids), parents)
+                features = self._forward(frontier.token_ids, parents)
             top = self._head.top_k(features, k)
             return top.token_ids, top.log_probs
 

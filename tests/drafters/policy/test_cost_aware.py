@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.drafters.candidates import new_candidates
+from eyas.drafters.expansion import grow
 from eyas.drafters.policy.cost_aware import FIRST_WORTH, LEAST_GAIN, CostAwareTrees
-from eyas.drafters.policy.lookup import NO_CHAIN, ExpectedChain
 from eyas.drafters.policy.time_budget import CREDIT_GROWTH, FIRST_CREDIT, SequenceCosts, TimeBudget
 from eyas.drafters.ranked import TreeLimits
+from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain, new_tree_builder
 from eyas.engine.batch_cost import SequenceShare, begin_cycle
 from eyas.engine.costs import MAX_ROWS, CostTable
-from eyas.engine.tree import root_only
+from eyas.engine.tree import DraftTree, root_only
 from eyas.errors import DataError
 from fake import FAST, FREE, SLOW
 
@@ -48,11 +48,16 @@ def drafting(rng, sharpness, k=10):
     return draft
 
 
-def cycle(trees, rng, *, sharpness=0.2, max_depth=99, context=None, chain=NO_CHAIN):
-    growth = trees.begin(context=context, chain=chain)
-    if growth is None:
+def cycle(trees, rng, *, sharpness=0.2, max_depth=99, context=None, chain=NO_CHAIN, expand=None):
+    """The tree of a cycle, as `eyas.drafters.policy.session` makes it."""
+    costs = trees.begin(has_chain=bool(chain.token_ids), context=context)
+    if costs is None:
         return root_only(3)
-    return trees.grow(3, growth, new_candidates(LIMITS.top_k), drafting(rng, sharpness), max_depth=max_depth)
+    builder = new_tree_builder(LIMITS.top_k, min(LIMITS.depth, max_depth), chain=chain, costs=costs)
+    if trees.may_draft and max_depth and builder.begins():
+        grow(builder, expand or drafting(rng, sharpness), LIMITS.top_k)
+    trees.spend(builder)
+    return DraftTree(*builder.finish(3))
 
 
 @given(table=tables, seed=st.integers(0, 10**6), sharpness=st.sampled_from([0.02, 0.2, 1.0]))
@@ -115,8 +120,7 @@ def never(*_):
 def test_next_to_a_sure_chain_nothing_is_drafted(table):
     chain = ExpectedChain([5, 6, 7, 8], [0.98] * 4)
     trees = CostAwareTrees(table, LIMITS)
-    growth = trees.begin(chain=chain)
-    tree = trees.grow(3, growth, new_candidates(10), never, max_depth=99)
+    tree = cycle(trees, None, chain=chain, expand=never)
     expected = [3, 5, 6, 7, 8] if table is FAST else [3, 5, 6]  # of dear rows fewer
     assert tree.token_ids.tolist() == expected
 
@@ -131,11 +135,10 @@ def test_next_to_a_doubtful_chain_the_network_drafts():
 def test_a_chain_is_used_where_drafting_does_not_pay():
     slow_draft = replace(SLOW, verify_ms=((1, 20.0), (64, 21.0)), root_ms=15.0)
     trees, rng = CostAwareTrees(slow_draft, LIMITS), np.random.default_rng(0)
-    while trees.begin() is not None:
+    while trees.begin(has_chain=False) is not None:
         cycle(trees, rng)
         trees.end_cycle(1)
-    growth = trees.begin(chain=ExpectedChain([5, 6], [0.9, 0.9]))
-    tree = trees.grow(3, growth, new_candidates(10), never, max_depth=99)
+    tree = cycle(trees, None, chain=ExpectedChain([5, 6], [0.9, 0.9]), expand=never)
     assert tree.token_ids.tolist() == [3, 5, 6]
 
 
@@ -222,7 +225,7 @@ def test_in_a_large_batch_no_credit_is_used():
     def among(count):
         shares = [SequenceShare() for _ in range(count)]
         begin_cycle(shares)
-        return CostAwareTrees(FAST, LIMITS, shares[0]).begin()
+        return CostAwareTrees(FAST, LIMITS, shares[0]).begin(has_chain=False)
 
     assert among(1) is not None
     assert among(2) is not None
@@ -232,16 +235,16 @@ def test_in_a_large_batch_no_credit_is_used():
 def test_in_a_batch_reading_is_paid_by_the_savings_that_were_missed():
     """At batch size 1 the credit pays; in a batch it first skips cycles whose savings would have paid."""
     alone, costly = CostAwareTrees(FAST, LIMITS), 100
-    assert alone.begin(unread=costly) is not None
+    assert alone.begin(has_chain=False, unread=costly) is not None
     trees = CostAwareTrees(FAST, LIMITS, in_batch(1, rows=1))
     costs = SequenceCosts.of(FAST, in_batch(1, rows=1))
     first_level = FAST.root_ms + costs.cycle_ms[1] - costs.cycle_ms[0]
     saving = costs.saving(FIRST_WORTH, FAST.root_ms) - LEAST_GAIN * first_level
     aside = math.ceil((FAST.reading(costly) / saving - 1) * 2)  # of what is missed, half is its share
     assert aside > 2
-    opened = [trees.begin(unread=costly) is not None for _ in range(aside + 2)]
+    opened = [trees.begin(has_chain=False, unread=costly) is not None for _ in range(aside + 2)]
     assert opened == [False] * aside + [True, False], "what was saved up is spent by reading"
-    assert trees.begin(unread=1) is not None, "one pair is in the price of every level below the root"
+    assert trees.begin(has_chain=False, unread=1) is not None, "one pair is in the price of a level"
 
 
 @given(table=tables, seed=st.integers(0, 10**6), outcomes=st.lists(st.integers(0, 8), max_size=20))

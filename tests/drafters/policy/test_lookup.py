@@ -1,14 +1,11 @@
 """Prompt lookup: found where the text has it, as likely as it proves to be, within the laws of trees."""
 
-import math
-
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.drafters.candidates import BELOW_ROOT, Candidates, joint_rate
-from eyas.drafters.policy.lookup import MOST, NO_CHAIN, SIZES, ExpectedChains, PromptLookup
+from eyas.drafters.policy.lookup import MOST, SIZES, ExpectedChains, PromptLookup
+from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain, joint_rate, new_tree_builder
 
 
 def lookups(temperature=0.0, stops=()):
@@ -63,8 +60,8 @@ def test_chains_end_before_stops_and_at_the_limit():
     text = [5, 6, 7, 8, 9, 5, 6]
     assert [*lookups(stops=[8]).after(text, 9).token_ids] == [7]
     assert [*lookups().after(text, 2).token_ids] == [7, 8]
-    assert not lookups(stops=[7]).after(text, 9)
-    assert not lookups().after(text, 0)
+    assert lookups(stops=[7]).after(text, 9) is NO_CHAIN
+    assert lookups().after(text, 0) is NO_CHAIN
     assert lookups().after([5, 6, 7], 9) is NO_CHAIN
 
 
@@ -94,24 +91,22 @@ def test_lookup_and_draft_agree_in_between(rate, seen, more):
     assert joint_rate(rate, 0.0) < rate, "unseen by the draft it is less likely"
 
 
-def grown(expected, rates, children=((7, 0.5), (8, 0.25), (9, 0.125)), top_k=2):
-    candidates = Candidates(top_k)
-    candidates.expect(expected, rates)
-    tokens, own = zip(*children, strict=True)
-    candidates.grow(BELOW_ROOT, np.array([tokens]), np.log([own]))
-    return candidates
+def grown(tokens, rates, children=((7, 0.5), (8, 0.25), (9, 0.125)), top_k=2):
+    """A builder after one level, and what it would expand: (token, parent row)."""
+    builder = new_tree_builder(top_k, 2, chain=ExpectedChain(tokens, rates))
+    names, own = zip(*children, strict=True)
+    return builder, builder.step(np.array([names]), np.log([own]))
 
 
-def nodes(candidates, count=99):
-    candidates.add_rest()
-    token_ids, parents, log_values = candidates.best(0, count)
+def nodes(builder, count=99):
+    token_ids, parents, log_values = builder.finish(0, count)
     return [*zip(token_ids.tolist(), parents.tolist(), np.exp(log_values).round(6).tolist(), strict=True)][1:]
 
 
 def test_a_chain_that_the_draft_sees_is_one_node_with_it():
     joint = joint_rate(0.8, 0.25)
     rest = (1 - joint) / (1 - 0.25)
-    assert nodes(grown([8, 4], [0.8, 0.9])) == [
+    assert nodes(grown([8, 4], [0.8, 0.9])[0]) == [
         (7, 0, round(0.5 * rest, 6)),
         (8, 0, round(joint, 6)),
         (9, 0, round(0.125 * rest, 6)),
@@ -121,25 +116,21 @@ def test_a_chain_that_the_draft_sees_is_one_node_with_it():
 
 def test_a_chain_that_the_draft_does_not_see_takes_the_last_place():
     joint = joint_rate(0.8, 0.0)
-    assert [token for token, _, _ in nodes(grown([3], [0.8]))] == [7, 8, 3]
-    assert nodes(grown([3], [0.8]))[-1][2] == round(joint, 6)
+    assert [token for token, _, _ in nodes(grown([3], [0.8])[0])] == [7, 8, 3]
+    assert nodes(grown([3], [0.8])[0])[-1][2] == round(joint, 6)
 
 
 def test_a_chain_without_a_draft_is_a_path():
-    candidates = Candidates(2)
-    candidates.expect([3, 4, 3], [0.9, 0.5, 0.5])
-    assert candidates.expected_values() == pytest.approx([0.9, 0.45, 0.225])
-    assert nodes(candidates) == [(3, 0, 0.9), (4, 1, 0.45), (3, 2, 0.225)]
+    builder = new_tree_builder(2, 0, chain=ExpectedChain([3, 4, 3], [0.9, 0.5, 0.5]))
+    assert nodes(builder) == [(3, 0, 0.9), (4, 1, 0.45), (3, 2, 0.225)]
 
 
 def test_below_a_chain_the_draft_is_worth_what_the_chain_leaves():
     """Its best child is there already, so it is expanded later."""
-    flat, tokens, logs, rows = grown([7, 4], [0.6, 0.9], top_k=3).frontier()
-    joint = joint_rate(0.6, 0.5)
-    assert tokens == [8, 7, 9]
-    assert math.exp(logs[tokens.index(7)]) == pytest.approx(joint * (1 - 0.9))
-    assert flat == [1, 0, 2]
-    assert rows == [0, 0, 0]
+    assert joint_rate(0.6, 0.5) * (1 - 0.9) < 0.25
+    _, (tokens, rows) = grown([7, 4], [0.6, 0.9], top_k=3)
+    assert tokens.tolist() == [8, 7, 9]
+    assert rows.tolist() == [0, 0, 0]
 
 
 @given(
@@ -150,21 +141,16 @@ def test_below_a_chain_the_draft_is_worth_what_the_chain_leaves():
 )
 def test_trees_with_chains_are_connected_and_values_never_rise_downwards(seed, chain, depth, count):
     """L5, whatever is expected and drafted."""
-    rng = np.random.default_rng(seed)
-    candidates, parents = Candidates(3), BELOW_ROOT
-    candidates.expect([token for token, _ in chain], [rate for _, rate in chain])
+    rng, rows = np.random.default_rng(seed), 1
+    expected = ExpectedChain([token for token, _ in chain], [rate for _, rate in chain])
+    builder = new_tree_builder(3, depth, chain=expected)
     for _ in range(depth):
-        own = -np.sort(-rng.dirichlet(np.ones(5), size=len(parents)))[:, :4]
-        tokens = np.stack([rng.permutation(6)[:4] for _ in parents])
-        candidates.grow(parents, tokens, np.log(own))
-        parents = candidates.frontier()[0]
-        if not parents:
+        own = -np.sort(-rng.dirichlet(np.ones(5), size=rows))[:, :4]
+        frontier = builder.step(np.stack([rng.permutation(6)[:4] for _ in range(rows)]), np.log(own))
+        if frontier is None:
             break
-    values = candidates.expected_values()
-    assert len(values) == len(chain)
-    assert values == sorted(values, reverse=True)
-    candidates.add_rest()
-    token_ids, parents, log_values = candidates.best(9, count)
+        rows = len(frontier[0])
+    token_ids, parents, log_values = builder.finish(9, count)
     assert len(token_ids) <= 1 + count
     siblings = [*zip(parents.tolist(), token_ids.tolist(), strict=True)]
     assert len(set(siblings)) == len(siblings), "no token twice below one parent"

@@ -10,9 +10,8 @@ import numpy as np
 import eyas
 from eyas.config import TreeConfig
 from eyas.drafters.autoregressive import Autoregressive
-from eyas.drafters.candidates import new_candidates
-from eyas.drafters.expansion import Expansion
-from eyas.drafters.ranked import RankedSession
+from eyas.drafters.ranked import Frontier, RankedSession
+from eyas.drafters.tree_builder import new_tree_builder
 from eyas.engine.costs import MAX_ROWS, CostTable
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import (
@@ -172,15 +171,14 @@ class _Bench:
         self._begin(session, kept)
         session.extend(self._features[-pairs:], self._ids[-pairs:])
         began = perf_counter()
-        expansion = Expansion(new_candidates(nodes))
+        builder = new_tree_builder(nodes, levels + 1)
         with session.expander(self._ids) as expand:
-            expansion.grow(None, *expand(None, self._width))
+            found = builder.step(*expand(None, self._width))
             first = perf_counter()
-            for _ in range(levels):
-                frontier = expansion.frontier()
-                expansion.grow(frontier, *expand(frontier, self._width))
+            while found is not None:
+                found = builder.step(*expand(Frontier(*found), self._width))
             last = perf_counter()
-        expansion.rerank(self._ids[-1], 7)
+        builder.finish(self._ids[-1], 7)
         ended = perf_counter()
         return 1e3 * (first - began + ended - last), 1e3 * (last - first) / max(1, levels)
 

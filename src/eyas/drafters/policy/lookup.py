@@ -16,10 +16,10 @@ what becomes of the chains in an answer corrects them. A method that finds conti
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from eyas.drafters.ngrams import NgramEnds
 from eyas.drafters.ranked import Continuation
+from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain
 from eyas.engine.tree import before_stop
 
 SIZES = (8, 4, 2)  # n-grams that are looked up, the longest first
@@ -32,20 +32,6 @@ MOST = 32  # tokens of a chain
 LEAST_VALUE = 0.02  # a chain ends before tokens that are less likely
 
 Find = Callable[[Sequence[int], int], Continuation]  # of a text, at most so many tokens
-
-
-@dataclass(frozen=True, slots=True)
-class ExpectedChain:
-    """A chain below the root, and the rate at which each token is accepted if the one before was."""
-
-    token_ids: Sequence[int] = ()
-    rates: Sequence[float] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.token_ids)
-
-
-NO_CHAIN = ExpectedChain()
 
 
 class ExpectedChains:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from eyas.drafters.candidates import new_candidates
+from eyas.drafters.expansion import best_of, grow
 from eyas.drafters.policy.cost_aware import CostAwareTrees
-from eyas.drafters.policy.lookup import NO_CHAIN, ExpectedChains, Find, PromptLookup
+from eyas.drafters.policy.lookup import ExpectedChains, Find, PromptLookup
 from eyas.drafters.ranked import ContinuationSession, PlainSession, RankedSession, SizableSession, TreeLimits
+from eyas.drafters.tree_builder import NO_CHAIN, new_tree_builder
 from eyas.engine.interfaces import (
     DraftContext,
     DraftOptions,
@@ -151,15 +152,27 @@ class _AutoTrees:
         chain = self._chains.after(token_ids, max_depth) if self._chains else NO_CHAIN
         most_read = MOST_READ if self._context.share.is_single else MOST_READ_IN_BATCH
         unread = 1 if ranked is None else ranked.unread(token_ids, most_read)
-        growth = self._trees.begin(unread, context=len(token_ids) - 1, chain=chain)
-        if growth is None:
+        costs = self._trees.begin(has_chain=bool(chain.token_ids), unread=unread, context=len(token_ids) - 1)
+        if costs is None:
             return root_only(root)
         stops = self._context.stop_token_ids
         if ranked is None:
-            return self._trees.grow(root, growth, new_candidates(1, stops), None, max_depth=max_depth)
-        limits = ranked.limits(token_ids)
-        candidates = new_candidates(limits.top_k, stops, ranked.rounding, confidence=ranked.acceptance)
-        if not self._trees.may_draft:
-            return self._trees.grow(root, growth, candidates, None, max_depth=max_depth)
-        with ranked.expander(token_ids, most_read) as expand:
-            return self._trees.grow(root, growth, candidates, expand, max_depth=min(max_depth, limits.depth))
+            builder = new_tree_builder(1, 0, stops, chain=chain, costs=costs)
+        else:
+            limits = ranked.limits(token_ids)
+            builder = new_tree_builder(
+                limits.top_k,
+                min(max_depth, limits.depth),
+                stops,
+                rounding=ranked.rounding,
+                acceptance=ranked.acceptance,
+                shape=limits.shape,
+                chain=chain,
+                costs=costs,
+            )
+            if self._trees.may_draft and limits.depth and builder.begins():
+                with ranked.expander(token_ids, most_read) as expand:
+                    grow(builder, expand, limits.top_k)
+        tree = DraftTree(*builder.finish(root), best=best_of(builder, root))
+        self._trees.spend(builder)
+        return tree

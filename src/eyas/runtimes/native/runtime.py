@@ -129,7 +129,7 @@ class NativeRuntime:
         """Features below each other."""
         return np.concatenate([as_rows(rows) for rows in parts])
 
-    def select(self, features: Features, rows: Sequence[int]) -> NDArray[np.float32]:
+    def select(self, features: Features, rows: Sequence[int] | Ints) -> NDArray[np.float32]:
         """A copy of some rows; `take` is the quicker way where a pass has emptied the caches."""
         return as_rows(features).take(rows, axis=0)
 

@@ -159,7 +159,7 @@ class TorchRuntime:
         return torch.cat([as_tensor(rows) for rows in parts])
 
     @torch.inference_mode()
-    def select(self, features: Features, rows: Sequence[int]) -> Tensor:
+    def select(self, features: Features, rows: Sequence[int] | Ints) -> Tensor:
         """A copy of some tokens' features."""
         return as_tensor(features)[list(rows)]
 

@@ -1,22 +1,13 @@
-"""Where a tree of measured size stops: twice, in Python, and compiled where that was built.
+"""How large a cost-aware tree gets, slowly: what `eyas.drafters.tree_builder` is held against.
 
-The rules are those of `eyas.drafters.policy.cost_aware`. Each level asks a few times how many of the best
-values pay, which takes
-Python longer than a small model its pass over a row; so `native/growth.cpp` does the same, and the class here
-serves where nothing is compiled and is what the tests hold the compiled one against.
+The rules are those of `eyas.drafters.policy.cost_aware`.
 """
 
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Union
 
-from eyas.models.compiled import native
-
-if TYPE_CHECKING:
-    from eyas import _native
-
-AnyGrowth = Union["Growth", "_native.Growth"]
+from reference.candidates import BELOW_ROOT, Candidates
 
 
 class Growth:
@@ -26,7 +17,7 @@ class Growth:
         cycle: [n] milliseconds that count as the sequence's own if n draft tokens are verified.
         levels: [n] milliseconds of expanding n + 1 nodes.
         root_ms: milliseconds of the first level.
-        room: milliseconds that drafting and verifying may take.
+        left_ms: milliseconds that drafting and verifying may take.
         max_nodes: no tree is larger; below the length of `cycle`.
         other_ms: milliseconds of the cycle beside the sequence's own.
         other_tokens: what the cycle is expected to give other sequences.
@@ -37,14 +28,14 @@ class Growth:
         cycle: Sequence[float],
         levels: Sequence[float],
         root_ms: float,
-        room: float,
+        left_ms: float,
         max_nodes: int,
         other_ms: float,
         other_tokens: float,
     ) -> None:
         self._cycle = cycle
         self._levels = levels
-        self._room = room
+        self._left_ms = left_ms
         self._max_nodes = max_nodes
         self._other_ms = other_ms
         self._other_tokens = other_tokens
@@ -107,11 +98,42 @@ class Growth:
         size, rate = 0, plain / (self._other_ms + self._cycle[0] + spent)
         for count, tokens in enumerate(accumulate(best, initial=plain)):
             time = self._cycle[count] + spent
-            if time > self._room:
+            if time > self._left_ms:
                 break
             if tokens > rate * (self._other_ms + time):
                 size, rate = count, tokens / (self._other_ms + time)
         return size, rate
 
 
-new_growth: type[Growth] = Growth if native is None else native.Growth  # type: ignore[assignment]
+def grow_by_costs(candidates: Candidates, growth: Growth, worth, chain, expand, depth, ranks=3, memory=0.1):
+    """A cost-aware tree's levels: expands `candidates`, updates `growth` and `worth`.
+
+    Args:
+        worth: (D + 1, ranks) worth of children by depth, as shares of their parent's value; updated.
+        chain: token ids and rates of what is expected below the root; empty for nothing.
+        expand: children (F, K) and log confidences of a frontier (tokens, parent rows); None is the root.
+        depth: levels at most; 0 for the chain alone.
+    """
+    tokens, rates = chain
+    if tokens:
+        candidates.expect(tokens, rates)
+        growth.expect(candidates.expected_values())
+    flat, frontier, above = BELOW_ROOT, None, 1.0
+    for level in range(1, depth + 1):
+        if level == 1 and tokens and not growth.begins(1.0 - rates[0] * rates[0], worth[1]):
+            break
+        if level > 1:
+            flat, token_ids, logs, rows = candidates.frontier()
+            count = growth.wanted(logs, worth[level])
+            if not count:
+                break
+            flat, frontier, above = flat[:count], (token_ids[:count], rows[:count]), math.exp(logs[0])
+        candidates.grow(flat, *expand(frontier))
+        values = candidates.newest_values()
+        if tokens:
+            growth.expect(candidates.expected_values())
+        else:
+            for rank, value in enumerate(values[:ranks]):
+                worth[level][rank] += memory * (value / above - worth[level][rank])
+        growth.add(values, 0 if level == 1 else len(flat))
+    candidates.add_rest()

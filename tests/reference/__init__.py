@@ -28,23 +28,32 @@ def gumbel(seed, choice, position, token):
     return -math.log(-math.log((word + 0.5) / 2**32))
 
 
-def eagle2_tree(confidences, top_k, depth, draft_tokens, by_value=True, rerank=True):
+def eagle2_tree(confidences, top_k, depth, draft_tokens, by_value=True, rerank=True, shape=None):
     """EAGLE-2 by definition. `confidences(path)` gives [(token, probability), ...] below a path, best first.
 
     Without `by_value` nodes are expanded by their own probability; without `rerank` those that were expanded
-    are kept, and of the last level those that would be. Returns the kept nodes as (path, value), in the order
-    of their flat indices.
+    are kept, and of the last level those that would be. With a `shape` only these nodes, named by the
+    sibling ranks on their path, are drafted, and only those with children in it expanded. Returns the kept
+    nodes as (path, value), in the order of their flat indices.
     """
     candidates = []  # (path, value) in flat order
     expanded = []  # flat indices
     frontier = [((), 1.0)]
+    ranks = {(): ()}
     for _ in range(depth):
-        level = [
-            ((*path, token), value * confidence, value if by_value else 1.0, confidence)
-            for path, value in frontier
-            for token, confidence in confidences(path)[:top_k]
-        ]
-        order = sorted(range(len(level)), key=lambda i: (-level[i][2] * level[i][3], i))[:top_k]
+        level = []
+        for path, value in frontier:
+            for rank, (token, confidence) in enumerate(
+                confidences(path) if shape else confidences(path)[:top_k]
+            ):
+                ranks[*path, token] = (*ranks[path], rank)
+                if shape is None or ranks[*path, token] in shape:
+                    factor = value if by_value else 1.0
+                    level.append(((*path, token), value * confidence, factor, confidence))
+        order = sorted(range(len(level)), key=lambda i: (-level[i][2] * level[i][3], i))
+        if shape is not None:
+            order = [i for i in order if (*ranks[level[i][0]], 0) in shape]
+        order = order[:top_k]
         expanded += [len(candidates) + i for i in order]
         candidates += [node[:2] for node in level]
         frontier = [level[i][:2] for i in order]

@@ -1,9 +1,4 @@
-"""The candidates of a dynamic draft tree, twice: in NumPy, and compiled where that was built.
-
-Source: EAGLE-2 (arXiv 2406.16858), Sec. 4.1 (expansion) and 4.2 (rerank). A cycle takes milliseconds and its
-tree a dozen small steps, in which NumPy's fixed cost per call is most of the time; so `native/candidates.cpp`
-does the same in one call per step. The class here serves where nothing is compiled or sums are rounded, and
-it is what the tests hold the compiled one against.
+"""The candidates of a dynamic draft tree, slowly: what `eyas.drafters.tree_builder` is held against.
 
 A candidate's *flat index* fixes every tie. Level 1 has indices 0..K-1; each later level has K*K, parent by
 parent in the frontier's order, each parent's children from most to least confident:
@@ -14,11 +9,7 @@ parent in the frontier's order, each parent's children from most to least confid
 
 A value is the product of the confidences on the path, kept as a sum of natural logs.
 
-One chain below the root may be *expected* (`eyas.drafters.policy.lookup`): its tokens have rates of their
-own. Where its next
-token is below a parent that is expanded, the two rates are joined, it takes the last child's place if the
-draft does not name it, and what it gains its siblings lose. What is below no expanded parent comes as flat
-indices behind all levels.
+One chain below the root may be *expected*; `eyas.drafters.tree_builder` says how it joins the tree.
 """
 
 import math
@@ -26,23 +17,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from operator import mul
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import Protocol
 
 import numpy as np
 
 from eyas.engine.tree import Floats, Ints
-from eyas.models.compiled import native
-
-if TYPE_CHECKING:
-    from eyas import _native
 
 Rounding = Callable[[Floats], Floats]
 Arrays = tuple[Ints, Ints, Floats]  # token ids, parents and log values of a tree's nodes, (N,) each
 Nodes = tuple[
     list[int], list[int], list[float], list[int]
 ]  # flat indices, token ids, log values, parent rows
-
-AnyCandidates = Union["Candidates", "_native.Candidates"]
 
 BELOW_ROOT = (-1,)  # the parents of level 1
 NO_NUMBER = "the draft gave a confidence that is not a number (docs/laws.md, L5)"
@@ -83,20 +68,6 @@ def joint_rate(rate: float, seen: float) -> float:
     odds = rate / (1.0 - rate)
     joint = DOUBT * odds + TRUST * math.sqrt(odds) * (seen / (1.0 - seen))
     return min(MOST_JOINT, joint / (1.0 + joint))
-
-
-def new_candidates(
-    top_k: int,
-    terminal: Collection[int] = (),
-    rounding: Rounding = unrounded,
-    by_value: bool = True,
-    confidence: Confidence | None = None,
-) -> AnyCandidates:
-    """No candidates yet; compiled where that is possible. The arguments are those of `Candidates`."""
-    if native is None or rounding is not unrounded:
-        return Candidates(top_k, terminal, rounding, by_value, confidence)
-    lines = () if confidence is None else (confidence.knots, confidence.rates)
-    return native.Candidates(top_k, [*terminal], by_value, *lines)
 
 
 class Candidates:
