@@ -243,7 +243,7 @@ class SpsSession(RankedSession):
     def limits(self, token_ids: Sequence[int]) -> TreeLimits:
         """The draft model's context bounds the depth, and so does `sps_length` if it is a number."""
         limits = TreeLimits()
-        depth = min(limits.depth, self._options.fixed_length or limits.depth, self._room(token_ids))
+        depth = min(limits.depth, self._options.fixed_length or limits.depth, max(0, self._room(token_ids)))
         return replace(limits, depth=depth)
 
     def unread(self, token_ids: Sequence[int], most: int) -> int:  # noqa: ARG002 - it reads all of them
