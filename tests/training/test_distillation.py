@@ -349,5 +349,5 @@ def test_an_int8_matrix_without_scales_is_refused(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"a.weight": np.zeros((2, 2), np.int8)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"a\.weight\.scale has no number per row"):
+    with pytest.raises(CheckpointError, match=r"a\.weight\.scale does not have a number for each row"):
         read_arrays(tmp_path, ["model.safetensors"])

@@ -1,7 +1,7 @@
 """A kind of heads in one file, as a package of its own would bring it: an MLP that writes a chain.
 
-From the newest feature and the root's embedding it predicts the next feature, and the target's LM head names
-the token; then it goes on from its own prediction, three times at most.
+From the newest feature, an inner hidden state of the target and the root's embedding it predicts the next
+feature, and the target's LM head names the token; then it continues from its prediction, which stands for both.
 """
 
 from dataclasses import dataclass
@@ -14,17 +14,19 @@ from eyas.config import Option
 from eyas.drafters.heads import read_head, register_head
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.target import AnswerHead, check_target
-from eyas.engine.interfaces import DraftOptions
+from eyas.engine.interfaces import FINAL, DraftOptions
 from eyas.engine.tree import chain, root_only
 from eyas.training.distillation import DistillationRecipe, DistillationTrainer, DistilledNetwork
 from eyas.training.measure import Case
+
+TAPS = (1, FINAL)
 
 TOY = register_head(
     "toy",
     title="a toy head",
     config=lambda file: (file.number("hidden_size"), file.number("toy_width")),
     tensors=lambda sizes: {
-        "up.weight": (sizes[1], 2 * sizes[0]),
+        "up.weight": (sizes[1], 3 * sizes[0]),
         "up.bias": (sizes[1],),
         "down.weight": (sizes[0], sizes[1]),
         "down.bias": (sizes[0],),
@@ -45,6 +47,7 @@ class Toy:
     """Chains of a toy head; needs one for the target."""
 
     num_forwards = 0
+    taps = TAPS
 
     def __init__(self, runtime, up, down, draft_ids):
         self._parts = runtime, up, down, draft_ids
@@ -84,10 +87,11 @@ class Toy:
     def propose(self, token_ids, max_depth):
         runtime, up, down, _ = self._parts
         lm_head, feature = self._lm_head.after(token_ids), self._newest
-        drafted = [token_ids[-1]]
+        drafted, parts = [token_ids[-1]], [feature]
         for _ in range(min(max_depth, self._context.options.toy_length)):
             self.num_forwards += 1
-            feature = down(up(runtime.embed(np.array(drafted[-1:])), feature))
+            feature = down(up(runtime.embed(np.array(drafted[-1:])), *parts))
+            parts = [feature, feature]
             drafted.append(int(lm_head.top_k(feature, 1).token_ids[0, 0]))
             if drafted[-1] in self._context.stop_token_ids:
                 break
@@ -99,7 +103,7 @@ class ToyNetwork(DistilledNetwork):
 
     def __init__(self, hidden, width):
         super().__init__()
-        self.up = torch.nn.Linear(2 * hidden, width)
+        self.up = torch.nn.Linear(3 * hidden, width)
         self.down = torch.nn.Linear(width, hidden)
 
     def forward(self, embeddings, features, rows):
@@ -109,6 +113,7 @@ class ToyNetwork(DistilledNetwork):
             token = embeddings[samples, (at + 1 + step).clamp(max=embeddings.shape[1] - 1)]
             output = self.down(self.up(torch.cat((token, output.to(token.dtype)), dim=-1)))
             outputs.append(output)
+            output = torch.cat((output, output), dim=-1)
         return outputs
 
     def document(self):
@@ -127,6 +132,10 @@ class ToyTrainer(DistillationTrainer):
 
     kind, method, recipe = TOY, "toy", ToyRecipe
     cases = (Case(name="chains of 3", options=ToyOptions()),)
+
+    @classmethod
+    def taps(cls, runtime, config):
+        return TAPS
 
     @classmethod
     def make_network(cls, runtime, config):

@@ -49,7 +49,7 @@ class DistilledNetwork(HeadNetwork):
 
     @abstractmethod
     def forward(self, embeddings: Tensor, features: Tensor, rows: Rows) -> list[Tensor]:
-        """Outputs (R, H) for (B, T, H) embeddings of x_0.. and features f_0.."""
+        """Outputs (R, H) for (B, T, H) embeddings of x_0.. and (B, T, len(taps) * H) features f_0.."""
 
 
 class MappedNetwork(DistilledNetwork):
@@ -139,7 +139,7 @@ class DistillationTrainer(Trainer[DistilledRecipe, Distilled], Generic[Distilled
         weights: list[Tensor],
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Per output of the network: (R, H) itself, (R, H) features it stands in for, (R,) weights."""
-        most = max(map(len, features))
+        most, hidden = max(map(len, features)), self._runtime.target.hidden_size
         tokens = pad_rows(
             [torch.tensor(s.token_ids[: len(f)]) for s, f in zip(samples, features, strict=True)], most
         )
@@ -155,7 +155,7 @@ class DistillationTrainer(Trainer[DistilledRecipe, Distilled], Generic[Distilled
             known = wanted < ends[rows[0]]
             if known.any():
                 at = (rows[0][known], wanted[known])
-                yield output[known], padded[at], counts[rows][known]
+                yield output[known], padded[at][:, -hidden:], counts[rows][known]
 
 
 def row_weights(sample: Sample, rows: int, prompt_share: float, generator: torch.Generator) -> Tensor:
@@ -183,6 +183,8 @@ def fit_maps(
 ) -> None:
     """Start each output from the linear map of what it reads to the feature that it stands in for."""
 
+    hidden = runtime.target.hidden_size
+
     def rows_of(head: int) -> Iterable[tuple[Sequence[Tensor], Tensor]]:
         for sample, feature in some_rows(samples, features, seed, FIT_ROWS):
             count = teacher_rows(sample, len(feature)) - 1 - head
@@ -191,7 +193,7 @@ def fit_maps(
                 embeddings, clean = runtime.embed(ids).cpu().float()[None], feature.float()[None]
                 at = (torch.zeros(count, dtype=torch.long), torch.arange(count))
                 inputs = [*network.parts(embeddings, clean, at)][head]
-                yield torch.split(inputs, feature.shape[1], dim=-1), feature[1 + head :][:count]
+                yield torch.split(inputs, hidden, dim=-1), feature[1 + head :][:count, -hidden:]
 
     with torch.no_grad():
         for head, linear in enumerate(network.maps):

@@ -1,4 +1,4 @@
-"""The target's features of whole sequences, computed when they are wanted.
+"""The target's features of whole sequences, computed on demand.
 
 Nothing is stored by default. With a folder and a limit, features are kept there in bfloat16 (1.2 kB a token
 at hidden size 576) until the limit is reached and computed again beyond it; later epochs then cost the head
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyas.engine.interfaces import FINAL, Taps
 from eyas.errors import ConfigError, DataError
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.data import Sample, why_unwritten
@@ -27,19 +28,28 @@ class FeatureSource:
 
     Args:
         runtime: the target on torch.
-        max_length: rows of a sample beyond this are left out.
+        max_length: tokens of a sample beyond this are left out.
         folder: where features are kept; None keeps none. Names are those of the samples, under the target's
             fingerprint.
         limit_bytes: of the folder.
+        taps: hidden states that make up a feature, side by side; the final one comes last.
 
     Raises:
         ConfigError: the limit leaves no room.
         DataError: the folder cannot be made.
+        ModelError: a tap beyond the target's layers.
     """
 
     def __init__(
-        self, runtime: TorchRuntime, max_length: int, folder: Path | None = None, limit_bytes: float = 1e9
+        self,
+        runtime: TorchRuntime,
+        max_length: int,
+        folder: Path | None = None,
+        limit_bytes: float = 1e9,
+        taps: Taps = (FINAL,),
     ) -> None:
+        assert taps[-1] == FINAL, "labels are made of the final feature"
+        self.taps = taps
         if not 0 < limit_bytes < math.inf:
             raise ConfigError(f"feature_cache_gb is {limit_bytes / 1e9:g}, but it must be a number above 0.")
         self.max_length = max_length
@@ -50,7 +60,7 @@ class FeatureSource:
             self._left -= sum(file.stat().st_size for file in self._folder.iterdir())
 
     def get(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """(T, H) features of each sample, prompt and answer, cut at `max_length`."""
+        """(T, len(taps) * H) features of each sample, prompt and answer, cut at `max_length`."""
         found = [self._read(sample) for sample in samples]
         missing = [index for index, rows in enumerate(found) if rows is None]
         if missing:
@@ -62,26 +72,29 @@ class FeatureSource:
 
     @torch.inference_mode()
     def _compute(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """One padded pass: padding stands behind, so causal rows never see it."""
+        """One padded pass: padding comes last, so causal rows never see it."""
         sequences = [sample.token_ids[: self.max_length] for sample in samples]
         longest = max(map(len, sequences))
         ids = torch.zeros((len(sequences), longest), dtype=torch.long)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.tensor(sequence)
         decoder = self._runtime.model.get_decoder()
-        states = decoder(input_ids=ids.to(self._runtime.device), use_cache=False)[0]
+        with self._runtime.layer_taps.watching(self.taps) as taken:
+            final = decoder(input_ids=ids.to(self._runtime.device), use_cache=False)[0]
+        states = torch.cat([{**taken, FINAL: final}[tap] for tap in self.taps], dim=-1)
         return [states[row, : len(sequence)].cpu().clone() for row, sequence in enumerate(sequences)]
 
     def _path(self, sample: Sample) -> Path | None:
-        return None if self._folder is None else self._folder / f"{sample.digest}.pt"
+        inner = "".join(f"-{tap}" for tap in self.taps[:-1])
+        return None if self._folder is None else self._folder / f"{sample.digest}{inner}.pt"
 
     def _read(self, sample: Sample) -> Tensor | None:
         path = self._path(sample)
         if path is None or not path.is_file():
             return None
-        rows = _loaded(path, self._runtime.target.hidden_size)
+        rows = _loaded(path, len(self.taps) * self._runtime.target.hidden_size)
         if rows is None or len(rows) < min(len(sample) - 1, self.max_length):
-            return None  # computed anew; the last token's feature teaches nothing, and may be missing
+            return None  # computed again; the last token's feature teaches nothing, and may be missing
         return rows[: self.max_length].to(self._runtime.dtype)
 
     def _keep(self, sample: Sample, rows: Tensor) -> None:
@@ -139,16 +152,16 @@ def _made(folder: Path, fingerprint: str | None) -> Path:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"--feature-cache {folder} is no folder that can be made ({why_unwritten(error)}); name another."
+            f"--feature-cache {folder} cannot be made a folder ({why_unwritten(error)}); name another."
         ) from error
     return place
 
 
-def _loaded(path: Path, hidden_size: int) -> Tensor | None:
-    """(T, H) features; None for a file that is cut short or holds something else."""
+def _loaded(path: Path, width: int) -> Tensor | None:
+    """(T, width) features; None for a file that is cut short or holds something else."""
     try:
         rows = torch.load(path, weights_only=True)
     except Exception:  # unpickling raises nearly anything
         return None
     fits = isinstance(rows, Tensor) and rows.is_floating_point() and rows.dim() == 2
-    return rows if fits and rows.shape[1] == hidden_size else None
+    return rows if fits and rows.shape[1] == width else None

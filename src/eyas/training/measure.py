@@ -130,7 +130,9 @@ def _simulate(
     runtime: TorchRuntime, drafter: Drafter, case: Case, sample: Sample, features: FeatureSource, most: int
 ) -> GenerationStats:
     [feature] = features.get([sample])
-    return simulate(runtime, drafter, _cut(sample, feature, most), feature, case.tree, case.options)
+    return simulate(
+        runtime, drafter, _cut(sample, feature, most), feature, case.tree, case.options, features.taps
+    )
 
 
 def _cut(sample: Sample, feature: Tensor, most: int) -> Sample:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from eyas.config import TreeConfig
 from eyas.engine.cycle import Engine, Request
-from eyas.engine.interfaces import Drafter, DraftOptions, TargetCall
+from eyas.engine.interfaces import FINAL, Drafter, DraftOptions, Taps, TargetCall
 from eyas.engine.metrics import GenerationStats
 from eyas.engine.sampling import SampledToken, Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
@@ -34,6 +35,7 @@ def simulate(
     features: Tensor,
     tree: TreeConfig,
     options: DraftOptions | None = None,
+    taps: Taps = (FINAL,),
 ) -> GenerationStats:
     """What decoding `sample` with this drafter would have counted.
 
@@ -41,11 +43,12 @@ def simulate(
         runtime: the target's runtime, for its blocks; its target is not run.
         drafter: loaded on `runtime`.
         sample: an answer of this target.
-        features: (T, H) the target's features of the whole sequence.
+        features: (T, len(taps) * H) the target's features of the whole sequence.
         tree: sizes of the tree.
         options: of the drafter's own kind, if it has some.
+        taps: the hidden states that the features hold; the final one comes last.
     """
-    replay: Any = ReplayRuntime(runtime, sample, features)
+    replay: Any = ReplayRuntime(runtime, sample, features, taps)
     # The last token stays out: whether it was drafted cannot be told apart from what follows it.
     limit = max(1, len(sample.response_ids) - 1)
     config = SamplingConfig(temperature=sample.temperature, seed=0)
@@ -77,7 +80,7 @@ class PosteriorSampler(Sampler):
 
     def _draw(self, position: int) -> Floats:
         rng = np.random.default_rng([position, *self._tokens[:8]])
-        if position >= len(self._tokens):  # behind the answer's end nothing is known
+        if position >= len(self._tokens):  # nothing is known beyond the answer's end
             return rng.gumbel(size=self.vocab_size)
         logits = self._logits_before(position) / self.config.temperature
         winner = self._tokens[position]
@@ -114,9 +117,12 @@ class ReplayCache:
 
 
 class ReplayRuntime:
-    """A runtime whose target only repeats one answer; draft networks run as ever."""
+    """A runtime whose target only repeats one answer; draft networks run as always."""
 
-    def __init__(self, runtime: TorchRuntime, sample: Sample, features: Tensor) -> None:
+    def __init__(
+        self, runtime: TorchRuntime, sample: Sample, features: Tensor, taps: Taps = (FINAL,)
+    ) -> None:
+        self._taps = taps
         self._runtime = runtime
         self._tokens = sample.token_ids
         self._features = features.to(runtime.device)
@@ -138,11 +144,16 @@ class ReplayRuntime:
         positions = np.minimum(call.cache.length + depths, len(self._features) - 1)
         assert isinstance(call.cache, ReplayCache), "a cache of this runtime"
         call.cache.num_pending += count
-        return ReplayRows(self._features[positions], self._tokens)
+        rows = self._features[positions]
+        if call.taps != self._taps:
+            states = dict(zip(self._taps, rows.chunk(len(self._taps), dim=1), strict=True))
+            rows = torch.cat([states[tap] for tap in call.taps], dim=1)
+        return ReplayRows(rows, self._tokens)
 
     def logits_before(self, position: int) -> Floats:
         """(V,) the target's logits for the token at `position`."""
-        logits: Floats = self._runtime.lm_head().logits(self._features[position - 1 : position])[0]
+        final = self._features[position - 1 : position, -self._runtime.target.hidden_size :]
+        logits: Floats = self._runtime.lm_head().logits(final)[0]
         return logits
 
 
@@ -156,7 +167,7 @@ class ReplayRows:
     def choose(
         self, row: int, sampler: Sampler, generated: Sequence[int], num_log_probs: int | None = None
     ) -> SampledToken:
-        """The answer's next token; behind its end -1, which no tree holds."""
+        """The answer's next token; beyond its end -1, which no tree contains."""
         del row, num_log_probs
         position = sampler.num_prompt_tokens + len(generated)
         return SampledToken(self.tokens[position] if position < len(self.tokens) else -1)

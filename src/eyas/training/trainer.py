@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.drafters.heads import HeadKind
+from eyas.engine.interfaces import FINAL, Taps
 from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent
@@ -120,6 +121,11 @@ class Trainer(ABC, Generic[Config, Network]):
             ConfigError: the recipe asks for other sizes than that head's.
         """
         return config
+
+    @classmethod
+    def taps(cls, runtime: TorchRuntime, config: Config) -> Taps:  # noqa: ARG003 - most kinds read no others
+        """Hidden states of the target that make up the features of training; the final one comes last."""
+        return (FINAL,)
 
     @classmethod
     def loss_vocab(cls, config: Config) -> int | None:  # noqa: ARG003

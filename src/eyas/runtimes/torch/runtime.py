@@ -61,7 +61,7 @@ class TorchRuntime:
         self.head_is_plain = True  # logits are the LM head of the features; the probe knows
         self._states: Tensor | None = None
         decoder.register_forward_hook(self._remember)
-        self._layer_taps = LayerTaps(decoder, int(text.num_hidden_layers), name)
+        self.layer_taps = LayerTaps(decoder, int(text.num_hidden_layers), name)
         self.mask_plan = mask_plan(text)
         self._target = TargetInfo(
             name=name,
@@ -97,7 +97,7 @@ class TorchRuntime:
         assert isinstance(cache, TargetCache), "a cache of this runtime"
         placement = cache.place(len(call.token_ids), call.parents)
         keep = {"logits_to_keep": 1} if call.last_only and self._takes_keep else {}
-        with self._layer_taps.watching(call.taps) as states:
+        with self.layer_taps.watching(call.taps) as states:
             logits = self.model(
                 input_ids=self._ids(call.token_ids)[None],
                 attention_mask=self.mask_plan.masks(placement, self.dtype, self.device),
