@@ -14,6 +14,7 @@ from time import perf_counter
 
 from eyas.config import TreeConfig
 from eyas.drafters.eagle2 import Eagle2
+from eyas.drafters.policy.session import TreePolicy
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.sampling import Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, StoppingConfig
@@ -42,7 +43,7 @@ class Bytes:
 def cycles(tree, temperature):
     """Microseconds of each cycle of one long answer."""
     runtime = FreeRuntime(context_limit=10**6)
-    engine = Engine(runtime, Eagle2(free_head(runtime)))
+    engine = Engine(runtime, TreePolicy(Eagle2(free_head(runtime)), "eagle2"))
     sampling = SamplingConfig(temperature=temperature)
     prompt = list(range(100))
     request = Request(

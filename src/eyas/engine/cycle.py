@@ -60,7 +60,7 @@ class Piece:
     """What the prefill or one cycle added to an answer; as a string, its text.
 
     Attributes:
-        text: what became certain.
+        text: that became final.
         cycle: what was drafted and accepted; None for the prefill's token.
         seconds: since the prefill began.
         num_reused: prompt tokens that the prefix cache held already.
