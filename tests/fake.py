@@ -335,6 +335,9 @@ class FreeRuntime:
             call.cache.num_pending += len(call.token_ids)
         return [FreeRows(call, self.accepted) for call in calls]
 
+    def join(self, parts):
+        return FreeFeatures(sum(map(len, parts)))
+
     def select(self, features, rows):
         return features[rows]
 
