@@ -15,7 +15,7 @@ from eyas.bench.results import Results
 from eyas.bench.statistics import Samples
 from eyas.engine.metrics import PASSES
 
-Form = Literal["text", "int", "x", "f2", "f1", "ms", "pct", "pair", "interval", "x-interval"]
+Form = Literal["text", "int", "x", "f3", "f2", "f1", "ms", "pct", "pair", "interval", "x-interval"]
 Column = tuple[str, Form]
 
 
@@ -58,7 +58,7 @@ def shown(value: Any, form: Form) -> str:
         return f"{value:.1%}".replace("%", " %")
     if form == "ms":
         return f"{1e3 * value:.1f} ms"
-    if form in ("f1", "f2"):
+    if form in ("f1", "f2", "f3"):
         return f"{value:.{form[1]}f}"
     return str(value)
 

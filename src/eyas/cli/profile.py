@@ -1,8 +1,11 @@
 """`eyas profile`: where the milliseconds of a cycle go."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
+from eyas.bench.render import terminal
+from eyas.bench.tables import Column, Table
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import statistics_line, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
@@ -49,13 +52,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def table(found: dict[str, Any]) -> str:
-    """Phases as aligned text."""
+def table(found: Mapping[str, Any]) -> str:
+    """The phases of a cycle as aligned text."""
     if not found["cycles"]:
         return "the answer ended with its first token, so there is no cycle\n"
     rows = [(PHASES[phase], entry["median_ms"], entry["share"]) for phase, entry in found["phases"].items()]
     rows += [("cycle", found["cycle_ms"], 1.0)]
     rows += [("outside draft and verify", found["beside_passes_ms"], found["beside_passes_share"])]
-    width = max(len(name) for name, _, _ in rows)
-    head = f"{'median over ' + str(found['cycles']) + ' cycles':<{width}}       ms  share\n"
-    return head + "".join(f"{name:<{width}}  {ms:7.3f}  {share:5.1%}\n" for name, ms, share in rows)
+    columns: list[Column] = [
+        (f"median over {found['cycles']} cycles", "text"),
+        ("ms", "f3"),
+        ("share", "pct"),
+    ]
+    return terminal([Table("profile", "", columns, rows)])
