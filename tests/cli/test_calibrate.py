@@ -1,13 +1,16 @@
 """`eyas calibrate`, and `--tree auto` with its table: measured once, kept, never a different answer."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from eyas import load
+from eyas.api import methods
+from eyas.drafters.policy import calibration
 from eyas.drafters.policy.calibration import calibrate
 from eyas.drafters.registry import find_method
-from eyas.engine.costs import CostTable
+from eyas.engine.costs import MOST_SCATTER, REVIEWED_CYCLES, CostTable
 from eyas.engine.interfaces import DraftFiles
 from eyas.models import cache_dir
 from eyas.runtimes import load_runtime
@@ -111,3 +114,46 @@ def test_a_short_context_is_measured_as_far_as_it_goes(tmp_path, positions):
     table = calibrate(runtime, drafter, eagle2.options())
     assert 1 <= table.verify_ms[-1][0] < positions
     assert len(table.cycle) == 64
+
+
+def test_a_table_that_cycles_contradict_is_measured_again_by_the_next_process(model):
+    """It stays in this one: an answer can be replayed with the table that its config names."""
+    llm = load(model, runtime="torch", dtype="float32", threads=1)
+    table = llm.costs()
+    for _ in range(REVIEWED_CYCLES):
+        table.live.add(10.0, 11.0)
+    assert tables()
+    assert not table.live.is_doubtful
+    for _ in range(REVIEWED_CYCLES):
+        table.live.add(219.0, 11.0)
+    assert not tables()
+    assert llm.costs() is table
+    again = load(model, runtime="torch", dtype="float32", threads=1)
+    assert again.costs() is not table
+    assert tables()
+
+
+def test_a_table_of_a_busy_machine_is_used_and_measured_again_by_the_next_process(model, monkeypatch):
+    rounds = [{"eyas": "x", "scatter": 2.0}, {"eyas": "x", "scatter": 1.05}, {}]
+    measure = methods.calibrate
+    monkeypatch.setattr(
+        "eyas.api.methods.calibrate", lambda *given: replace(measure(*given), made=rounds.pop(0))
+    )
+    for left in (2, 1, 1):
+        load(model, runtime="torch", dtype="float32", threads=1).costs()
+        assert len(rounds) == left
+
+
+def test_scatter_tells_a_disturbed_measurement_from_a_quiet_one():
+    quiet = {("verify", rows): [4.0, 4.1, 4.05, 4.2, 4.1] for rows in range(5)}
+    busy = {("verify", rows): [4.0, 9.0, 30.0, 4.5, 12.0] for rows in range(5)}
+    assert calibration._scatter(quiet) < MOST_SCATTER < calibration._scatter(busy)
+
+
+def test_cycles_are_compared_with_their_table(model):
+    llm = load(model, runtime="torch", dtype="float32", threads=1)
+    llm.generate("Hello", tree="auto", max_new_tokens=20, ignore_eos=True)
+    live = llm.costs().live
+    assert live.cycles > 0
+    assert live.predicted_ms > 0
+    assert live.actual_ms > 0

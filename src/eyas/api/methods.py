@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from eyas.api.turns import TurnLock
 from eyas.drafters.find import HeadChoice
 from eyas.drafters.policy.calibration import calibrate
-from eyas.drafters.policy.cost_store import store_table, stored_table, table_path
+from eyas.drafters.policy.cost_store import forget_table, store_table, stored_table, table_path
 from eyas.drafters.policy.session import TreePolicy
 from eyas.drafters.registry import Method
 from eyas.engine.costs import CostTable
@@ -62,6 +63,10 @@ class LoadedMethod:
     def costs(self, *, fresh: bool = False) -> CostTable | None:
         """The cost table on this machine: the one kept, or measured now (2 to 3 seconds).
 
+        A table that was measured while the machine was busy is measured again by the next process, and so is
+        one that the cycles contradict: its file is removed then. Within a process the table stays, so that an
+        answer can be replayed with the one that its `config` names.
+
         Args:
             fresh: measure again.
 
@@ -73,9 +78,10 @@ class LoadedMethod:
         with self._lock:
             if fresh or self._costs is None:
                 table = None if fresh else stored_table(self.costs_path)
-                if table is None:
+                if table is None or table.is_disturbed:
                     table = calibrate(self.engine.runtime, self.policy.drafter, self._defaults)
                     with suppress(FetchError):  # a cache that cannot be written: measured again next time
                         store_table(self.costs_path, table)
+                table.live.on_doubt = partial(forget_table, self.costs_path)
                 self._costs = table
         return self._costs

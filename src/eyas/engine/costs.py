@@ -6,7 +6,7 @@ measured numbers of rows costs are interpolated; they never fall with more rows,
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -19,7 +19,43 @@ MAX_ROWS = 64  # of one verification, root included
 CONTEXT_STEP = 64  # tokens: a table for each would not be worth the time of making it
 LEAST_SHARE = 0.5  # of what a pass took: a short context saves no more, whatever noise was measured
 
+# How far real cycles may be from the table, either way, and after how many of them this is asked.
+MOST_DEVIATION = 1.5
+REVIEWED_CYCLES = 100
+MOST_SCATTER = 1.3  # of its measurements: above it something else was running
+
 Points = tuple[tuple[int, float], ...]  # (rows, milliseconds), rows ascending
+
+
+@dataclass(eq=False)
+class LiveTimes:
+    """Cycles that a table decided: what it predicted, and what they took.
+
+    Nothing is decided by these times; they tell whether the machine is still as it was measured.
+
+    Attributes:
+        on_doubt: called once they contradict the table.
+    """
+
+    cycles: int = 0
+    predicted_ms: float = 0.0
+    actual_ms: float = 0.0
+    is_doubtful: bool = False
+    on_doubt: Callable[[], None] | None = None
+
+    def add(self, predicted_ms: float, actual_ms: float) -> None:
+        """Record a cycle at batch size 1."""
+        self.cycles += 1
+        self.predicted_ms += predicted_ms
+        self.actual_ms += actual_ms
+        if self.cycles < REVIEWED_CYCLES:
+            return
+        ratio = self.actual_ms / self.predicted_ms
+        if not self.is_doubtful and not 1 / MOST_DEVIATION <= ratio <= MOST_DEVIATION:
+            self.is_doubtful = True
+            if self.on_doubt is not None:
+                self.on_doubt()
+        self.cycles, self.predicted_ms, self.actual_ms = 0, 0.0, 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +70,9 @@ class CostTable:
         overhead_ms: what a cycle takes beside its passes.
         context: committed tokens behind which passes were measured.
         attend_ms: what each row of a target pass takes more for each token of context more.
-        made: what was measured, for people.
+        made: what was measured, for people; "scatter" is the spread of the measurements: upper over lower
+            quartile, the median over all parts.
+        live: how the cycles that it decided compare with it.
     """
 
     verify_ms: Points
@@ -45,6 +83,7 @@ class CostTable:
     context: int = 0
     attend_ms: float = 0.0
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    live: LiveTimes = field(default_factory=LiveTimes, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("verify_ms", "draft_ms"):
@@ -56,6 +95,11 @@ class CostTable:
         others = (self.root_ms, self.pair_ms, self.overhead_ms, self.context, self.attend_ms)
         if not (min(numbers) > 0 and min(others) >= 0):
             raise DataError("a cost table holds milliseconds above 0.")
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether something else was running while it was measured, by the scatter of the measurements."""
+        return float(self.made.get("scatter", 1.0)) > MOST_SCATTER
 
     def at(self, context: int) -> "CostTable":
         """The table behind so many committed tokens, to the next multiple of `CONTEXT_STEP`.

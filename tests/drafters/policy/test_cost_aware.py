@@ -81,7 +81,7 @@ def test_time_exceeds_plain_decodings_by_the_credit_at_most(table, seed, outcome
         credit = FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(tokens)
         emitted = 1 + min(outcome, tree.depth)
         trees.end_cycle(emitted)
-        spent, tokens = spent + trees._spent_ms, tokens + emitted
+        spent, tokens = spent + trees.spent_ms, tokens + emitted
         assert spent <= table.plain * (tokens + credit) * (1 + 1e-9)
 
 
@@ -108,7 +108,7 @@ def test_chains_keep_every_limit(table, seed, cycles):
         credit = FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(tokens)
         emitted = 1 + min(outcome, tree.depth)
         trees.end_cycle(emitted)
-        spent, tokens = spent + trees._spent_ms, tokens + emitted
+        spent, tokens = spent + trees.spent_ms, tokens + emitted
         assert spent <= table.plain * (tokens + credit) * (1 + 1e-9)
 
 
@@ -160,8 +160,8 @@ def failures(table, tokens):
     for _ in range(tokens):
         cycle(trees, rng)
         trees.end_cycle(1)
-        drafted.append(trees._spent_ms > table.plain)
-        spent += trees._spent_ms
+        drafted.append(trees.spent_ms > table.plain)
+        spent += trees.spent_ms
     return drafted, spent
 
 
@@ -308,7 +308,7 @@ def test_in_a_batch_too_time_exceeds_plain_decodings_by_the_credit_at_most(table
         credit = FIRST_CREDIT + CREDIT_GROWTH * math.sqrt(tokens)
         emitted = 1 + min(outcome, tree.depth)
         trees.end_cycle(emitted)
-        spent, tokens = spent + trees._spent_ms, tokens + emitted
+        spent, tokens = spent + trees.spent_ms, tokens + emitted
         assert spent <= trees._time.plain_ms * (tokens + credit) * (1 + 1e-9)
 
 

@@ -70,10 +70,20 @@ def calibrate(
             break
         for part, rows, ms in bench.measure(large=done % 2 == 0):
             measured[part, rows].append(ms)
-    return _table({key: statistics.median(ms) for key, ms in measured.items()}, bench)
+    return _table({key: statistics.median(ms) for key, ms in measured.items()}, _scatter(measured), bench)
 
 
-def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
+def _scatter(measured: Measured) -> float:
+    """Upper over lower quartile of the rounds, the median over all parts: about 1.1 on a quiet machine."""
+    spreads = []
+    for ms in measured.values():
+        ordered = sorted(ms)
+        low, high = ordered[len(ordered) // 4], ordered[(3 * (len(ordered) - 1) + 3) // 4]
+        spreads.append(high / low)
+    return statistics.median(spreads)
+
+
+def _table(ms: dict[tuple[str, int], float], scatter: float, bench: "_Bench") -> CostTable:
     pairs, most = bench.pairs, bench.verified[-1]
     root = ms.get(("root", 1), 0.0)
     draft = tuple((nodes, max(1e-3, round(ms["level", nodes], 4))) for nodes in bench.expanded) or NO_DRAFT_MS
@@ -86,7 +96,7 @@ def _table(ms: dict[tuple[str, int], float], bench: "_Bench") -> CostTable:
         context=bench.context,
         # Of many rows, which show it best; without a context they attend to next to nothing.
         attend_ms=round(max(0.0, ms["verify", most] - ms["empty", most]) / (most * bench.context), 7),
-        made={"eyas": eyas.__version__, "cpu": cpu_model()},
+        made={"eyas": eyas.__version__, "cpu": cpu_model(), "scatter": round(scatter, 2)},
     )
 
 

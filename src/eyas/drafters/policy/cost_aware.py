@@ -63,7 +63,7 @@ class CostAwareTrees:
         self._can_draft = can_draft
         self._time = TimeBudget(costs.plain)
         self._worth = np.tile(np.array(FIRST_WORTH), (limits.depth + 1, 1))
-        self._spent_ms = costs.plain  # by the cycle under way
+        self.spent_ms = costs.plain  # by the cycle under way, as the table predicts
         self._missed_ms = 0.0  # its share of the savings of cycles in which it skipped drafting
         self.may_draft = False  # whether the cycle under way may run the draft network
 
@@ -77,7 +77,7 @@ class CostAwareTrees:
         """
         costs = self._costs if context is None else self._costs.at(context)
         first = SequenceCosts.of(costs, self._share, 1 + RANKS)
-        self._time.plain_ms = self._spent_ms = first.cycle_ms[0]
+        self._time.plain_ms = self.spent_ms = first.cycle_ms[0]
         self._share.set_draft_ms(0.0)
         is_affordable = self._can_draft and costs.root_ms + first.cycle_ms[1] <= self._time.left_ms
         self.may_draft = is_affordable and self._pays_in_batch(first, unread)
@@ -113,8 +113,8 @@ class CostAwareTrees:
     def spend(self, builder: AnyTreeBuilder) -> None:
         """The tree of the cycle under way is complete."""
         self._share.set_draft_ms(builder.spent_ms)
-        self._spent_ms = builder.cycle_ms
+        self.spent_ms = builder.cycle_ms
 
     def end_cycle(self, tokens: int) -> None:
         """The cycle emitted `tokens` tokens."""
-        self._time.add_cycle(tokens, self._spent_ms)
+        self._time.add_cycle(tokens, self.spent_ms)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def store_table(path: Path, table: CostTable) -> None:
         new = path.with_suffix(".new")
         new.write_text(json.dumps(table.to_dict(), indent=1) + "\n", encoding="utf-8")
         new.replace(path)
+
+
+def forget_table(path: Path) -> None:
+    """Remove a table, so that the next process measures again."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def table_path(runtime: Runtime, method: str, head: Path | None, draft_dtype: str) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from time import perf_counter
 
 from eyas.drafters.expansion import best_of, grow
 from eyas.drafters.policy.cost_aware import CostAwareTrees
@@ -126,7 +127,8 @@ class _AutoTrees:
             raise ConfigError(
                 "tree is 'auto', but the request has no cost table; measure one, or set tree='fixed'."
             )
-        self._context = context
+        self._context, self._costs = context, context.costs
+        self._began, self._predicted_ms = 0.0, 0.0  # of the cycle under way
         self._ranked = session if isinstance(session, RankedSession) else None
         limits = TreeLimits() if self._ranked is None else self._ranked.limits(context.prompt_ids)
         self._trees = CostAwareTrees(context.costs, limits, context.share, can_draft=self._ranked is not None)
@@ -139,13 +141,18 @@ class _AutoTrees:
         self._is_drafting = False  # a tree was proposed: tokens committed before are the prompt's
 
     def end_cycle(self, tokens: int) -> None:
-        """Account for the tokens of a cycle."""
-        if self._is_drafting:
-            self._trees.end_cycle(tokens)
+        """Account for the tokens of a cycle, and compare its time with the table's."""
+        if not self._is_drafting:
+            return
+        self._trees.end_cycle(tokens)
+        if self._context.share.is_single and self._predicted_ms:
+            actual_ms = 1e3 * (perf_counter() - self._began)
+            self._costs.live.add(self._predicted_ms, actual_ms)
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """The tree with the most expected tokens per millisecond; the network does not run if none pays."""
         self._is_drafting = True
+        self._began, self._predicted_ms = perf_counter(), 0.0
         root, ranked = token_ids[-1], self._ranked
         if max_depth < 1:
             return root_only(root)
@@ -153,6 +160,7 @@ class _AutoTrees:
         most_read = MOST_READ if self._context.share.is_single else MOST_READ_IN_BATCH
         unread = 1 if ranked is None else ranked.unread(token_ids, most_read)
         costs = self._trees.begin(has_chain=bool(chain.token_ids), unread=unread, context=len(token_ids) - 1)
+        self._predicted_ms = self._trees.spent_ms
         if costs is None:
             return root_only(root)
         stops = self._context.stop_token_ids
@@ -175,4 +183,7 @@ class _AutoTrees:
                     grow(builder, expand, limits.top_k)
         tree = DraftTree(*builder.finish(root), best=best_of(builder, root))
         self._trees.spend(builder)
+        self._predicted_ms = self._trees.spent_ms
+        if self._context.share.draft_ms:
+            self._predicted_ms += self._costs.reading(unread)
         return tree
