@@ -133,6 +133,18 @@ def test_a_table_that_cycles_contradict_is_measured_again_by_the_next_process(mo
     assert tables()
 
 
+def test_in_an_idle_moment_a_contradicted_table_is_measured_again(model):
+    llm = load(model, runtime="torch", dtype="float32", threads=1)
+    table = llm.costs()
+    llm.measure_again()
+    assert llm.costs() is table
+    for _ in range(REVIEWED_CYCLES):
+        table.live.add(219.0, 11.0)
+    llm.measure_again()
+    assert llm.costs() is not table
+    assert len(tables()) == 1
+
+
 def test_a_table_of_a_busy_machine_is_used_and_measured_again_by_the_next_process(model, monkeypatch):
     rounds = [{"eyas": "x", "scatter": 2.0}, {"eyas": "x", "scatter": 1.05}, {}]
     measure = methods.calibrate

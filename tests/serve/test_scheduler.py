@@ -79,6 +79,20 @@ def alone(runtime, reader, prompt, sampling=None, stopping=LONG):
     return answer(Engine(runtime, Autoregressive()), request)[0]
 
 
+def test_idle_moments_are_told_and_survive_errors(serving, monkeypatch):
+    monkeypatch.setattr("eyas.serve.scheduler.IDLE_SECONDS", 0.01)
+    calls = []
+
+    def on_idle():
+        calls.append(1)
+        raise RuntimeError("a bug")
+
+    scheduler = serving(on_idle=on_idle)
+    while len(calls) < 2:
+        scheduler.call(lambda: None).result(5)
+    assert scheduler.is_alive
+
+
 def test_every_answer_is_that_of_the_request_alone(runtime, engine, serving):
     scheduler = serving()
     plain = Engine(runtime, Autoregressive())

@@ -167,6 +167,11 @@ class LLM:
         """The cost table of a method, see `LoadedMethod.costs`."""
         return self.loaded(method).costs(fresh=fresh)
 
+    def measure_again(self) -> None:
+        """Measure costs again that the cycles so far contradict; in an idle moment, for 2 to 3 seconds."""
+        for loaded in list(self._methods.values()):
+            loaded.measure_again()
+
     def request(
         self, prompt: Prompt, options: GenerationOptions, choice: int = 0, method: str | None = None
     ) -> Request:

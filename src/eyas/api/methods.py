@@ -64,8 +64,8 @@ class LoadedMethod:
         """The cost table on this machine: the one kept, or measured now (2 to 3 seconds).
 
         A table that was measured while the machine was busy is measured again by the next process, and so is
-        one that the cycles contradict: its file is removed then. Within a process the table stays, so that an
-        answer can be replayed with the one that its `config` names.
+        one that the cycles contradict: its file is removed then. Until `measure_again` the table stays, and a
+        request keeps its own, so that an answer can be replayed with the one that its `config` names.
 
         Args:
             fresh: measure again.
@@ -85,3 +85,8 @@ class LoadedMethod:
                 table.live.on_doubt = partial(forget_table, self.costs_path)
                 self._costs = table
         return self._costs
+
+    def measure_again(self) -> None:
+        """Measure again if the cycles contradict the table."""
+        if self._costs is not None and self._costs.live.is_doubtful:
+            self.costs(fresh=True)

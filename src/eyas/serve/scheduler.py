@@ -28,6 +28,9 @@ NEW_WEIGHT = 0.1  # of the newest job in the mean seconds of a job
 log = logging.getLogger(__name__)
 
 
+IDLE_SECONDS = 5.0
+
+
 class Scheduler:
     """Makes answers, many at a time, on a thread of its own.
 
@@ -37,11 +40,20 @@ class Scheduler:
         max_queue: answers that may wait in addition.
         limit_tokens: what the caches of all answers under way and the prefix cache may hold together.
         keep: ended runs whose caches the prefix cache keeps for later prompts.
+        on_idle: called on the thread when there has been nothing to do for some seconds.
     """
 
     def __init__(
-        self, metrics: ServerMetrics, *, max_concurrent: int, max_queue: int, limit_tokens: int, keep: int
+        self,
+        metrics: ServerMetrics,
+        *,
+        max_concurrent: int,
+        max_queue: int,
+        limit_tokens: int,
+        keep: int,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_idle = on_idle
         self._metrics = metrics
         self._max_concurrent = max_concurrent
         self._max_queue = max_queue
@@ -127,15 +139,19 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._has_work() or self._is_closed):
-                    self._changed.wait()
+                if not (self._has_work() or self._is_closed):
+                    self._changed.wait(IDLE_SECONDS)
                 if self._is_closed:
                     break
+                is_idle = not self._has_work()
                 calls, self._calls = self._calls, deque()
             for function, future in calls:
                 _answer_call(function, future)
             try:
-                self._round()
+                if is_idle:
+                    self._on_idle()
+                else:
+                    self._round()
             except Exception as error:  # a bug in the scheduler must not end the server
                 log.exception("a round of the scheduler failed")
                 self._end_all(error)

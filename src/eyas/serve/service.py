@@ -65,6 +65,7 @@ class Service:
             max_queue=settings.max_queue,
             limit_tokens=limit_tokens,
             keep=settings.keep,
+            on_idle=llm.measure_again,
         )
         self._fingerprint = f"eyas-{eyas.__version__}-{(target.fingerprint or target.dtype)[:12]}"
         self._started = int(time.time())
