@@ -1,7 +1,7 @@
 """A kind of heads in one file, as a package of its own would bring it: an MLP that writes a chain.
 
 From the newest feature, an inner hidden state of the target and the root's embedding it predicts the next
-feature, and the target's LM head names the token. Then it continues from its own prediction, in place of both.
+feature, and the target's LM head names the token. Then it continues from its own predictions, two steps more.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """`eyas train`: `distil` lets the target answer prompts, the other steps make heads from the answers.
 
-All go on where an interruption left them: run the same command again.
+All continue after an interruption: run the same command again.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def _add_kind(steps: Steps, kind: HeadKind[Any]) -> None:
     )
     add_run_arguments(parser)
     parser.add_argument(
-        "--start", type=Path, metavar="HEAD", help="go on from this head: weights, draft vocabulary"
+        "--start", type=Path, metavar="HEAD", help="continue from this head: weights, draft vocabulary"
     )
     parser.set_defaults(run=run_kind, kind=kind)
     assert isinstance(parser, StepParser), "the class that was asked for"

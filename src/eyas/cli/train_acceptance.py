@@ -1,4 +1,4 @@
-"""`eyas train acceptance`: how sure a head really is, for the trees of `--tree auto`."""
+"""`eyas train acceptance`: calibrates a head for the trees of `--tree auto`."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ def add(steps: Steps) -> None:
     """Declare the step."""
     parser = steps.add_parser(
         "acceptance",
-        help="how sure a head really is",
+        help="calibrate a head: confidence to acceptance rate",
         description="Answer prompts that a head was not trained on, watch which of its nodes are accepted, "
         "and write the acceptance rate at each confidence and depth into the head's config.json. "
         "`--tree auto` chooses by these rates; ids never depend on them.",

@@ -44,7 +44,7 @@ def add_run_arguments(parser: Parser) -> None:
         "--answers", type=Path, nargs="+", required=True, metavar="FILE", help="from distil; .gz is fine"
     )
     parser.add_argument(
-        "--work", type=Path, required=True, metavar="DIR", help="state of the run; the same DIR goes on"
+        "--work", type=Path, required=True, metavar="DIR", help="state of the run; the same DIR continues it"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the head goes; without it into the user's cache"
@@ -107,7 +107,7 @@ def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path
 
     Raises:
         DataError: the answers are another target's, or hold ids that this one does not have.
-        ConfigError: there is no place, or it holds what must stay.
+        ConfigError: there is no place for the head, or it would replace something.
     """
     from eyas.training.data import read_samples
     from eyas.training.measure import EVALUATED

@@ -74,5 +74,5 @@ def stack_document(stack: StackSpec) -> dict[str, Any]:
 
 
 def stack_shapes(stack: StackSpec, prefix: str = "") -> dict[str, tuple[int, ...]]:
-    """Every weight of a stack of decoder layers, its name behind `prefix`."""
+    """Every weight of a stack of decoder layers, its name after `prefix`."""
     return {prefix + name: shape for name, shape in DRAFT.shapes(shapes_of(stack)).items()}

@@ -1,7 +1,8 @@
-"""How sure is a head really? Watches it draft answers that nobody trained on, and fits acceptance maps.
+"""Calibrates a head: how often are draft tokens of a confidence accepted?
 
-One map for each way of choosing children, since each means another thing by confidence: best by logits where
-the target is greedy or draws, and best by logits plus the sampler's noise.
+A head drafts answers that it was not trained on, and the accepted tokens are counted. There is a map for each
+way of choosing draft tokens, since confidence means something else in each: the best by logits for a greedy
+target or for one that samples, and the best by logits plus the sampler's noise.
 """
 
 import json
@@ -29,7 +30,7 @@ MODES: dict[str, tuple[float, DraftSampling]] = {  # name in the head's config -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchConfig(Options):
-    """What is watched. Trees have sizes of their own, and so no map yet."""
+    """Options of a calibration. Its trees have a fixed size, so they need no map yet."""
 
     title: ClassVar[str] = "recipe"
 
@@ -48,11 +49,11 @@ def fit_acceptance(
     Args:
         llm: loaded with a method that drafts by an EAGLE head.
         prompts: of answers that were not trained on; the first `limit` are used.
-        config: what is watched.
+        config: how much is drafted.
         progress: told after each answer.
 
     Raises:
-        DataError: there was no draft to watch.
+        DataError: nothing was drafted.
     """
     maps = {}
     chosen = prompts[: config.limit]

@@ -170,7 +170,7 @@ def row_weights(sample: Sample, rows: int, prompt_share: float, generator: torch
 
 
 def teacher_rows(sample: Sample, rows: int) -> int:
-    """How many of the first `rows` features count: nothing is known behind the last token."""
+    """How many of the first `rows` features count: nothing is known beyond the last token."""
     return min(rows, len(sample) - 1)
 
 

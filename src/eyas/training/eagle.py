@@ -111,7 +111,7 @@ class EagleNetwork(HeadNetwork):
 
         Returns:
             (B, T, H) of the first step: row j predicts f_{j+1}. Then (B, N, H) for each further step s:
-            entry (b, i) is at row anchors[b, i] + s; where that is behind the last row it is undefined.
+            entry (b, i) is at row anchors[b, i] + s; beyond the last row it is undefined.
         """
         count, device = embeddings.shape[1], embeddings.device
         kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.stack.layers]
@@ -206,7 +206,7 @@ class EagleTrainer(Trainer[EagleRecipe, EagleNetwork]):
 
     @classmethod
     def sized_like(cls, config: EagleRecipe, head: EagleHeadConfig | None) -> EagleRecipe:
-        """The recipe with its number of layers, and the sizes of the head to go on from."""
+        """The recipe with its number of layers, and the sizes of the head to continue from."""
         if head is None:
             return replace(config, layers=config.layers or 1)
         stack = head.stack
@@ -303,7 +303,7 @@ class EagleTrainer(Trainer[EagleRecipe, EagleNetwork]):
             chosen = torch.rand(prompt - 1, generator=generator) < config.prompt_share
             weights[: prompt - 1][chosen[: rows - 1]] = 0.5
         if rows == len(sample):
-            weights[-1] = 0  # nothing is known behind the answer's last token
+            weights[-1] = 0  # nothing is known beyond the answer's last token
         return weights
 
     def _noise(self, feature: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """From answers to a head on disk: vocabulary, training, fits, measured acceptance, provenance.
 
-One course for every kind of heads; what differs is in the kind's `Trainer`.
+The same for every kind of heads; what differs is in the kind's `Trainer`.
 """
 
 import logging
@@ -31,7 +31,7 @@ from eyas.training.vocabulary import frequent_tokens
 logger = logging.getLogger(__name__)
 
 HELD_OUT_ANSWERS = 24  # whose accuracy is measured
-FIT_SHARE = 0.1  # of a run's minutes that the fits behind it may take
+FIT_SHARE = 0.1  # of a run's minutes that the fits after it may take
 
 
 def trainer_of(kind: HeadKind[Any]) -> type[Trainer[Any, Any]]:
@@ -56,7 +56,7 @@ def train_head(
     provenance: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Train a head and install it; goes on from what `work` holds.
+    """Train a head and install it; continues from the state in `work`.
 
     Args:
         kind: of `eyas.drafters.heads`.

@@ -82,7 +82,7 @@ class HydraNetwork(MappedNetwork):
         return outputs
 
     def parts(self, embeddings: Tensor, features: Tensor, rows: Rows) -> Iterator[Tensor]:
-        """Per head (R, (head + 2) H): what its first block reads; behind the last token that one again."""
+        """Per head (R, (head + 2) H): what its first block reads; beyond the last token, that one again."""
         samples, at = rows
         context = features if self.prefix is None else run_causally(self.prefix, features)
         parts = [context[rows].to(features.dtype)]

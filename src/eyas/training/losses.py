@@ -1,4 +1,4 @@
-"""What the head is asked for: the next feature, and the target's next-token distribution.
+"""Losses of heads: on the next feature, and on the target's next-token distribution.
 
 Source: EAGLE (arXiv 2401.15077), Sec. 4.2: L = w_reg * SmoothL1(f^, f) + w_cls * CE(softmax(W f), softmax(W
 f^)). Means are over rows by weight, so the size of a batch's padding does not matter.
@@ -17,7 +17,7 @@ LARGE_CHUNK = 8192  # where launching a kernel costs more than memory does
 def regression_loss(output: Tensor, feature: Tensor, scale: Tensor | None, weights: Tensor) -> Tensor:
     """Smooth L1 of (R, H) outputs against features, mean over H, then over rows by `weights` (R,).
 
-    `scale` (H,) divides both: a feature dimension of large spread would rule the sum. None leaves them.
+    `scale` (H,) divides both: a dimension of large spread would dominate the sum. None scales nothing.
     """
     output, feature = output.to(torch.float32), feature.to(torch.float32)
     if scale is not None:
@@ -35,7 +35,7 @@ def classification_loss(
         output: (R, H) the draft's features f^.
         feature: (R, H) the target's features f.
         head: (M, H) rows W of the LM head; products are in its precision, sums in float32.
-        weights: (R,) what each row counts.
+        weights: (R,) of the rows.
 
     Returns:
         The loss, and the share of the first `CHUNK` rows where both have the same best token.
@@ -47,7 +47,7 @@ def classification_loss(
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
-    """The gradient, (softmax(W f^) - softmax(W f)) W, is made with the loss, so no logits are kept."""
+    """The gradient, (softmax(W f^) - softmax(W f)) W, is computed with the loss, so no logits are kept."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, feature: Tensor, head: Tensor, weights: Tensor) -> Tensor:

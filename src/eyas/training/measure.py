@@ -1,4 +1,4 @@
-"""What a finished network says of itself: simulated acceptance on held-out answers, and where it is from."""
+"""A head's card: simulated acceptance on held-out answers, and where the head comes from."""
 
 import json
 import platform
@@ -26,7 +26,7 @@ from eyas.training.simulate import simulate
 
 UNCOUPLED = TreeConfig(draft_sampling="top-k")
 EVALUATED = "evaluated"  # folder in that of a run
-SHORTEST = 8  # answers of fewer tokens, or with fewer features, say nothing
+SHORTEST = 8  # tokens or features of an answer that is measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def measure(
 
 
 def evaluation_folder(work: Path) -> Path:
-    """Where a run writes the network that it glances at; made where it is not there."""
+    """Where a run writes the network that it measures on the way; made if necessary."""
     folder = work / EVALUATED
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -115,7 +115,7 @@ def identity_linear(size: int) -> nn.Linear:
 
 
 def pad_rows(arrays: Sequence[Tensor], rows: int) -> Tensor:
-    """(B, rows, ..) of arrays (T_i, ..), zeros behind each."""
+    """(B, rows, ..) of arrays (T_i, ..), zeros after each."""
     padded = arrays[0].new_zeros((len(arrays), rows, *arrays[0].shape[1:]))
     for index, array in enumerate(arrays):
         padded[index, : len(array)] = array

@@ -1,8 +1,8 @@
-"""A drafter that is never wrong about probabilities: it asks the target itself.
+"""A drafter with the target's own probabilities: the upper bound of heads.
 
 Its trees are the best that any head could grow without knowing the sampler's noise, so their simulated
-acceptance length is the ceiling of uncoupled drafting at a temperature above 0. It drafts as slowly as the
-target decodes, and is therefore no method of the command line; `benchmarks/oracle.py` measures it.
+acceptance length is the upper bound of uncoupled drafting at temperatures above 0. It drafts as slowly as the
+target decodes, so the command line does not offer it; `benchmarks/oracle.py` measures it.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ class Oracle:
         """Nothing to load."""
         return cls(runtime)
 
-    def open(self) -> "Session":
+    def open(self) -> "OracleSession":
         """A session with an empty cache."""
-        return Session(self._runtime)
+        return OracleSession(self._runtime)
 
 
-class Session:
+class OracleSession:
     """One sequence's second cache of the target."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -46,9 +46,9 @@ class Session:
         self._context = context
         self._cache = self._runtime.new_cache()
 
-    def fork(self) -> "Session":
+    def fork(self) -> "OracleSession":
         """A new session: it starts afresh with each answer."""
-        return Session(self._runtime)
+        return OracleSession(self._runtime)
 
     def extend(self, features: Features, token_ids: Sequence[int]) -> None:
         """Nothing to remember: `propose` reads all tokens."""

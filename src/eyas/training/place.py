@@ -15,7 +15,7 @@ FILES = ("config.json", "model.safetensors")  # of what a training run makes
 
 
 def check_apart(place: Path, kept: Iterable[Path]) -> None:
-    """Refuse a `place` that is, or holds, something that the run reads or goes on from.
+    """Refuse a `place` that is, or contains, something that the run reads or continues from.
 
     Raises:
         ConfigError: names it.
@@ -26,7 +26,7 @@ def check_apart(place: Path, kept: Iterable[Path]) -> None:
 
 
 def check_replaceable(place: Path, kind: str) -> None:
-    """Refuse a `place` whose content would be lost: anything but what an earlier run of this kind made.
+    """Refuse a `place` with content that would be lost: anything not made by a run of this kind.
 
     Args:
         place: where the result goes; the folder is replaced whole.
@@ -67,7 +67,7 @@ def replacing(place: Path, kind: str) -> Iterator[Path]:
 
 @contextmanager
 def own_folder(folder: Path) -> Iterator[None]:
-    """Make the folder of a run's state and hold it against other runs.
+    """Make the folder of a run's state, and lock it against other runs.
 
     Raises:
         DataError: it cannot be made, or another run has it.
@@ -93,7 +93,7 @@ def _may_be_there(path: Path, kind: str) -> bool:
 
 
 def _kind_of(network: Path) -> str | None:
-    """The kind of network that a run has made there; None for what others made."""
+    """The kind of head that a run has made there; None for anything else."""
     try:
         document = json.loads((network / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

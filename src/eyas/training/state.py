@@ -1,4 +1,4 @@
-"""What a training run needs to go on: weights, optimiser, step. Written whole or not at all."""
+"""What a training run needs to continue: weights, optimiser, step. Written whole or not at all."""
 
 import signal
 import threading
@@ -83,7 +83,7 @@ def save_state(folder: Path, trainer: Resumable) -> None:
             temporary.unlink()
         raise DataError(
             f"{folder / FILE} cannot be written ({why_unwritten(error)}); free some space and run the same "
-            "command again: it goes on from the state saved before."
+            "command again: it continues from the state saved before."
         ) from error
 
 
@@ -104,7 +104,7 @@ def whole_step() -> Iterator[None]:
 
 
 def load_state(folder: Path, trainer: Resumable) -> bool:
-    """Go on from what `folder` holds; False if it holds nothing.
+    """Continue from the state in `folder`; False if there is none.
 
     Raises:
         CheckpointError: the file is broken, or belongs to a run of another recipe or of other inputs.
@@ -131,7 +131,7 @@ def load_state(folder: Path, trainer: Resumable) -> bool:
 
 
 def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with anything that is not what it was."""
+    """Refuse to continue with other inputs or another recipe."""
     for name, value in now.items():
         if before.get(name) != value:
             raise CheckpointError(
@@ -142,6 +142,6 @@ def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -
 
 def _unusable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path} is no state of a run that this version can go on with ({type(error).__name__}: "
+        f"{path} is not a state from which this version can continue ({type(error).__name__}: "
         f"{why_unwritten(error)}); use another --work, or remove the file to start again."
     )

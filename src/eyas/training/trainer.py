@@ -1,11 +1,11 @@
-"""A training run: batches, learning rate, averaged weights, saving and going on.
+"""A training run: batches, learning rate, averaged weights, saving and continuing.
 
 A kind of heads derives from `Trainer` and names its class in `register_head(trainer="module:class")`.
 
 A run ends after a number of epochs or, with `minutes`, after so much time spent on steps; the learning rate
 has finished its schedule either way. Everything random is a function of (seed, step), so a run of epochs that
-was interrupted and resumed gives the same network as one that was not. With `minutes` a resumed run goes on
-at the share of its time where it stopped.
+was interrupted and resumed gives the same network as one that was not. With `minutes` a resumed run
+continues at the share of its time at which it stopped.
 """
 
 import hashlib
@@ -51,10 +51,10 @@ class Trainer(ABC, Generic[Config, Network]):
         config: the recipe.
         draft_ids: (M,) ascending ids whose logits the loss compares, or None for all.
         features: where features come from.
-        start: a network to go on from, instead of fresh weights; it is changed.
+        start: a network to continue from, instead of fresh weights; it is changed.
 
     Attributes:
-        inputs: what decides the result besides the recipe, by name; a run goes on only with the same.
+        inputs: what decides the result besides the recipe, by name; a run continues only with the same.
     """
 
     kind: ClassVar[HeadKind[Any]]  # of heads that it makes
@@ -115,7 +115,7 @@ class Trainer(ABC, Generic[Config, Network]):
 
         Args:
             config: the recipe.
-            head: the sizes of the head to go on from, as `HeadKind.config` gives them; None for none.
+            head: the sizes of the head to continue from, as `HeadKind.config` gives them; None for none.
 
         Raises:
             ConfigError: the recipe asks for other sizes than that head's.
@@ -166,15 +166,15 @@ class Trainer(ABC, Generic[Config, Network]):
         progress: Progress = silent,
         evaluate: Callable[[Network], dict[str, Any]] | None = None,
     ) -> None:
-        """Train to the end, saving into `folder`; goes on from what is saved there.
+        """Train to the end, saving into `folder`; continues from what is saved there.
 
-        `evaluate` measures the network now and then; its numbers stand in the state. Ctrl-C waits for the
-        end of a step and saves it before it is passed on.
+        `evaluate` measures the network every `evaluate_every` steps; the state keeps its results. Ctrl-C
+        waits for the end of a step and saves the state before it is raised.
 
         Raises:
             DataError: `folder` cannot be written, or another run uses it; the state saved before is whole.
             CheckpointError: what is saved there is broken, or of a run with another recipe or other inputs.
-            ConfigError: the loss is no number any more; the state saved before stays.
+            ConfigError: the loss is not finite; the state saved before is kept.
         """
         with own_folder(folder):
             load_state(folder, self)
@@ -228,7 +228,7 @@ class Trainer(ABC, Generic[Config, Network]):
 
     @property
     def _share(self) -> float:
-        """Of the run, at the end of the step to come; above 1 behind its end."""
+        """Share of the run that is over after the next step; above 1 once it has ended."""
         if self.config.minutes is None:
             return (self.state.step + 1) / self.num_steps
         mean = self.state.seconds / max(1, self.state.step)
