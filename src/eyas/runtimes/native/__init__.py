@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from eyas.errors import ConfigError
 from eyas.models.formats import formats_of
+from eyas.models.progress import progress_lines
 from eyas.runtimes.native.support import unsupported
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def load_native_runtime(
         kv_dtype=kv_dtype,
         threads=threads,
         name=name or Path(model_dir).name,
+        progress=progress_lines(),  # packing a large model takes minutes, once
     )
 
 
