@@ -1,7 +1,7 @@
-"""How sure is the head really? Maps a node's own confidence to the rate at which such nodes are accepted.
+"""Calibrates confidence to acceptance rate: at which rate nodes of a confidence are accepted.
 
-A head may be too sure of itself, more so at some depths. A map is fitted on observed trees and lies with the
-head (docs/algorithm.md, section 6); trees of measured size multiply mapped confidences.
+A head may be overconfident, more so at some depths. A map is fitted on observed trees and lies with the
+head (docs/algorithm.md, section 6); cost-aware trees multiply mapped confidences.
 """
 
 import math
@@ -33,7 +33,7 @@ class Observation:
 
 
 def observed(cycle: Cycle) -> list[Observation]:
-    """What one cycle tells: the children of all nodes on the accepted path."""
+    """Observations of one cycle: the children of all nodes on the accepted path."""
     tree, path = cycle.tree, set(cycle.path)
     parents, depths, logs = tree.parents.tolist(), tree.depths.tolist(), tree.log_values.tolist()
     return [
@@ -60,14 +60,14 @@ class AcceptanceMap:
     def __post_init__(self) -> None:
         knots = self.confidence
         if len(knots) < 2 or (knots[0], knots[-1]) != (0.0, 1.0) or not _rises(knots, strictly=True):
-            raise DataError("confidence of an acceptance map wants numbers that ascend from 0 to 1.")
+            raise DataError("confidence of an acceptance map must increase from 0 to 1.")
         if not self.rate_by_depth:
             raise DataError("rate_by_depth of an acceptance map is empty.")
         for rates in self.rate_by_depth:
             if len(rates) != len(knots) or rates[0] != 0 or rates[-1] > 1 or not _rises(rates):
                 raise DataError(
-                    "rate_by_depth of an acceptance map wants one rate for each confidence, from 0 on, not "
-                    "falling and at most 1."
+                    "rate_by_depth of an acceptance map must hold one rate for each confidence, not "
+                    "falling, from 0 to at most 1."
                 )
 
     @cached_property

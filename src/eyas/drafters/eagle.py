@@ -2,11 +2,11 @@
 
 Source: EAGLE (arXiv 2401.15077), Sec. 4.1 and App. A; the tree's shape is that of its experiments. A node is
 written as the sibling ranks on its path. Of the 25 nodes the 10 that have children are run, in four passes
-beside the one over the committed pairs.
+in addition to the one over the committed pairs. Cost-aware trees draft within the same shape.
 
 At temperature > 0 ranks are chosen as in `eagle2`: by logit plus the sampler's noise, or by logit alone. With
-`eagle_ratio` children are drawn from the draft's own distribution and judged by the paper's ratio test, which
-keeps the distribution of the answer, not its ids.
+`eagle_ratio` children are sampled from the draft's own distribution and verified by speculative sampling,
+which keeps the distribution of the answer, not its ids.
 """
 
 from collections.abc import Sequence

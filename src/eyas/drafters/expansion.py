@@ -56,7 +56,7 @@ def grow(builder: AnyTreeBuilder, expand: Expand, k: int) -> None:
 
 
 def best_of(builder: AnyTreeBuilder, root: int) -> Callable[[int], DraftTree]:
-    """Gives the tree of so many best candidates: for those who want to see what rerank dropped."""
+    """Gives the tree of the `count` best candidates, which shows what rerank dropped."""
 
     def best(count: int) -> DraftTree:
         return DraftTree(*builder.finish(root, count), best=best)

@@ -5,7 +5,7 @@ Source: lookahead decoding (arXiv 2402.02057), with its code's W = 7 columns, le
 The *window* holds N - 1 rows of guessed tokens. Row 0 continues the root; the token of row r in column i was
 chosen by the target after row r - 1's in that column. One pass asks the target for one more row:
 
-    column      0      1      2      ...            a row of the pass sees, beside the text:
+    column      0      1      2      ...           a row of the pass sees, besides the text:
     row 0     root   w[0]   w[1]                      row 0:  the root and row 0 up to its column
     row 1     w1[0]  w1[1]  w1[2]                     row r:  row 0 up to its column, then rows 1..r in it
     row 2     w2[0]  w2[1]  w2[2]
@@ -19,6 +19,9 @@ keeps the G that were seen last. Those of the root are proposed; guesses that be
 After each pass the window moves on by one position, however many tokens were accepted: row 1 becomes row 0,
 and so on. It starts as row 0 alone, drawn from the prompt's tokens, with N - 2 tokens too many; each of the
 first N - 2 cycles, which decode plainly, adds a row and takes the first column away.
+
+Cost-aware trees (tree="auto") make no sense here and are refused: most of a pass is the window, which is
+needed whole to find n-grams at all, and the pool does not rank its guesses.
 
 Above temperature 0 the window's tokens are the target's draws too. Where the context is too short for the
 window only the pool is used.
@@ -129,7 +132,7 @@ class LookaheadSession:
 
     num_forwards = 0
 
-    def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - both start anew
+    def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - both start again
         """A window of the prompt's tokens, drawn by a generator of the answer's own, and an empty pool."""
         options, sampler = context.options, context.sampler
         assert isinstance(options, LookaheadOptions), "the options of this method"

@@ -14,7 +14,7 @@ see which token was drafted above it: all nodes of a level have the same childre
 which of them are kept).
 
 At temperature > 0 the paper judges by what is typical of the target, which changes its distribution; that is
-an option here (`medusa_lossy_typical`). By default the walk keeps plain decoding's ids, and children are
+an option here (`medusa_lossy_typical`). By default plain decoding's ids are kept, and children are
 chosen with the sampler's own noise (docs/algorithm.md, section 4).
 
 On disk, for head k = 0.. of m = `medusa_num_layers` residual blocks:

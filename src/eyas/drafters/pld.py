@@ -74,7 +74,7 @@ class PldSession(ContinuationSession):
 
     num_forwards = 0
 
-    def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - tokens are read anew
+    def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - tokens are read again
         """Start without text."""
         assert isinstance(context.options, PldOptions), "the options of this method"
         self._options = context.options

@@ -15,9 +15,13 @@ How many tokens (`sps_length`):
 * "confidence", its rule since: up to 20; a token of which the draft is less sure than 0.4 is the last.
 * a number.
 
-In each answer anew. At temperature > 0 the draft takes the argmax of its processed logits plus the sampler's
-noise (docs/algorithm.md, section 4) and the walk keeps plain decoding's ids. `sps_ratio` is the classical
-scheme instead: the draft draws from its own processed distribution, and a ratio test judges.
+The length starts again with each answer. At temperature > 0 the draft takes the argmax of its processed
+logits plus the sampler's noise (docs/algorithm.md, section 4), and verification keeps plain decoding's ids.
+`sps_ratio` is the classical scheme instead: the draft samples from its own processed distribution, and
+speculative sampling verifies.
+
+With tree="auto" the draft model ranks several children of each node, as any network does; then a number as
+`sps_length` bounds the depth of the trees, and the two rules are not used.
 """
 
 import math

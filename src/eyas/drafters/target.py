@@ -61,7 +61,7 @@ def check_vocabulary(runtime: Runtime, directory: Path, size: int) -> None:
     if size != target.vocab_size:
         raise CheckpointError(
             f"{directory} has a vocabulary of {size} tokens, but {target.name} has {target.vocab_size}; a "
-            "draft wants the target's own tokenizer."
+            "draft needs the target's own tokenizer."
         )
 
 

@@ -1,7 +1,7 @@
-"""What a cycle costs on this machine: milliseconds by number of rows, measured once (`eyas calibrate`).
+"""What a cycle costs on this machine: milliseconds by number of tokens, measured once (`eyas calibrate`).
 
 A table is small and plain, so that a request can be replayed with the table that it was decided by. Between
-measured numbers of rows costs are interpolated; they never fall with more rows, whatever noise was measured.
+measured numbers costs are interpolated; they never fall with more tokens, whatever noise was measured.
 """
 
 import hashlib
@@ -63,13 +63,13 @@ class CostTable:
     """Milliseconds of the parts of a cycle.
 
     Attributes:
-        verify_ms: one target pass over so many rows.
-        draft_ms: one level of a draft tree with so many nodes expanded, its bookkeeping included.
+        verify_ms: one target pass over this many query tokens.
+        draft_ms: one level of a draft tree with this many nodes expanded, bookkeeping included.
         root_ms: reading one new pair, the level below the root, and making the tree.
         pair_ms: reading one pair more.
-        overhead_ms: what a cycle takes beside its passes.
-        context: committed tokens behind which passes were measured.
-        attend_ms: what each row of a target pass takes more for each token of context more.
+        overhead_ms: what a cycle takes besides its passes.
+        context: committed tokens before the measured passes.
+        attend_ms: added time of each query token for each further token of context.
         made: what was measured, for people; "scatter" is the spread of the measurements: upper over lower
             quartile, the median over all parts.
         live: how the cycles that it decided compare with it.
@@ -90,7 +90,7 @@ class CostTable:
             points = getattr(self, name)
             rows = [count for count, _ in points]
             if not points or rows != sorted(set(rows)) or rows[0] != 1:
-                raise DataError(f"{name} of a cost table wants ascending numbers of rows from 1 on.")
+                raise DataError(f"{name} of a cost table must hold increasing numbers of rows, from 1 on.")
         numbers = [ms for _, ms in (*self.verify_ms, *self.draft_ms)]
         others = (self.root_ms, self.pair_ms, self.overhead_ms, self.context, self.attend_ms)
         if not (min(numbers) > 0 and min(others) >= 0):
@@ -104,8 +104,8 @@ class CostTable:
     def at(self, context: int) -> "CostTable":
         """The table behind so many committed tokens, to the next multiple of `CONTEXT_STEP`.
 
-        Only rows of the target's passes grow dearer: a pass as such does too, by what it reads of the cache,
-        but so does the one of plain decoding.
+        Each token of a pass costs more then. The pass as such does too, since it reads the cache, but so does
+        that of plain decoding.
         """
         context = -(-context // CONTEXT_STEP) * CONTEXT_STEP
         if context not in self._elsewhere:

@@ -68,7 +68,7 @@ class TreePolicy:
             )
         if options.rule.lossless == "distribution":
             raise ConfigError(
-                f"tree is 'auto', but the ratio test of {self.name} needs each tree whole, as it was drawn; "
+                f"tree is 'auto', but speculative sampling ({self.name}) needs each tree as it was sampled; "
                 "set tree='fixed'."
             )
 
