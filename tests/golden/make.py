@@ -1,4 +1,4 @@
-"""Makes the golden files beside it, from the slow definitions in tests/reference.py alone.
+"""Makes the golden files beside it, from the slow definitions in tests/reference alone.
 
     PYTHONPATH=tests python tests/golden/make.py
 

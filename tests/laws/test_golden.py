@@ -1,4 +1,4 @@
-"""Behaviour that must not change by accident: tests/golden/*.json, made from tests/reference.py."""
+"""Behaviour that must not change by accident: tests/golden/*.json, made from tests/reference."""
 
 import importlib.util
 import json

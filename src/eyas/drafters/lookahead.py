@@ -5,7 +5,7 @@ Source: lookahead decoding (arXiv 2402.02057), with its code's W = 7 columns, le
 The *window* holds N - 1 rows of guessed tokens. Row 0 continues the root; the token of row r in column i was
 chosen by the target after row r - 1's in that column. One pass asks the target for one more row:
 
-    column      0      1      2      ...           a row of the pass sees, besides the text:
+    column      0      1      2      ...            a row of the pass sees, besides the text:
     row 0     root   w[0]   w[1]                      row 0:  the root and row 0 up to its column
     row 1     w1[0]  w1[1]  w1[2]                     row r:  row 0 up to its column, then rows 1..r in it
     row 2     w2[0]  w2[1]  w2[2]
