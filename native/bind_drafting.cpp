@@ -43,7 +43,7 @@ Out<T> to_array(const std::vector<T>& values) {
 }
 
 using Arrays = std::tuple<Out<std::int64_t>, Out<std::int64_t>, Out<double>>;  // token ids, parents, log values
-using Expanded = std::tuple<Out<std::int64_t>, Out<std::int64_t>>;              // token ids, parent rows
+using Expanded = std::tuple<Out<std::int64_t>, Out<std::int64_t>>;             // token ids, parent rows
 
 Arrays to_arrays(const TreeArrays& tree) { return {to_array(tree.token_ids), to_array(tree.parents), to_array(tree.log_values)}; }
 
@@ -79,8 +79,8 @@ struct PyTreeBuilder {
     require(means.shape(0) > std::size_t(depth) && means.shape(1) == std::size_t(TreeBuilder::kRanks),
             "the worth of children for each depth");
     worth = means;
-    builder.size_by_costs(
-        Growth(std::move(cycle_ms), std::move(level_ms), root_ms, left_ms, max_nodes, other_ms, other_tokens), worth->data());
+    builder.size_by_costs(Growth(std::move(cycle_ms), std::move(level_ms), root_ms, left_ms, max_nodes, other_ms, other_tokens),
+                          worth->data());
   }
 
   std::optional<Expanded> step(const Children& token_ids, const Table& log_confidences) {

@@ -181,8 +181,8 @@ void bind_head(nb::module_& m) {
       .def(
           "__init__",
           [](Sampler* self, std::shared_ptr<Engine> engine, double temperature, double repetition_penalty,
-             double presence_penalty, double frequency_penalty,
-             const std::vector<std::pair<std::string, double>>& filters, std::vector<std::pair<int, double>> bias, std::uint32_t seed, std::uint32_t choice, std::vector<int> prompt_ids,
+             double presence_penalty, double frequency_penalty, const std::vector<std::pair<std::string, double>>& filters,
+             std::vector<std::pair<int, double>> bias, std::uint32_t seed, std::uint32_t choice, std::vector<int> prompt_ids,
              int num_prompt_tokens, int vocab_size, std::vector<int> withheld, int min_new_tokens) {
             const auto known = [&](int id) { return id >= 0 && id < vocab_size; };
             require(std::all_of(prompt_ids.begin(), prompt_ids.end(), known), "prompt ids of the vocabulary");
@@ -197,9 +197,9 @@ void bind_head(nb::module_& m) {
                                                  std::move(used), std::move(bias), seed, choice, std::move(prompt_ids),
                                                  num_prompt_tokens, vocab_size, std::move(withheld), min_new_tokens});
           },
-          "engine"_a, "temperature"_a, "repetition_penalty"_a, "presence_penalty"_a, "frequency_penalty"_a, "filters"_a,
-          "bias"_a, "seed"_a, "choice"_a, "prompt_ids"_a, "num_prompt_tokens"_a, "vocab_size"_a,
-          "withheld"_a, "min_new_tokens"_a, nb::keep_alive<1, 2>())
+          "engine"_a, "temperature"_a, "repetition_penalty"_a, "presence_penalty"_a, "frequency_penalty"_a, "filters"_a, "bias"_a,
+          "seed"_a, "choice"_a, "prompt_ids"_a, "num_prompt_tokens"_a, "vocab_size"_a, "withheld"_a, "min_new_tokens"_a,
+          nb::keep_alive<1, 2>())
       .def_static("filter_names", &filter_names)
       .def_prop_ro("edits", &Sampler::edits);
   nb::class_<PyLMHead>(m, "LMHead", "Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0.")

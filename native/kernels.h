@@ -30,6 +30,8 @@ struct Kernels {
   void (*norm)(const float* x, const float* weight, float eps, int n, float* y);
   // x += factor * y
   void (*add_scaled)(const float* y, float factor, int padded, float* x);
+  // Blocks of 16 gate and 16 up values become f(gate) * up, in place at the front.
+  void (*gate)(ActivationFunction function, float* x, int blocks);
   // Token t of `out` from floats x, of which `padded` are readable.
   void (*prepare)(const float* x, int padded, const Activations& out, int t);
   // A block of W times tokens 0..tokens of x. Meanwhile as many bytes are fetched at `next`.

@@ -1,14 +1,5 @@
 // Products of tokens with packed matrices; included by kernels.inl.
 
-inline F activation(ActivationFunction function, F x) {
-  switch (function) {
-    case ActivationFunction::Silu: break;
-    case ActivationFunction::Gelu: return gelu(x);
-    case ActivationFunction::GeluTanh: return gelu_tanh(x);
-  }
-  return silu(x);
-}
-
 // One vector of 16 results of token t, at `column` of the matrix.
 inline void finish_vector(const PackedMatrix& w, const Epilogue& epilogue, int t, int column, F y) {
   if (w.bias) y = add(y, load(w.bias + column));
@@ -22,7 +13,7 @@ inline void finish_gated(const PackedMatrix& w, const Epilogue& epilogue, int t,
     gate = add(gate, load(w.bias + column));
     up = add(up, load(w.bias + column + kLanes));
   }
-  const F y = mul(activation(epilogue.function, gate), up);
+  const F y = mul(silu(gate), up);
   if (epilogue.kind == Epilogue::Gated) {
     store(epilogue.y + std::size_t(t) * epilogue.stride + column / 2, y);
   } else {

@@ -128,7 +128,8 @@ void Stack::reserve(int tokens, int slots) {
   int inner = 0;
   bool has_branches = false;
   for (const Layer& layer : layers_) {
-    inner = std::max(inner, layer.down.k);
+    const bool is_fused = layer.activation == ActivationFunction::Silu;
+    inner = std::max(inner, is_fused ? layer.down.k : layer.gate_up.n);
     has_branches = has_branches || !attention_branch(layer).is_plain() || !mlp_branch(layer).is_plain();
     input_.reserve(kernels_, layer.qkv.format->activations, tokens, shape_.hidden);
     input_.reserve(kernels_, layer.gate_up.format->activations, tokens, shape_.hidden);
@@ -253,18 +254,26 @@ void Stack::run_layer(Phase& phase, int index, const Branch& before, float* x, i
 
   const Activations gate_input = input(input_, layer.gate_up), down_input = input(down_input_, layer.down);
   prepare(phase, attended, x, layer.mlp_norm, layer.eps, gate_input, tokens);
+  const bool is_fused = layer.activation == ActivationFunction::Silu;  // SiLU is part of the product
+  const int inner = round_up(layer.down.k, kBlock);
   Epilogue gated;
-  const bool is_int8 = down_input.format == ActivationFormat::Int8;
-  gated.kind = is_int8 ? Epilogue::Gated : Epilogue::GatedActivations;
-  gated.function = layer.activation;
+  gated.kind = !is_fused                                     ? Epilogue::Store
+               : down_input.format == ActivationFormat::Int8 ? Epilogue::Gated
+                                                             : Epilogue::GatedActivations;
   gated.y = gated_.as<float>();
-  gated.stride = std::size_t(round_up(layer.down.k, kBlock));
+  gated.stride = is_fused ? std::size_t(inner) : std::size_t(layer.gate_up.blocks()) * kBlock;
   gated.activations = down_input;
   product(layer.gate_up, gate_input, gated, layer.down);
-  if (is_int8) {
+  if (gated.kind != Epilogue::GatedActivations) {
     phase.each(tokens, 1, [&](int begin, int end) {
-      for (int t = begin; t < end; ++t)
-        kernels_.prepare(gated.y + std::size_t(t) * gated.stride, int(gated.stride), down_input, t);
+      for (int t = begin; t < end; ++t) {
+        float* token = gated.y + std::size_t(t) * gated.stride;
+        if (!is_fused) {
+          kernels_.gate(layer.activation, token, layer.gate_up.blocks());
+          std::fill(token + layer.gate_up.blocks() * kLanes, token + inner, 0.0f);
+        }
+        kernels_.prepare(token, inner, down_input, t);
+      }
     });
   }
   product(layer.down, down_input, residual(mlp_branch(layer), x), next.qkv);

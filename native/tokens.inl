@@ -12,6 +12,17 @@ void add_scaled(const float* y, float factor, int padded, float* x) {
   for (int i = 0; i < padded; i += kLanes) store(x + i, add(load(x + i), mul(load(y + i), set(factor))));
 }
 
+// Blocks of 16 gate and 16 up values become f(gate) * up, in place at the front.
+void gate(ActivationFunction function, float* x, int blocks) {
+  for (int block = 0; block < blocks; ++block) {
+    const F value = load(x + block * kBlock), up = load(x + block * kBlock + kLanes);
+    const F y = function == ActivationFunction::Silu   ? silu(value)
+                : function == ActivationFunction::Gelu ? gelu(value)
+                                                       : gelu_tanh(value);
+    store(x + block * kLanes, mul(y, up));
+  }
+}
+
 void rotate(float* head, int dim, const float* cos, const float* sin) {
   const int half = dim / 2;
   int i = 0;

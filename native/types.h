@@ -47,11 +47,10 @@ struct Epilogue {
   enum Kind : int {
     Store,             // y = Wx + b
     Add,               // y += Wx + b
-    Gated,             // y = f(gate) * up, for matrices whose blocks hold 16 gate and 16 up outputs
+    Gated,             // y = silu(gate) * up, for matrices whose blocks hold 16 gate and 16 up outputs
     GatedActivations,  // the same, rounded as the next product reads it (not for int8)
   };
   Kind kind = Store;
-  ActivationFunction function = ActivationFunction::Silu;  // f
   float* y = nullptr;
   std::size_t stride = 0;   // floats of a token
   Activations activations;  // GatedActivations only
