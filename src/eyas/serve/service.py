@@ -1,4 +1,4 @@
-"""One model behind the routes: from a checked body to jobs of the scheduler, and from pieces to a response."""
+"""One model behind the routes: from a checked body to answers of the scheduler, and to a response."""
 
 import asyncio
 import logging
