@@ -33,7 +33,7 @@ class Cache {
   void append(int count, const int* parents);
   // Depth among the pending tokens.
   int depth(int token) const { return depths_[std::size_t(token)]; }
-  // How many of the slots that it sees lie behind a gap.
+  // Number of slots that a token sees behind a gap.
   int scattered(int token) const { return length_ + depth(token) + 1 - straight_[std::size_t(token)]; }
   // The keys that a pending token sees in a window of positions (0: unlimited). `rest` receives the slots behind the
   // contiguous ones and must have room for them.

@@ -14,7 +14,7 @@
 namespace eyas {
 
 // A sampling option that cuts a row of logits divided by the temperature: what cannot be chosen becomes -infinity.
-// All of them stand in one table of sampler.cpp; each is the twin of a function in eyas.engine.sampling.FILTERS.
+// All of them stand in one table of sampler.cpp; each matches a function in eyas.engine.sampling.FILTERS.
 struct Filter {
   const char* name;
   void (*keep)(std::vector<double>& row, std::vector<double>& masses, double value);  // `masses` is memory to work in

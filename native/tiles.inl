@@ -11,7 +11,7 @@ constexpr std::size_t packed_offset(int i, int lane) {
   return (std::size_t(i / group) * kBlock + std::size_t(lane)) * std::size_t(group) + std::size_t(i % group);
 }
 
-// What is fetched meanwhile, into the second cache: with each group the line at each of L places, which move on by `step` bytes.
+// Prefetches into the second cache: with each group the line at each of L places, which move on by `step` bytes.
 template <int L>
 struct Ahead {
   const std::uint8_t* places[L > 0 ? L : 1];

@@ -28,7 +28,7 @@ bool TreeBuilder::step(int width, const std::int64_t* token_ids, const double* l
   ++level_;
   if (growth_) {
     const std::vector<double> values = candidates_.newest_values();
-    if (candidates_.expects())  // joined values do not measure what the draft alone is worth
+    if (candidates_.expects())  // joined values do not measure the draft alone
       growth_->expect(candidates_.expected_values());
     else
       remember(values, above);

@@ -119,7 +119,7 @@ def test_logits_are_stock_transformers(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["linear", "yarn", "llama3", "llama-own-theta"])
 def test_old_spellings_of_rotary_configs(name, tmp_path):
-    """`rope_theta` beside `rope_scaling` with `type`, as configs were before transformers 5."""
+    """`rope_theta` next to `rope_scaling` with `type`, as configs were before transformers 5."""
     directory, token_ids = save(CONFIGS[name](), tmp_path / name), tokens(60)
     wanted = own_logits(directory, token_ids)
     path = directory / "config.json"

@@ -1,4 +1,4 @@
-"""The packed file: made once, shared, never half there, and made anew where it is broken."""
+"""The packed file: made once, shared, never half written, and written again if it is broken."""
 
 import json
 import os
@@ -177,7 +177,7 @@ def test_the_least_recently_used_files_go_beyond_the_limit(original, tmp_path, m
 
 @pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("left", [0, 7, 100, -1])
-def test_a_truncated_file_is_made_anew(original, dtype, left):
+def test_a_truncated_file_is_written_again(original, dtype, left):
     wanted = logits(original, dtype)
     [file] = packed_files()
     content = file.read_bytes()
@@ -187,7 +187,7 @@ def test_a_truncated_file_is_made_anew(original, dtype, left):
 
 
 @pytest.mark.parametrize("content", [b"\0" * 5000, b"\x40" + b"\0" * 7 + b"{" * 64, b"x"])
-def test_a_file_of_something_else_is_made_anew(original, content):
+def test_a_file_of_something_else_is_written_again(original, content):
     wanted = logits(original)
     [file] = packed_files()
     file.write_bytes(content)
@@ -195,7 +195,7 @@ def test_a_file_of_something_else_is_made_anew(original, content):
     assert file.stat().st_size > len(content)
 
 
-def test_a_file_of_another_model_is_made_anew(original, tmp_path):
+def test_a_file_of_another_model_is_written_again(original, tmp_path):
     wanted = logits(original)
     [file] = packed_files()
     logits(write_llama(tmp_path / "other", vocab_size=80))

@@ -183,7 +183,7 @@ def test_ctrl_c_during_a_forward_leaves_everything_usable(model):
 
 @pytest.mark.parametrize("where", ["target", "draft"])
 def test_an_engine_whose_answer_was_stopped_goes_on(model, monkeypatch, tmp_path, where):
-    """Ctrl-C arrives when the forward has returned: its rows are pending, and nobody asked for them."""
+    """Ctrl-C arrives when the forward has returned: its tokens are pending, and no caller got the result."""
     runtime = load_native_runtime(model, dtype="float32", threads=1)
     head = write_head(tmp_path / "head")
     engine = Engine(runtime, methods()["eagle2"].drafter.load(runtime, DraftFiles(head=lambda: head)))

@@ -1,4 +1,4 @@
-"""Law L8, bit for bit: a row's result does not depend on its company, nor on threads."""
+"""Law L8, bit for bit: a token's result depends neither on its batch nor on the number of threads."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What draft networks are made of: the target's LM head, linear layers, decoder layers."""
+"""The parts of draft networks: the target's LM head, linear layers, decoder layers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ class NativeResBlock:
 
 
 class HeadSource(NamedTuple):
-    """What LM heads over one target have in common."""
+    """Shared by all LM heads over one target."""
 
     engine: _native.Engine
     samplers: NativeSamplers
@@ -149,7 +149,7 @@ class NativeLMHead:
 
 
 class NativeDraftStack:
-    """Runs rows through draft layers; their keys and values go to a cache of this stack."""
+    """Runs tokens through draft layers; their keys and values go to a cache of this stack."""
 
     def __init__(self, stack: _native.Stack, limit: int) -> None:
         self._stack = stack
@@ -160,7 +160,7 @@ class NativeDraftStack:
         return self._stack.new_cache(self._limit)
 
     def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> NDArray[np.float32]:
-        """Append (T, H) rows under `parents` (None: a chain); returns their outputs (T, H)."""
+        """Append tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H)."""
         assert isinstance(cache, _native.Cache), "a cache of this stack"
         return self._stack.forward(cache, as_rows(inputs), parents)
 

@@ -1,4 +1,4 @@
-"""What a target forward answers: features, choices, logits."""
+"""Results of a target pass: features, sampled tokens, logits."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ class NativeRows:
     """Results of one call. Its logits stay in the engine until the next forward.
 
     Args:
-        features: (T, H) outputs after the final norm.
+        features: (T, len(taps) * H) hidden states that the call asked for.
         head: the LM head, which holds the logits.
-        start: the head's row of this call's first row that has logits.
-        count: rows that have logits, the last ones of T.
+        start: where this call's logits begin in the LM head.
+        count: tokens with logits, the last ones of T.
         samplers: the engine's compiled samplers.
         origin: model and precision, for messages.
     """

@@ -1,4 +1,4 @@
-"""One target on the native engine, and everything that draft networks need."""
+"""One target on the native engine, and the parts that its draft networks are built from."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -80,7 +80,11 @@ class NativeRuntime:
         return self._stack.new_cache(self._target.context_limit)
 
     def forward(self, calls: Sequence[TargetCall]) -> list[NativeRows]:
-        """One pass over the rows of all calls; they become pending rows of their caches."""
+        """One pass over the tokens of all calls, which become pending in their caches.
+
+        Raises:
+            ModelError: a tap beyond the layers.
+        """
         inner = self._inner_taps(calls)
         final, states = self._network.forward([_native_call(call) for call in calls], inner)
         tapped = {FINAL: final, **dict(zip(inner, states, strict=True))}

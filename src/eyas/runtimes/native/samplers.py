@@ -49,5 +49,5 @@ class NativeSamplers:
 
 
 def answer(sampler: Sampler, generated: Sequence[int]) -> tuple[int, list[int]]:
-    """The answer up to a row as the engine wants it: its ids only where they matter."""
+    """The length of an answer, and its ids if the sampler reads them."""
     return len(generated), [*generated] if sampler.edits_logits else []
