@@ -16,5 +16,5 @@ LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.
 export LD_PRELOAD ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$room/site:$packages"
 "$python" -S -c 'import sys, eyas._native as native
 assert native.__file__.startswith(sys.argv[1]), native.__file__' "$room"
-exec "$python" -S -m pytest --noconftest -p no:cacheprovider -q \
-  tests/runtimes/native/test_native_{products,stacks,rows,paths,sampling,candidates}.py "$@"
+exec "$python" -S -m pytest --noconftest -p no:cacheprovider -o pythonpath=tests -q \
+  tests/runtimes/native/test_native_{products,stacks,rows,paths,sampling}.py tests/drafters/test_tree_builder.py "$@"
