@@ -81,16 +81,16 @@ def alone(runtime, reader, prompt, sampling=None, stopping=LONG):
 
 def test_idle_moments_are_told_and_survive_errors(serving, monkeypatch):
     monkeypatch.setattr("eyas.serve.scheduler.IDLE_SECONDS", 0.01)
-    calls = []
+    calls = threading.Semaphore(0)
 
     def on_idle():
-        calls.append(1)
+        calls.release()
         raise RuntimeError("a bug")
 
     scheduler = serving(on_idle=on_idle)
-    while len(calls) < 2:
-        scheduler.call(lambda: None).result(5)
-    assert scheduler.is_alive
+    assert calls.acquire(timeout=30)
+    assert calls.acquire(timeout=30)
+    assert scheduler.call(lambda: 7).result(30) == 7
 
 
 def test_every_answer_is_that_of_the_request_alone(runtime, engine, serving):
@@ -266,11 +266,15 @@ def test_a_bug_of_the_scheduler_does_not_end_it(engine, serving, monkeypatch, ca
 
 def test_closing_ends_everything_with_an_error(engine, serving):
     scheduler = serving(max_concurrent=1)
-    gate = threading.Event()
+    began, may_go_on = threading.Event(), threading.Event()
     readers = [Reader(engine, [1, at]) for at in range(3)]
-    readers[0].on_piece = gate.set
+    readers[0].on_piece = lambda: (
+        began.set() or may_go_on.wait(30)
+    )  # no answer ends before the scheduler does
     scheduler.submit([reader.job for reader in readers])
-    assert gate.wait(30)
+    assert began.wait(30)
+    scheduler.cut_off()
+    may_go_on.set()
     scheduler.close()
     assert not scheduler.is_alive
     assert not any(reader.wait() for reader in readers)

@@ -147,15 +147,22 @@ class Scheduler:
                 calls, self._calls = self._calls, deque()
             for function, future in calls:
                 _answer_call(function, future)
+            if is_idle:
+                self._be_idle()
+                continue
             try:
-                if is_idle:
-                    self._on_idle()
-                else:
-                    self._round()
+                self._round()
             except Exception as error:  # a bug in the scheduler must not end the server
                 log.exception("a round of the scheduler failed")
                 self._end_all(error)
         self._end_all(DrainingError("the server ended before the answer was whole; ask another one."))
+
+    def _be_idle(self) -> None:
+        """What may be done between answers; if that fails, those that came meanwhile know nothing of it."""
+        try:
+            self._on_idle()
+        except Exception:
+            log.exception("what the scheduler does when idle failed")
 
     def _has_work(self) -> bool:
         return bool(self._calls or len(self._waiting) or self._jobs)
