@@ -9,7 +9,8 @@ depth; above 0 no tree that does not know the sampler's noise can do better than
 import argparse
 from pathlib import Path
 
-from eyas.config import TreeConfig
+from eyas.engine.tree_options import TreeOptions
+from eyas.drafters.eagle2 import Eagle2Options
 from eyas.engine.metrics import mean_acceptance_length
 from eyas.models import resolve_model
 from eyas.runtimes import load_runtime
@@ -18,10 +19,11 @@ from eyas.training.features import FeatureSource
 from eyas.training.oracle import Oracle
 from eyas.training.simulate import simulate
 
+UNCOUPLED = TreeOptions(draft_sampling="top-k")
 TREES = {
-    "60 rows": TreeConfig(draft_sampling="top-k"),
-    "16 rows": TreeConfig(draft_tokens=15, draft_sampling="top-k"),
-    "8 rows": TreeConfig(draft_tokens=7, depth=3, draft_sampling="top-k"),
+    "60 rows": Eagle2Options(),
+    "16 rows": Eagle2Options(draft_tokens=15),
+    "8 rows": Eagle2Options(draft_tokens=7, depth=3),
 }
 
 
@@ -41,13 +43,13 @@ def main() -> None:
     _, held_out = split_held_out(read_samples(args.answers), 24)
     for temperature in sorted({sample.temperature for sample in held_out}):
         found = [s for s in held_out if s.temperature == temperature and len(s.response_ids) > 16]
-        for name, tree in TREES.items():
+        for name, options in TREES.items():
             rows = []
             for full in found[: args.limit]:
                 answer = full.response_ids[: args.max_new_tokens]
                 sample = Sample(full.id, full.prompt_ids, answer, temperature)
                 [feature] = features.get([sample])
-                rows.append(simulate(runtime, Oracle(runtime), sample, feature, tree))
+                rows.append(simulate(runtime, Oracle(runtime), sample, feature, UNCOUPLED, options))
             print(f"T={temperature:g}, {name}: {mean_acceptance_length(rows):.3f} ({len(rows)} answers)")
 
 

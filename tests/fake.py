@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eyas.config import AUTO_LIMITS, TreeConfig
 from eyas.engine.costs import CostTable
 from eyas.engine.cycle import Request
 from eyas.engine.interfaces import FINAL, DraftOptions, TargetInfo, TopK
 from eyas.engine.sampling import SampledToken, Sampler, SamplingConfig, log_softmax
 from eyas.engine.stopping import AnswerText, StoppingConfig, stop_tokens
 from eyas.engine.tree import DraftTree
+from eyas.engine.tree_options import TreeOptions
 
-AUTO = TreeConfig(tree="auto", **AUTO_LIMITS)
+AUTO = TreeOptions(tree="auto")
 # Costs as a kernel for few rows has them, and as a matrix library without one.
 FAST = CostTable(
     verify_ms=((1, 3.8), (4, 4.0), (8, 4.9), (16, 6.6), (24, 8.4), (32, 11.0), (64, 20.0)),
@@ -78,7 +78,7 @@ def make_request(
             min_new_tokens=stopping.min_new_tokens,
         ),
         text=AnswerText(stopping, NumberText(), stops),
-        tree=tree or TreeConfig(),
+        tree=tree or TreeOptions(),
         options=options or DraftOptions(),
         num_log_probs=num_log_probs,
         costs=costs,

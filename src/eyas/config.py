@@ -24,10 +24,6 @@ from eyas.errors import ConfigError
 
 MAX_SEED = 2**32 - 1  # one word of the Philox key, docs/laws.md L2
 
-DraftSampling = Literal["coupled", "top-k"]
-ScorePrecision = Literal["float32", "model"]
-TreeMode = Literal["auto", "fixed"]
-
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -222,96 +218,3 @@ def _is_within(option: Option, value: Any) -> bool:
 
 def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-TREE_SIZES = ("draft_tokens", "depth", "tree_top_k")
-# Each level is a pass of the draft network over K nodes, of K children each: more takes seconds a cycle.
-MOST_DEPTH, MOST_TOP_K = 128, 128
-AUTO_LIMITS = {"draft_tokens": 63, "depth": 8, "tree_top_k": 10}  # 64 rows with the root
-# Where `tree` is not given: "auto" for these runtimes, "fixed" for all others. A runtime belongs here once
-# measuring it takes no more than a few seconds and its costs stay as they were measured.
-AUTO_TREE_RUNTIMES: frozenset[str] = frozenset({"native"})
-# The same for methods: all others mean their paper's tree unless "auto" is asked for.
-AUTO_TREE_METHODS: frozenset[str] = frozenset({"eagle2"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeConfig(Options):
-    """Size of an EAGLE-2 draft tree (arXiv 2406.16858, Sec. 4 and App. A). The root is not counted.
-
-    `tree="auto"` chooses the size in each cycle, from measured costs; then the sizes are its limits.
-    """
-
-    title: ClassVar[str] = "draft tree"
-
-    tree: Annotated[
-        TreeMode,
-        Option(
-            "auto: each cycle chooses the size of its tree by costs measured on this machine; "
-            "fixed: the sizes below, which is also what giving one of them means",
-            common=True,
-        ),
-    ] = "fixed"
-    draft_tokens: Annotated[
-        int,
-        Option(
-            "nodes of the draft tree that the target verifies, not counting the root", at_least=1, common=True
-        ),
-    ] = 59
-    depth: Annotated[
-        int,
-        Option("levels of the draft tree below the root", "D", at_least=1, at_most=MOST_DEPTH, common=True),
-    ] = 6
-    tree_top_k: Annotated[
-        int, Option("nodes expanded on each level of the tree", "K", at_least=1, at_most=MOST_TOP_K)
-    ] = 10
-    draft_sampling: Annotated[
-        DraftSampling,
-        Option(
-            "how draft tokens are chosen at temperature > 0: coupled uses the sampler's own Gumbel noise, "
-            "top-k takes the most probable; the answer is the same"
-        ),
-    ] = "coupled"
-    score_precision: Annotated[
-        ScorePrecision,
-        Option("precision in which confidences are summed along a path: float32, or the model's own"),
-    ] = "float32"
-    expand_by_value: Annotated[
-        bool,
-        Option(
-            "expand the nodes with the best product of confidences along their path; off, by their own "
-            'confidence alone (Table 3 of the paper, "w/o value")'
-        ),
-    ] = True
-    lookup: Annotated[
-        bool,
-        Option("with --tree auto, add the continuation of the newest n-gram's previous occurrence"),
-    ] = True
-    rerank: Annotated[
-        bool,
-        Option(
-            "keep the best nodes of all levels; off, keep the nodes that were expanded (Table 3 of the "
-            'paper, "w/o reranking")'
-        ),
-    ] = True
-
-    def check(self) -> None:
-        """Raise ConfigError where the sizes do not go together."""
-        if self.draft_tokens > self.num_candidates:
-            raise ConfigError(
-                f"draft_tokens is {self.draft_tokens}, but depth {self.depth} and tree_top_k "
-                f"{self.tree_top_k} give only {self.num_candidates} candidates; "
-                "lower draft_tokens or raise one of the two."
-            )
-        if self.is_auto and not (self.expand_by_value and self.rerank):
-            raise ConfigError("tree is 'auto', which needs expand_by_value and rerank; set tree='fixed'.")
-
-    @property
-    def num_candidates(self) -> int:
-        """Nodes that expansion makes before rerank: K + (D - 1) K^2."""
-        return self.tree_top_k + (self.depth - 1) * self.tree_top_k**2
-
-    @property
-    def is_auto(self) -> bool:
-        """Whether each cycle chooses the size of its tree."""
-        return self.tree == "auto"

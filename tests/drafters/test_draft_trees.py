@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
-from eyas.config import TreeConfig
 from eyas.drafters.eagle import TREE as EAGLE_TREE
-from eyas.drafters.expansion import grow_static, grow_tree
+from eyas.drafters.eagle2 import Eagle2Options, grow_tree
+from eyas.drafters.expansion import grow_static
 from eyas.engine.tree import ancestor_mask, chain, node_depths, root_only
+from eyas.engine.tree_options import TreeOptions
 from eyas.errors import ConfigError
 from reference.candidates import best_of
 
@@ -69,7 +70,7 @@ def test_expand_and_rerank_follow_the_paper(seed, k, depth, draft_tokens, ties, 
     """Also without values and without rerank, as in the ablations of its Table 3."""
     confidences = confidences_from(seed, vocab=5, ties=ties)
     draft_tokens = min(draft_tokens, k + (depth - 1) * k * k)
-    config = TreeConfig(
+    config = Eagle2Options(
         draft_tokens=draft_tokens, depth=depth, tree_top_k=k, expand_by_value=by_value, rerank=rerank
     )
     # The base of the logarithm is free: to base 2 the sums of powers of two are as exact as their products,
@@ -102,7 +103,7 @@ def test_every_tree_is_ancestor_closed_under_ties_in_every_precision(data, k, de
         logs = np.array([sorted((data.draw(levels) for _ in range(k)), reverse=True) for _ in range(rows)])
         return np.tile(np.arange(k), (rows, 1)), logs
 
-    config = TreeConfig(
+    config = Eagle2Options(
         draft_tokens=min(6, k + (depth - 1) * k * k),
         depth=depth,
         tree_top_k=k,
@@ -121,10 +122,10 @@ def test_every_tree_is_ancestor_closed_under_ties_in_every_precision(data, k, de
 def test_no_connected_set_of_the_same_size_is_worth_more(seed, size):
     confidences = confidences_from(seed, vocab=3, ties=False)
     whole = grow_tree(
-        0, TreeConfig(draft_tokens=6, depth=2, tree_top_k=2), draft_from(confidences, 2), max_depth=9
+        0, Eagle2Options(draft_tokens=6, depth=2, tree_top_k=2), draft_from(confidences, 2), max_depth=9
     )
     best = grow_tree(
-        0, TreeConfig(draft_tokens=size, depth=2, tree_top_k=2), draft_from(confidences, 2), max_depth=9
+        0, Eagle2Options(draft_tokens=size, depth=2, tree_top_k=2), draft_from(confidences, 2), max_depth=9
     )
     values = np.exp(whole.log_values)
     rivals = [sum(values[list(chosen)]) for chosen in reference.connected_sets(whole.parents, size)]
@@ -133,7 +134,7 @@ def test_no_connected_set_of_the_same_size_is_worth_more(seed, size):
 
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 10), more=st.integers(0, 10))
 def test_a_tree_can_show_what_was_dropped(seed, size, more):
-    config = TreeConfig(depth=3, tree_top_k=3, draft_tokens=size)
+    config = Eagle2Options(depth=3, tree_top_k=3, draft_tokens=size)
     tree = grow_tree(9, config, draft_from(confidences_from(seed, 4, False), 3), max_depth=9)
     larger = tree.best(size + more)
     assert larger.num_draft_tokens == size + more
@@ -156,7 +157,7 @@ def test_the_worked_example_of_the_documentation():
     def confidences(path):
         return [(ord(token), p) for token, p in below[tuple(map(chr, path))]]
 
-    config = TreeConfig(draft_tokens=5, depth=3, tree_top_k=2)
+    config = Eagle2Options(draft_tokens=5, depth=3, tree_top_k=2)
     tree = grow_tree(0, config, draft_from(confidences, 2), max_depth=9)
     assert "".join(map(chr, tree.token_ids[1:])) == "abcei"
     assert tree.parents.tolist() == [-1, 0, 0, 1, 2, 4]
@@ -168,7 +169,7 @@ def test_the_worked_example_of_the_documentation():
 def test_stop_tokens_are_kept_but_never_expanded():
     confidences = confidences_from(3, vocab=4, ties=False)
     stop = confidences(())[0][0]
-    config = TreeConfig(draft_tokens=12, depth=3, tree_top_k=3)
+    config = Eagle2Options(draft_tokens=12, depth=3, tree_top_k=3)
     tree = grow_tree(0, config, draft_from(confidences, 3), max_depth=9, terminal=[stop])
     ends = [node for node in range(1, len(tree.token_ids)) if tree.token_ids[node] == stop]
     assert ends
@@ -180,7 +181,7 @@ def test_not_a_number_is_an_error(rerank):
     def draft(frontier, _k):
         return np.array([[0]]), np.array([[np.nan]])
 
-    config = TreeConfig(draft_tokens=1, depth=1, tree_top_k=1, rerank=rerank)
+    config = Eagle2Options(draft_tokens=1, depth=1, tree_top_k=1, rerank=rerank)
     with pytest.raises(FloatingPointError, match="not a number"):
         grow_tree(0, config, draft, max_depth=1)
 
@@ -188,7 +189,7 @@ def test_not_a_number_is_an_error(rerank):
 @pytest.mark.parametrize("max_depth", [0, 1, 2, 5])
 def test_the_context_bounds_the_depth(max_depth):
     confidences = confidences_from(1, vocab=4, ties=False)
-    config = TreeConfig(draft_tokens=20, depth=4, tree_top_k=3)
+    config = Eagle2Options(draft_tokens=20, depth=4, tree_top_k=3)
     tree = grow_tree(0, config, draft_from(confidences, 3), max_depth=max_depth)
     assert tree.depth == min(4, max_depth)
 
@@ -196,12 +197,18 @@ def test_the_context_bounds_the_depth(max_depth):
 @pytest.mark.parametrize(
     "sizes",
     [{"draft_tokens": 0}, {"depth": 0}, {"tree_top_k": 0}, {"draft_tokens": 11, "depth": 2, "tree_top_k": 2},
-     {"draft_sampling": "none"}, {"score_precision": "half"}],
+     {"score_precision": "half"}],
     ids=str,
 )  # fmt: skip
 def test_impossible_trees_are_refused(sizes):
     with pytest.raises(ConfigError):
-        TreeConfig(**sizes)
+        Eagle2Options(**sizes)
+
+
+@pytest.mark.parametrize("given", [{"draft_sampling": "none"}, {"tree": "wide"}, {"lookup": 1}], ids=str)
+def test_impossible_policies_are_refused(given):
+    with pytest.raises(ConfigError):
+        TreeOptions(**given)
 
 
 CHOICES = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 0)]

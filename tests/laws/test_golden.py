@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eyas.config import TreeConfig
-from eyas.drafters.expansion import grow_tree
+from eyas.drafters.eagle2 import Eagle2Options, grow_tree
 from eyas.engine.sampling import gumbel
 from eyas.engine.tree import DraftTree
 from eyas.engine.verification import accept_same_ids
@@ -48,7 +47,7 @@ def test_expansion(case):
         return children[:, :, 0].astype(np.int64), np.log(children[:, :, 1])
 
     sizes = {"draft_tokens": case["draft_tokens"], "depth": case["depth"], "tree_top_k": case["top_k"]}
-    tree = grow_tree(9, TreeConfig(**sizes), draft, max_depth=99)
+    tree = grow_tree(9, Eagle2Options(**sizes), draft, max_depth=99)
     kept = [tree.token_ids[tree.path(node)[1:]].tolist() for node in range(1, len(tree.parents))]
     assert kept == [path for path, _ in case["kept"]]
     np.testing.assert_allclose(np.exp(tree.log_values[1:]), [value for _, value in case["kept"]], rtol=1e-9)

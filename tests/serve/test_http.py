@@ -6,7 +6,9 @@ import logging
 import pytest
 from serving import token_ids
 
-from eyas.config import TreeConfig, options_of
+from eyas.config import options_of
+from eyas.drafters.eagle2 import Eagle2Options
+from eyas.engine.tree_options import TreeOptions
 from eyas.serve.logs import JsonLines
 
 CHAT = "/v1/chat/completions"
@@ -134,7 +136,7 @@ def test_the_options_of_the_tree_are_fields_of_eyas(server):
     for tree in ({"tree_top_k": 33}, {"tree": "wide"}, {"rerank": 1}):
         assert refusal(server.post(CHAT, **body, eyas=tree))["param"] == f"eyas.{next(iter(tree))}"
     schema = server.http.get("/openapi.json").json()["components"]["schemas"]
-    names = [named.name for named in options_of(TreeConfig)]
+    names = [named.name for kind in (TreeOptions, Eagle2Options) for named in options_of(kind)]
     assert set(schema["EyasOptions"]["properties"]) == {"method", "trace", *names}
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from making import DISTILLED, recipe_class, trainer_class, write
 
-from eyas.config import TreeConfig
 from eyas.drafters.head_arrays import check_names, read_arrays, write_arrays
 from eyas.drafters.heads import find_head_kind, read_head
 from eyas.drafters.ranked import Frontier
@@ -17,6 +16,7 @@ from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import DraftContext, DraftFiles
 from eyas.engine.sampling import Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
+from eyas.engine.tree_options import TreeOptions
 from eyas.errors import CheckpointError, ConfigError
 from eyas.training import trainer as trainer_module
 from eyas.training.closed_form import fit_linear
@@ -102,7 +102,7 @@ def open_session(runtime, drafter, kind, features, tokens):
     session = drafter.open()
     sampler = Sampler(SamplingConfig(), prompt_ids=tokens[:1], vocab_size=VOCAB)
     options = find_method(METHODS[kind]).options()
-    session.begin(DraftContext(prompt_ids=tokens[:1], sampler=sampler, tree=TreeConfig(), options=options))
+    session.begin(DraftContext(prompt_ids=tokens[:1], sampler=sampler, tree=TreeOptions(), options=options))
     session.extend(features[: len(tokens) - 1], tokens[1:])
     return session
 
@@ -288,7 +288,7 @@ def test_greedy_simulation_is_the_real_thing(runtime, samples, tmp_path, kind):
     options = find_method(METHODS[kind]).options()
     for sample in [s for s in samples if s.temperature == 0 and len(s.response_ids) > 8][:3]:
         [feature] = FeatureSource(runtime, 64).get([sample])
-        replayed = simulate(runtime, drafter, sample, feature, TreeConfig(), options)
+        replayed = simulate(runtime, drafter, sample, feature, TreeOptions(), options)
         prompt, limit = list(sample.prompt_ids), len(sample.response_ids) - 1
         request = Request(
             prompt_ids=prompt,

@@ -5,12 +5,12 @@ import pytest
 import torch
 from making import write
 
-from eyas.config import TreeConfig
 from eyas.drafters.eagle_head import EAGLE, EagleHead, HeadState
 from eyas.drafters.heads import read_head
 from eyas.drafters.ranked import Frontier
 from eyas.engine.interfaces import DraftContext
 from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.tree_options import TreeOptions
 from eyas.training.eagle import EagleRecipe, EagleTrainer, chain_mask
 from eyas.training.features import FeatureSource
 from tiny import HIDDEN, VOCAB
@@ -61,7 +61,7 @@ def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
     for committed in (2, 5, len(tokens) - 4):  # pairs that are true
         state = HeadState(head)
         sampler = Sampler(SamplingConfig(), prompt_ids=tokens[:1], vocab_size=VOCAB)
-        state.begin(DraftContext(prompt_ids=tokens[:1], sampler=sampler, tree=TreeConfig()), 0)
+        state.begin(DraftContext(prompt_ids=tokens[:1], sampler=sampler, tree=TreeOptions()), 0)
         state.extend(feature[:committed], tokens[1 : committed + 1])
         with state.expander(tokens[: committed + 1], None) as expand:
             expand(None, 2)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from making import write
 
-from eyas.config import TreeConfig
-from eyas.drafters.eagle2 import Eagle2
+from eyas.drafters.eagle2 import Eagle2, Eagle2Options
 from eyas.drafters.eagle_head import EAGLE
 from eyas.drafters.heads import read_head
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import DraftFiles
 from eyas.engine.sampling import Sampler, SamplingConfig, log_softmax
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
+from eyas.engine.tree_options import TreeOptions
 from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.training import coupling
 from eyas.training.coupling import fit_coupled_scale
@@ -212,19 +212,21 @@ def test_a_finished_head_says_where_it_comes_from(runtime, head):
     assert measured["T=0, 60 rows"]["acceptance_length"] > 1
 
 
-@pytest.mark.parametrize("tree", [TreeConfig(), TreeConfig(draft_tokens=4, depth=2, tree_top_k=3)], ids=str)
-def test_greedy_simulation_is_the_real_thing(runtime, head, samples, tree):
+@pytest.mark.parametrize(
+    "options", [Eagle2Options(), Eagle2Options(draft_tokens=4, depth=2, tree_top_k=3)], ids=str
+)
+def test_greedy_simulation_is_the_real_thing(runtime, head, samples, options):
     """Replayed answers give exactly the cycles of real decoding."""
     drafter = Eagle2.load(runtime, DraftFiles(head=lambda: head[0]))
     for sample in [s for s in samples if s.temperature == 0 and len(s.response_ids) > 8][:6]:
         [feature] = FeatureSource(runtime, 64).get([sample])
-        replayed = simulate(runtime, drafter, sample, feature, tree)
+        replayed = simulate(runtime, drafter, sample, feature, TreeOptions(), options)
         prompt, limit = list(sample.prompt_ids), len(sample.response_ids) - 1
         request = Request(
             prompt_ids=prompt,
             sampler=Sampler(SamplingConfig(), prompt_ids=prompt, vocab_size=VOCAB),
             text=AnswerText(StoppingConfig(max_new_tokens=limit), NoText()),
-            tree=tree,
+            options=options,
         )
         *_, (run, _) = Engine(runtime, drafter).stream(request)
         assert run.generated == list(sample.response_ids[:limit])
@@ -236,12 +238,12 @@ def test_greedy_simulation_is_the_real_thing(runtime, head, samples, tree):
 
 def test_the_oracle_is_right_whenever_the_best_token_is_taken(runtime, samples):
     """A chain of best tokens is a greedy answer to its end; branches are tested with the heads."""
-    tree = TreeConfig(draft_tokens=3, depth=3, tree_top_k=1)
+    options = Eagle2Options(draft_tokens=3, depth=3, tree_top_k=1)
     for sample in [s for s in samples if s.temperature == 0 and len(s.response_ids) > 8][:4]:
         [feature] = FeatureSource(runtime, 64).get([sample])
-        stats = simulate(runtime, Oracle(runtime), sample, feature, tree)
+        stats = simulate(runtime, Oracle(runtime), sample, feature, TreeOptions(), options)
         drafted = len(sample.response_ids) - 2  # after the first token, before the cut one
-        assert stats.cycles == math.ceil(drafted / (1 + tree.depth))
+        assert stats.cycles == math.ceil(drafted / (1 + options.depth))
 
 
 def test_posterior_noise_leads_to_the_winner_and_has_the_right_law():
@@ -428,7 +430,9 @@ def test_a_head_with_a_draft_vocabulary_drafts(runtime, samples, tmp_path):
     write("eagle", tmp_path / "h", runtime, run.network, ids)
     drafter = Eagle2.load(runtime, DraftFiles(head=lambda: tmp_path / "h"))
     [feature] = FeatureSource(runtime, 64).get([samples[0]])
-    stats = simulate(runtime, drafter, samples[0], feature, TreeConfig(draft_tokens=10, depth=3))
+    stats = simulate(
+        runtime, drafter, samples[0], feature, TreeOptions(), Eagle2Options(draft_tokens=10, depth=3)
+    )
     assert stats.draft_tokens > 0
 
 

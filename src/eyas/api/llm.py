@@ -28,11 +28,9 @@ from eyas.api.options import (
     ModelName,
     RuntimeName,
     Threads,
-    check_shaping,
 )
 from eyas.api.prompts import Message, Prompt, to_token_ids
 from eyas.api.turns import TurnLock
-from eyas.config import AUTO_TREE_METHODS, AUTO_TREE_RUNTIMES, TreeMode
 from eyas.drafters.find import HeadChoice, HeadFinder
 from eyas.drafters.registry import find_method
 from eyas.engine.batch import Batch, run_all
@@ -251,11 +249,11 @@ class LLM:
             ConfigError: an unknown option, a value out of bounds, or one that the method does not have.
         """
         name = self.resolve(method or self.method)
-        check_shaping(options, name)
         default = min(StoppingConfig().max_new_tokens, self.runtime.target.context_limit)
-        is_auto = self.runtime.target.runtime in AUTO_TREE_RUNTIMES and name in AUTO_TREE_METHODS
-        tree: TreeMode = "auto" if is_auto else "fixed"
-        return GenerationOptions.from_names({"max_new_tokens": default, **options}, tree)
+        tree = find_method(name).default_tree_on(self.runtime.target.runtime)
+        found = GenerationOptions.from_names({"max_new_tokens": default, **options}, tree)
+        found.of_method(name)
+        return found
 
     def resolve(self, method: str) -> str:
         """A method's name; "auto" is eagle2 where a head is found, otherwise pld, which needs none."""

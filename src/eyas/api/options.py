@@ -4,18 +4,19 @@ The options themselves stand in the files of what they configure; here they are 
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from eyas.config import AUTO_LIMITS, TREE_SIZES, Option, Options, TreeConfig, TreeMode, options_of
+from eyas.config import NamedOption, Option, Options, options_of
 from eyas.drafters.registry import find_method, methods
 from eyas.engine.interfaces import DraftOptions
 from eyas.engine.processors import processor_options
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
+from eyas.engine.tree_options import TreeMode, TreeOptions
 from eyas.errors import ConfigError
 
 # The arguments of `eyas.load`.
@@ -78,13 +79,10 @@ Device = Annotated[
     str, Option("where torch computes: cpu, cuda, cuda:1 and so on; native computes on the CPU", "NAME")
 ]
 
-# What shapes the tree that EAGLE-2 grows in each cycle; other methods' trees have a shape of their own.
-SHAPING = (*TREE_SIZES, "score_precision", "expand_by_value", "rerank")
-SHAPED = "eagle2"
 GROUPS: dict[str, type[Options]] = {
     "sampling": SamplingConfig,
     "stopping": StoppingConfig,
-    "tree": TreeConfig,
+    "tree": TreeOptions,
 }
 
 
@@ -96,7 +94,7 @@ class GenerationOptions(Options):
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
-    tree: TreeConfig = field(default_factory=TreeConfig)
+    tree: TreeOptions = field(default_factory=TreeOptions)
     n: Annotated[
         int, Option("answers to one prompt, each with random draws of its own", at_least=1, common=True)
     ] = 1
@@ -126,7 +124,9 @@ class GenerationOptions(Options):
                 close = get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}."
                 raise ConfigError(f"unknown option {name!r}; {hint}")
-        options = _with_tree(options, default_tree)
+        given_to = _by_method(options)
+        means_fixed = any(methods()[name].options.means_fixed(given) for name, given in given_to.items())
+        options = {"tree": "fixed" if means_fixed else default_tree, **options}
         groups: dict[str, Any] = {
             group: kind(**{name: options[name] for name in _names(kind) if name in options})
             for group, kind in GROUPS.items()
@@ -134,9 +134,15 @@ class GenerationOptions(Options):
         extra = {name: options[name] for name in processor_options() if name in options}
         groups["sampling"] = replace(groups["sampling"], extra=extra)
         own = {name: options[name] for name in _names(GenerationOptions) if name in options}
-        drafting = {name: options[name] for name in _method_names() if name in options}
-        for method in methods().values() if drafting else ():  # checked here, whichever will ask for them
-            method.options(**{name: drafting[name] for name in method.option_names if name in drafting})
+        tree: TreeOptions = groups["tree"]
+        if "lookup" in options and not tree.is_auto:
+            raise ConfigError(
+                f"lookup is {tree.lookup}, but tree is 'fixed', to which no prompt lookup is added; set "
+                "tree='auto', or leave lookup out."
+            )
+        for name, given in given_to.items():  # checked here, whichever will ask for them
+            _of_method(name, given, tree)
+        drafting = {name: value for given in given_to.values() for name, value in given.items()}
         return cls(**groups, **own, drafting=drafting)
 
     def of_method(self, name: str) -> DraftOptions:
@@ -149,7 +155,7 @@ class GenerationOptions(Options):
         for option in self.drafting:
             if option not in method.option_names:
                 raise ConfigError(f"{option} is not an option of {name}; leave it out, or change the method.")
-        return method.options(**self.drafting)
+        return _of_method(name, self.drafting, self.tree)
 
     def with_seed(self) -> Self:
         """The same options with a seed: the one given, or a fresh one when temperature > 0."""
@@ -166,38 +172,27 @@ class GenerationOptions(Options):
         return flat
 
 
-def _with_tree(options: Mapping[str, Any], default: TreeMode) -> Mapping[str, Any]:
-    """Resolve `tree`: a size, or an ablation of the paper's, means "fixed", with its defaults for the others.
-
-    A small fixed tree keeps every candidate, unless the number of draft tokens was given too.
-    """
-    given = [name for name in TREE_SIZES if name in options]
-    is_ablated = not (options.get("rerank", True) and options.get("expand_by_value", True))
-    tree = options.get("tree", "fixed" if given or is_ablated else default)
-    options = {**options, "tree": tree}
-    if tree == "auto":
-        if given:
-            raise ConfigError(
-                f"tree is 'auto', which chooses the size of each tree, but {given[0]} is "
-                f"{options[given[0]]}; leave one of them out."
-            )
-        return {**options, **AUTO_LIMITS}
-    if "draft_tokens" in options or not given:
-        return options
-    sizes = {name: options[name] for name in ("depth", "tree_top_k") if name in options}
-    candidates = TreeConfig(draft_tokens=1, **sizes).num_candidates
-    return {**options, "draft_tokens": min(TreeConfig().draft_tokens, candidates)}
+def tree_options() -> dict[str, NamedOption]:
+    """The options of draft trees: every method's, and those of methods whose own tree has sizes."""
+    sized = [method.options for method in methods().values() if method.options.sizes]
+    return {named.name: named for kind in (TreeOptions, *sized) for named in options_of(kind)}
 
 
-def check_shaping(options: Collection[str], method: str) -> None:
-    """Refuse options of EAGLE-2's tree where another method is asked for.
+def _by_method(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options of single methods among `options`, by method."""
+    found = {
+        name: {option: options[option] for option in method.option_names if option in options}
+        for name, method in methods().items()
+    }
+    return {name: given for name, given in found.items() if given}
 
-    Raises:
-        ConfigError: names the first.
-    """
-    shaping = [name for name in SHAPING if name in options]
-    if shaping and method != SHAPED:
-        raise ConfigError(f"{shaping[0]} is not an option of {method}; leave it out, or change the method.")
+
+def _of_method(name: str, given: Mapping[str, Any], tree: TreeOptions) -> DraftOptions:
+    """The options of a method; ConfigError where the tree policy excludes one."""
+    made = find_method(name).options.of(given, tree)
+    if tree.is_auto:
+        made.check_auto()
+    return made
 
 
 def option_names() -> list[str]:

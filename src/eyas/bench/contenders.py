@@ -1,19 +1,21 @@
 """Contenders of a benchmark: methods with options, `eagle2` or `eagle2:draft_tokens=25,name=small`.
 
 A contender without a name of its own is named for what it holds: `eagle2` has the paper's tree, `eagle2 auto`
-cost-aware trees, `eagle2 auto + lookup` also prompt lookup; other options follow as they were given.
+cost-aware trees, `eagle2 auto + lookup` also prompt lookup (which `pld auto` is by itself); other options
+follow as they were given.
 """
 
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin
 
 from eyas.api.options import GenerationOptions
 from eyas.bench.equality import PLAIN
-from eyas.config import TREE_SIZES, NamedOption, TreeConfig, options_of
+from eyas.config import NamedOption, options_of
 from eyas.drafters.registry import Method, find_method, methods
+from eyas.engine.tree_options import TreeOptions
 from eyas.errors import ConfigError
 
 # The order of the paper's Table 1; methods that it does not know follow.
@@ -52,17 +54,24 @@ class Contender:
     wanted: bool = True
 
     def settings(self, base: Mapping[str, Any], temperature: float, seed: int) -> GenerationOptions:
-        """The options of one answer: its own over the run's. A size given here makes the tree a fixed one.
+        """The options of one answer: its own over those of the run that concern it.
+
+        A size given here makes the tree a fixed one.
 
         Raises:
             ConfigError: a value out of bounds.
         """
-        own = dict(self.options)
-        if any(size in own for size in TREE_SIZES):
+        method, own = find_method(self.method or PLAIN), dict(self.options)
+        if method.options.means_fixed(own):
             own.setdefault("tree", "fixed")
-        dropped: Collection[str] = TREE_SIZES if own.get("tree") == "auto" else ()
-        if self.method in (None, PLAIN):  # no tree: its answers serve every one
-            dropped = [named.name for named in options_of(TreeConfig)]
+        dropped = {name for other in methods().values() for name in other.option_names}
+        dropped -= set(method.option_names)
+        if own.get("tree") == "auto":
+            dropped |= set(method.options.sizes)
+        elif own.get("tree") == "fixed":
+            dropped.add("lookup")
+        if method.name == PLAIN:  # no tree: its answers serve every one
+            dropped |= {named.name for named in options_of(TreeOptions)}
         kept = {name: value for name, value in base.items() if name not in dropped}
         return GenerationOptions.from_names({**kept, **own, "temperature": temperature, "seed": seed})
 
@@ -136,20 +145,20 @@ def _parsed(spec: str, base: Mapping[str, Any], *, wanted: bool) -> Contender:
 
 def _named(contender: Contender, base: Mapping[str, Any]) -> str:
     """What a contender holds."""
-    name, own = contender.name, dict(contender.options)
+    name, own, method = contender.name, dict(contender.options), find_method(contender.name)
     tree = contender.settings(base, 0.0, 0).tree
-    is_auto = tree.is_auto and find_method(name).is_sizable
+    is_auto = tree.is_auto and method.is_sizable
     if is_auto or own.get("tree") == "fixed":
         own.pop("tree", None)
     if is_auto:
         own.pop("lookup", None)
-        name += " auto + lookup" if tree.lookup else " auto"
+        name += " auto + lookup" if tree.lookup and method.takes_lookup else " auto"
     return " ".join([name, *(f"{option}={str(value).lower()}" for option, value in own.items())])
 
 
 def _known(key: str, method: Method) -> NamedOption:
     """An option that a contender may have: of the tree, or of its method."""
-    known = {named.name: named for kind in (TreeConfig, method.options) for named in options_of(kind)}
+    known = {named.name: named for kind in (TreeOptions, method.options) for named in options_of(kind)}
     if key not in known:
         close = get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}."

@@ -168,16 +168,17 @@ def add_generation_options(
     """Every option of `eyas.api.options`, in its groups. `defaults` are shown where a command has its own."""
     add_shared_options(parser, leave_out, {"tree": None, **(defaults or {})})  # tree: the runtime's own
     for name, method in methods().items():
-        if method.option_names:
-            group = parser.add_argument_group(f"method {name}")
-            for named in options_of(method.options):
-                add_option(parser, group, named)
+        if method.option_names and not method.options.sizes:
+            _add_method_options(parser, name, leave_out)
 
 
 def add_shared_options(parser: Parser, leave_out: Collection[str], defaults: Mapping[str, Any]) -> None:
-    """The generation options that belong to every method."""
+    """The generation options that belong to every method, and those that size a method's own tree."""
     for kind in (*GROUPS.values(), GenerationOptions):
         add_options(parser, kind, leave_out, defaults)
+    for name, method in methods().items():
+        if method.options.sizes:
+            _add_method_options(parser, name, leave_out)
     extra = processor_options()
     if extra:
         group = parser.add_argument_group(
@@ -185,6 +186,13 @@ def add_shared_options(parser: Parser, leave_out: Collection[str], defaults: Map
         )
         for named in extra.values():
             add_option(parser, group, named, is_rare=False)
+
+
+def _add_method_options(parser: Parser, name: str, leave_out: Collection[str]) -> None:
+    group = parser.add_argument_group(f"method {name}")
+    for named in options_of(methods()[name].options):
+        if named.name not in leave_out:
+            add_option(parser, group, named)
 
 
 def method_listing() -> str:

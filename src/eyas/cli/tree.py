@@ -12,6 +12,7 @@ from eyas.cli.drawing import DrawnCycle, draw_svg, draw_text, quote_token
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
 from eyas.cli.session import announce_method, generation_settings, is_auto, load_llm, read_prompt
+from eyas.drafters.eagle2 import Eagle2Options
 from eyas.engine.verification import Cycle
 
 NOT_HERE = ("n", "logprobs")
@@ -79,8 +80,9 @@ def _drawn(llm: LLM, cycle: Cycle, before: list[int], options: GenerationOptions
     tree, accepted = cycle.tree, cycle.num_accepted
     said = quote_token(llm.tokenizer.decode(before))
     kept = f"{tree.num_draft_tokens} drafted"
-    if tree.best is not None:
-        kept = f"{tree.num_draft_tokens} of up to {options.tree.num_candidates} candidates kept"
+    own = options.of_method(llm.method)
+    if tree.best is not None and isinstance(own, Eagle2Options):
+        kept = f"{tree.num_draft_tokens} of up to {own.num_candidates} candidates kept"
     gained = f"{accepted + 1} token{'s' if accepted else ''} from one pass of the target"
     return DrawnCycle(
         tree=tree,

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from eyas.config import TreeConfig
 from eyas.drafters.ranked import PlainSession
 from eyas.drafters.registry import register_drafter
 from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime
 from eyas.engine.tree import DraftTree, root_only
+from eyas.engine.tree_options import TreeOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoregressiveOptions(DraftOptions):
     """No options: nothing is drafted, whatever the tree policy."""
 
-    def max_draft_tokens(self, tree: TreeConfig) -> int:  # noqa: ARG002
+    def max_draft_tokens(self, tree: TreeOptions) -> int:  # noqa: ARG002
         """None."""
         return 0
 

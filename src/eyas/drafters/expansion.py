@@ -1,7 +1,6 @@
-"""How a draft tree grows: EAGLE-2's expansion and rerank, and static trees.
+"""How a draft tree grows, level by level: a dynamic one, or one of fixed shape.
 
-Source: EAGLE-2 (arXiv 2406.16858), Sec. 4.1 (expansion) and 4.2 (rerank); docs/algorithm.md has a worked
-example. The arithmetic of a dynamic tree is in `eyas.drafters.tree_builder`.
+The arithmetic of a dynamic tree is in `eyas.drafters.tree_builder`.
 """
 
 import math
@@ -10,39 +9,9 @@ from itertools import groupby
 
 import numpy as np
 
-from eyas.config import TreeConfig
 from eyas.drafters.ranked import Expand, Frontier
-from eyas.drafters.tree_builder import NO_NUMBER, AnyTreeBuilder, Node, Rounding, new_tree_builder, unrounded
+from eyas.drafters.tree_builder import NO_NUMBER, AnyTreeBuilder, Node
 from eyas.engine.tree import DraftTree
-
-
-def grow_tree(
-    root: int,
-    config: TreeConfig,
-    expand: Expand,
-    *,
-    max_depth: int,
-    terminal: Collection[int] = (),
-    rounding: Rounding = unrounded,
-) -> DraftTree:
-    """Expand and rerank: the whole of EAGLE-2's drafting, or without one of its parts where `config` says so.
-
-    Args:
-        root: token id at the top.
-        config: sizes of the tree.
-        expand: drafts a level.
-        max_depth: no node is deeper, whatever `config` says: the context ends there.
-        terminal: stop tokens, which are never expanded.
-        rounding: rounds each sum of logs (score_precision).
-    """
-    depth = min(config.depth, max_depth)
-    builder = new_tree_builder(
-        config.tree_top_k, depth, terminal, rounding=rounding, by_value=config.expand_by_value
-    )
-    if depth:
-        grow(builder, expand, config.tree_top_k)
-    keep = builder.finish if config.rerank else builder.expanded
-    return DraftTree(*keep(root, config.draft_tokens), best=best_of(builder, root))
 
 
 def grow(builder: AnyTreeBuilder, expand: Expand, k: int) -> None:

@@ -15,11 +15,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from eyas.config import AUTO_LIMITS
 from eyas.drafters.acceptance import AcceptanceMap
 from eyas.drafters.tree_builder import Rounding, TreeShape, unrounded
 from eyas.engine.interfaces import DraftContext, DraftSession, Features
 from eyas.engine.tree import DraftTree, Floats, Ints
+from eyas.engine.tree_options import AUTO_DEPTH, AUTO_DRAFT_TOKENS, AUTO_TOP_K
+
+MOST_DEPTH = 128  # of a method's own tree: each level is a pass of its draft network
 
 
 class Frontier(NamedTuple):
@@ -50,9 +52,9 @@ class TreeLimits:
         shape: which nodes there may be, by their sibling ranks; None for all.
     """
 
-    draft_tokens: int = AUTO_LIMITS["draft_tokens"]
-    depth: int = AUTO_LIMITS["depth"]
-    top_k: int = AUTO_LIMITS["tree_top_k"]  # nodes expanded on a level, and children of each
+    draft_tokens: int = AUTO_DRAFT_TOKENS
+    depth: int = AUTO_DEPTH
+    top_k: int = AUTO_TOP_K  # nodes expanded on a level, and children of each
     shape: TreeShape | None = None
 
 

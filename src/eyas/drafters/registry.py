@@ -9,10 +9,15 @@ from pkgutil import iter_modules
 from typing import Self, TypeVar, get_type_hints
 
 from eyas.drafters.policy.session import TreePolicy
-from eyas.drafters.ranked import SizableSession
+from eyas.drafters.ranked import RankedSession, SizableSession
 from eyas.engine.interfaces import Drafter, DraftFiles, DraftOptions, Runtime
+from eyas.engine.tree_options import TreeMode
 from eyas.engine.verification import Lossless
 from eyas.errors import ConfigError
+
+# Where a method's default may be cost-aware trees: to measure such a runtime takes a few seconds at most, and
+# its costs stay as they were measured.
+AUTO_TREE_RUNTIMES: frozenset[str] = frozenset({"native"})
 
 
 @dataclass(frozen=True)
@@ -21,12 +26,14 @@ class Method:
 
     Attributes:
         head: kind of the draft networks that it loads (`eyas.drafters.find`); None for none.
+        default_tree: its tree policy where none is asked for, on runtimes whose costs can be relied on.
     """
 
     name: str
     drafter: type[Drafter]
     options: type[DraftOptions] = DraftOptions
     head: str | None = None
+    default_tree: TreeMode = "fixed"
 
     def load(self, runtime: Runtime, files: DraftFiles) -> TreePolicy:
         """Its drafter on a runtime, under the tree policy of each request.
@@ -36,12 +43,25 @@ class Method:
         """
         return TreePolicy(self.drafter.load(runtime, files), self.name)
 
-    @cached_property
+    def default_tree_on(self, runtime: str) -> TreeMode:
+        """Its tree policy on a runtime where none is asked for."""
+        return self.default_tree if runtime in AUTO_TREE_RUNTIMES else "fixed"
+
+    @property
     def is_sizable(self) -> bool:
-        """Whether tree="auto" can size its trees: the type that `open` is declared to return says it."""
+        """Whether tree="auto" can size its trees."""
+        return self._opens(SizableSession)
+
+    @property
+    def takes_lookup(self) -> bool:
+        """Whether tree="auto" adds prompt lookup: not to a continuation of the method's own."""
+        return self._opens(RankedSession)
+
+    def _opens(self, kind: type) -> bool:
+        """Whether its sessions are of a kind: the type that `open` is declared to return says it."""
         session = get_type_hints(self.drafter.open).get("return")
         session = self.drafter if session is Self else session
-        return isinstance(session, type) and issubclass(session, SizableSession)
+        return isinstance(session, type) and issubclass(session, kind)
 
     @property
     def summary(self) -> str:
@@ -68,12 +88,13 @@ def register_drafter(
     *,
     options: type[DraftOptions] = DraftOptions,
     head: str | None = None,
+    default_tree: TreeMode = "fixed",
 ) -> Callable[[DrafterClass], DrafterClass]:
     """Make a drafter known by `name`: to generate, bench, serve, --help and the contract tests."""
 
     def register(drafter: DrafterClass) -> DrafterClass:
         assert name not in _METHODS, f"two drafters are called {name!r}"
-        _METHODS[name] = Method(name, drafter, options, head)
+        _METHODS[name] = Method(name, drafter, options, head, default_tree)
         return drafter
 
     return register

@@ -21,7 +21,7 @@ logits plus the sampler's noise (docs/algorithm.md, section 4), and verification
 speculative sampling verifies.
 
 With tree="auto" the draft model ranks several children of each node, as any network does; then a number as
-`sps_length` bounds the depth of the trees, and the two rules are not used.
+`sps_length` bounds the depth of the trees. The two rules are for chains; "confidence" is refused there.
 """
 
 import math
@@ -32,10 +32,10 @@ from typing import Annotated, Protocol, Self
 
 import numpy as np
 
-from eyas.config import MOST_DEPTH, Option
+from eyas.config import Option
 from eyas.drafters.head_layers import stack_config, stack_shapes
 from eyas.drafters.heads import HeadCheckpoint, kind_of, read_config, read_head, register_head
-from eyas.drafters.ranked import Frontier, RankedSession, TreeLimits
+from eyas.drafters.ranked import MOST_DEPTH, Frontier, RankedSession, TreeLimits
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.target import AnswerHead, check_target, check_vocabulary
 from eyas.engine.interfaces import (
@@ -94,6 +94,14 @@ class SpsOptions(DraftOptions):
             raise ConfigError(
                 f"sps_length is {self.sps_length!r}, but it must be 'heuristic', 'confidence' or a whole "
                 f"number from 1 to {MOST_DEPTH}."
+            )
+
+    def check_auto(self) -> None:
+        """Raise ConfigError for the rule that ends a chain."""
+        if self.sps_length == "confidence":
+            raise ConfigError(
+                "tree is 'auto', but sps_length is 'confidence', a rule for single chains; give a number, "
+                "which bounds the depth, leave sps_length out, or set tree='fixed'."
             )
 
     @property

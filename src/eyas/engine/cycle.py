@@ -17,7 +17,6 @@ from time import perf_counter
 
 import numpy as np
 
-from eyas.config import TreeConfig
 from eyas.engine.batch_cost import SequenceShare, begin_cycle
 from eyas.engine.costs import CostTable
 from eyas.engine.interfaces import (
@@ -36,6 +35,7 @@ from eyas.engine.metrics import GenerationStats, Laps, StatsCounter
 from eyas.engine.sampling import SampledToken, Sampler
 from eyas.engine.stopping import AnswerText, FinishReason
 from eyas.engine.tree import DraftTree
+from eyas.engine.tree_options import TreeOptions
 from eyas.engine.verification import Cycle, Verifier
 from eyas.errors import DraftError
 
@@ -49,7 +49,7 @@ class Request:
     prompt_ids: Sequence[int]
     sampler: Sampler
     text: AnswerText
-    tree: TreeConfig = field(default_factory=TreeConfig)
+    tree: TreeOptions = field(default_factory=TreeOptions)
     options: DraftOptions = field(default_factory=DraftOptions)  # of the drafter's own type
     num_log_probs: int | None = None
     costs: CostTable | None = None  # by which trees of tree="auto" are sized

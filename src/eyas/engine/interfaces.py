@@ -32,18 +32,19 @@ Shape letters: T rows of a call, N tree nodes (root included), H hidden size, V 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.config import Options, TreeConfig
+from eyas.config import Options
 from eyas.engine.batch_cost import SequenceShare
 from eyas.engine.costs import CostTable
 from eyas.engine.metrics import Laps
 from eyas.engine.sampling import Sampler, best_of_row, log_softmax
 from eyas.engine.stopping import StoppingConfig
 from eyas.engine.tree import DraftTree, Floats, Ints
+from eyas.engine.tree_options import AUTO_DRAFT_TOKENS, TreeOptions
 from eyas.engine.verification import SAME_IDS, AcceptanceRule, TargetScores
 from eyas.errors import CapacityError, ConfigError
 from eyas.models.spec import StackSpec
@@ -325,11 +326,30 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftOptions(Options):
-    """Options of a single method, besides those of the tree. A method that has some derives from this.
+    """Options of a single method, besides those of every tree. A method that has some derives from this.
 
-    A field's name begins with the method's, so that all methods' options live in one flat set. Where an
-    option changes the acceptance rule, `rule` says so.
+    All methods' options live in one flat set, so a field's name begins with the method's. Where an option
+    changes the acceptance rule, `rule` says so.
     """
+
+    sizes: ClassVar[tuple[str, ...]] = ()  # those that size the method's own tree, so that they ask for it
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], tree: TreeOptions) -> Self:  # noqa: ARG003 - for methods with sizes
+        """The options of a request from those that were given.
+
+        Raises:
+            ConfigError: a value out of bounds, or one that the tree policy excludes.
+        """
+        return cls(**given)
+
+    @classmethod
+    def means_fixed(cls, given: Mapping[str, Any]) -> bool:
+        """Whether what was given asks for the method's own tree: `tree` is then "fixed" by default."""
+        return any(size in given for size in cls.sizes)
+
+    def check_auto(self) -> None:
+        """Raise ConfigError where an option excludes cost-aware trees."""
 
     @property
     def rule(self) -> AcceptanceRule:
@@ -337,17 +357,13 @@ class DraftOptions(Options):
         return SAME_IDS
 
     @property
-    def own_draft_tokens(self) -> int | None:
-        """Most draft tokens, auxiliary ones included, of a cycle with the method's own (fixed) tree.
+    def own_draft_tokens(self) -> int:
+        """Most draft tokens, auxiliary ones included, of a cycle with the method's own (fixed) tree."""
+        return AUTO_DRAFT_TOKENS
 
-        None for a method that follows the request's tree sizes.
-        """
-        return None
-
-    def max_draft_tokens(self, tree: TreeConfig) -> int:
+    def max_draft_tokens(self, tree: TreeOptions) -> int:
         """Most tokens that a cycle adds behind the root: caches need room for them."""
-        own = self.own_draft_tokens
-        return tree.draft_tokens if tree.is_auto or own is None else own
+        return AUTO_DRAFT_TOKENS if tree.is_auto else self.own_draft_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,7 +380,7 @@ class DraftContext:
 
     prompt_ids: Sequence[int]
     sampler: Sampler
-    tree: TreeConfig
+    tree: TreeOptions
     options: DraftOptions = field(default_factory=DraftOptions)  # of the method's own kind
     stop_token_ids: frozenset[int] = frozenset()  # nothing follows these: they are never expanded
     laps: Laps | None = None  # where to book the time of draft passes, if anybody asks

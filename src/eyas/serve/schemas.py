@@ -21,10 +21,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from eyas.api.options import GROUPS
+from eyas.api.options import GROUPS, tree_options
 from eyas.api.prompts import Prompt
-from eyas.config import NamedOption, TreeConfig, options_of
+from eyas.config import NamedOption, options_of
 from eyas.engine.processors import processor_options
+from eyas.engine.tree_options import TreeOptions
 from eyas.serve.errors import ApiError
 from eyas.serve.settings import MAX_DEPTH, MAX_DRAFT_TOKENS, MAX_TREE_TOP_K, ServeSettings
 
@@ -264,7 +265,7 @@ class CompletionRequest(AnswerRequest):
 
 def request_models() -> tuple[type[ChatRequest], type[CompletionRequest]]:
     """The bodies of chats and completions with a field for each generation option."""
-    tree = {named.name: _field(named) for named in options_of(TreeConfig)}
+    tree = {name: _field(named) for name, named in tree_options().items()}
     eyas = create_model("EyasOptions", __base__=EyasOptions, __doc__=EyasOptions.__doc__, **tree)
     fields: dict[str, Any] = {name: _field(named) for name, named in _option_fields().items()}
     fields["eyas"] = (eyas | None, None)
@@ -277,7 +278,7 @@ def request_models() -> tuple[type[ChatRequest], type[CompletionRequest]]:
 
 def _option_fields() -> dict[str, NamedOption]:
     """The options that are fields of a body, by name: all of sampling and stopping."""
-    kinds = (kind for kind in GROUPS.values() if kind is not TreeConfig)
+    kinds = (kind for kind in GROUPS.values() if kind is not TreeOptions)
     return {named.name: named for kind in kinds for named in options_of(kind)} | processor_options()
 
 

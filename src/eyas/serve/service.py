@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 import eyas
 from eyas.api.llm import LLM
-from eyas.api.options import SHAPED, GenerationOptions
+from eyas.api.options import GenerationOptions
 from eyas.api.prompts import Prompt
 from eyas.drafters.registry import Method, find_method, methods
 from eyas.engine.cycle import Piece, Request
@@ -106,7 +106,7 @@ class Service:
             "eyas": {
                 "method": self.llm.method,
                 "methods": self._methods,
-                "sized_methods": [name for name in self._methods if name == SHAPED],
+                "sized_methods": [name for name in self._methods if find_method(name).options.sizes],
                 "runtime": target.runtime,
                 "dtype": target.dtype,
             },
@@ -155,7 +155,7 @@ class Service:
             fingerprint=self._fingerprint,
             prompt_tokens=[len(request.prompt_ids) for request in requests[:: body.n]],
             choices_per_prompt=body.n,
-            settings={name: described[name] for name in SHOWN},
+            settings={name: described[name] for name in SHOWN if name in described},
             texts=self.texts,
             logprobs=options.logprobs is not None,
             trace=body.trace,

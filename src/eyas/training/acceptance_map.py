@@ -13,10 +13,11 @@ from typing import Annotated, Any, ClassVar
 
 from eyas.api.llm import LLM
 from eyas.api.options import GenerationOptions
-from eyas.config import MAX_SEED, DraftSampling, Option, Options, TreeConfig
+from eyas.config import MAX_SEED, Option, Options
 from eyas.drafters.acceptance import AcceptanceMap, Observation, observed
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
+from eyas.engine.tree_options import DraftSampling, TreeOptions
 from eyas.errors import CheckpointError, DataError
 from eyas.models import Progress, silent
 from eyas.training.data import Prompt
@@ -64,9 +65,8 @@ def fit_acceptance(
             options = GenerationOptions(
                 sampling=SamplingConfig(temperature=temperature, seed=config.seed + number),
                 stopping=StoppingConfig(max_new_tokens=config.max_new_tokens),
-                tree=TreeConfig(
-                    draft_tokens=config.draft_tokens, depth=config.depth, draft_sampling=draft_sampling
-                ),
+                tree=TreeOptions(draft_sampling=draft_sampling),
+                drafting={"draft_tokens": config.draft_tokens, "depth": config.depth},
             )
             seen += _watch(llm, prompt, options)
         if not seen:

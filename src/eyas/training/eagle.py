@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eyas.config import Option, TreeConfig
+from eyas.config import Option
+from eyas.drafters.eagle2 import Eagle2Options
 from eyas.drafters.eagle_head import EAGLE, EagleHeadConfig
 from eyas.drafters.head_arrays import Arrays
 from eyas.drafters.head_layers import MAX_LAYERS, stack_document
@@ -189,12 +190,13 @@ class EagleTrainer(Trainer[EagleRecipe, EagleNetwork]):
     recipe = EagleRecipe
     # Trees by the target's query tokens, root included.
     cases = (
-        Case(name="60 rows"),
-        Case(name="16 rows", tree=TreeConfig(draft_tokens=15)),
-        Case(name="8 rows", tree=TreeConfig(draft_tokens=7, depth=3)),
-        Case(name="60 rows, top-k", tree=UNCOUPLED, is_sampled=True),
+        Case(name="60 rows", options=Eagle2Options()),
+        Case(name="16 rows", options=Eagle2Options(draft_tokens=15)),
+        Case(name="8 rows", options=Eagle2Options(draft_tokens=7, depth=3)),
+        Case(name="60 rows, top-k", tree=UNCOUPLED, options=Eagle2Options(), is_sampled=True),
     )
-    quick_case = Case(name="60 rows", tree=UNCOUPLED)  # before coupled scales are fitted
+    # Before coupled scales are fitted.
+    quick_case = Case(name="60 rows", tree=UNCOUPLED, options=Eagle2Options())
 
     @classmethod
     def make_network(cls, runtime: TorchRuntime, config: EagleRecipe) -> EagleNetwork:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import eyas
-from eyas.config import TreeConfig
 from eyas.engine.interfaces import Drafter, DraftOptions
 from eyas.engine.metrics import GenerationStats, is_looping, mean_acceptance_length
+from eyas.engine.tree_options import TreeOptions
 from eyas.models import Progress, silent
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.config import Recipe
@@ -24,7 +24,7 @@ from eyas.training.data import Sample
 from eyas.training.features import FeatureSource
 from eyas.training.simulate import simulate
 
-UNCOUPLED = TreeConfig(draft_sampling="top-k")
+UNCOUPLED = TreeOptions(draft_sampling="top-k")
 EVALUATED = "evaluated"  # folder in that of a run
 SHORTEST = 8  # tokens or features of an answer that is measured
 
@@ -34,7 +34,7 @@ class Case:
     """How a drafter is measured."""
 
     name: str
-    tree: TreeConfig = field(default_factory=TreeConfig)
+    tree: TreeOptions = field(default_factory=TreeOptions)
     options: DraftOptions | None = None  # of its own kind
     is_sampled: bool = False  # only where temperature > 0
 

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from eyas.drafters.expansion import grow_tree
+from eyas.drafters.eagle2 import Eagle2Options, grow_tree
 from eyas.drafters.ranked import Frontier
 from eyas.engine.interfaces import DraftContext, DraftFiles, Features, Runtime, TargetCall
 from eyas.engine.tree import DraftTree, Floats, Ints, root_only
@@ -43,7 +43,8 @@ class OracleSession:
     def begin(self, context: DraftContext, keep: int = 0) -> None:  # noqa: ARG002 - it starts afresh
         """Start an answer."""
         self.num_forwards = 0
-        self._context = context
+        assert isinstance(context.options, Eagle2Options), "the oracle drafts EAGLE-2's trees"
+        self._options, self._stops = context.options, context.stop_token_ids
         self._cache = self._runtime.new_cache()
 
     def fork(self) -> "OracleSession":
@@ -60,7 +61,7 @@ class OracleSession:
         fresh = np.array(token_ids[self._cache.length :])
         root = self._forward(fresh, None)[-1:]
         self._cache.commit(range(len(fresh)))
-        tree, first = self._context.tree, [-1]  # first pending row of the frontier above
+        first = [-1]  # first pending row of the frontier above
 
         def expand(frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
             features = root
@@ -73,9 +74,7 @@ class OracleSession:
             return top.token_ids, top.log_probs
 
         try:
-            return grow_tree(
-                token_ids[-1], tree, expand, max_depth=max_depth, terminal=self._context.stop_token_ids
-            )
+            return grow_tree(token_ids[-1], self._options, expand, max_depth=max_depth, terminal=self._stops)
         finally:
             self._cache.commit([])
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.config import TreeConfig
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import FINAL, Drafter, DraftOptions, Taps, TargetCall
 from eyas.engine.metrics import GenerationStats
 from eyas.engine.sampling import SampledToken, Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree import Floats, Ints, node_depths
+from eyas.engine.tree_options import TreeOptions
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.data import Sample
 
@@ -33,7 +33,7 @@ def simulate(
     drafter: Drafter,
     sample: Sample,
     features: Tensor,
-    tree: TreeConfig,
+    tree: TreeOptions,
     options: DraftOptions | None = None,
     taps: Taps = (FINAL,),
 ) -> GenerationStats:
@@ -44,7 +44,7 @@ def simulate(
         drafter: loaded on `runtime`.
         sample: an answer of this target.
         features: (T, len(taps) * H) the target's features of the whole sequence.
-        tree: sizes of the tree.
+        tree: how draft tokens are chosen.
         options: of the drafter's own kind, if it has some.
         taps: the hidden states that the features hold; the final one comes last.
     """

@@ -8,7 +8,6 @@ from time import perf_counter
 import numpy as np
 
 import eyas
-from eyas.config import TreeConfig
 from eyas.drafters.autoregressive import Autoregressive
 from eyas.drafters.ranked import Frontier, RankedSession
 from eyas.drafters.tree_builder import new_tree_builder
@@ -27,6 +26,7 @@ from eyas.engine.metrics import Laps
 from eyas.engine.sampling import Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree import Ints
+from eyas.engine.tree_options import TreeOptions
 from eyas.errors import ConfigError
 from eyas.models.machine import cpu_model
 
@@ -195,7 +195,7 @@ class _Bench:
     def _begin(self, session: RankedSession, keep: int) -> None:
         sampler = Sampler(SamplingConfig(), prompt_ids=self._ids, vocab_size=self._runtime.target.vocab_size)
         context = DraftContext(
-            prompt_ids=self._ids, sampler=sampler, tree=TreeConfig(), options=self._options
+            prompt_ids=self._ids, sampler=sampler, tree=TreeOptions(), options=self._options
         )
         session.begin(context, keep)
 

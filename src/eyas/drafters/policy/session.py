@@ -71,6 +71,7 @@ class TreePolicy:
                 f"tree is 'auto', but speculative sampling ({self.name}) needs each tree as it was sampled; "
                 "set tree='fixed'."
             )
+        options.check_auto()
 
     def open(self) -> "PolicySession":
         """A session of the drafter under the policy."""
