@@ -160,7 +160,9 @@ class Bench:
         old = {"method": before.get("method"), **before.get("options", {})}
         new = {"method": contender.method, **json.loads(json.dumps(self._options(contender)))}
         found = [
-            f"{name} {old[name]}, not {new[name]}" for name in old if before and old[name] != new.get(name)
+            f"{name} {old[name]}, not {new[name]}"
+            for name in old
+            if before and name in new and old[name] != new[name]  # what it lacks is another method's
         ]
         file = earlier.get("questions", {}).get(questions.name, {})
         if file.get("sha256", questions.sha256) != questions.sha256:
