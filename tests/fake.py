@@ -1,7 +1,7 @@
 """A runtime without a network: logits are a fixed random function of the whole token prefix.
 
 Every path of every tree has its own logits, so a row that sees one wrong token gives other results. That
-makes it a strict and quick oracle for the engine, the walk and the drafters that need no network.
+makes it a strict and quick oracle for the engine, verification and the drafters that need no network.
 """
 
 from dataclasses import dataclass

@@ -182,7 +182,7 @@ def test_no_option_changes_the_answer(case, engines, prompt, sampling, stopping,
 def test_what_keeps_no_ids_says_so_and_keeps_them_where_greedy(
     case, engines, prompt, sampling, stopping, tree
 ):
-    """Other rules judge draws only; and what they emit still has to be possible."""
+    """Other rules apply to draws only; and what they emit still has to be possible."""
     assert methods()[case.method].lossless == "ids", "such a rule is never a default"
     check_same_answer(case, engines, prompt, replace(sampling, temperature=0.0), stopping, tree)
     drawn = replace(sampling, temperature=1.0, top_k=1)  # one token is possible

@@ -55,7 +55,7 @@ def test_expansion(case):
 
 @pytest.mark.parametrize("case", cases("verification"), ids=range(4))
 def test_verification(case):
-    """Every way that the target's draws can go, weighted: the walk's outcomes are the golden ones."""
+    """Every way that the target's draws can go, weighted: verification's outcomes are the golden ones."""
     nodes = [(), *map(tuple, case["nodes"])]
     tree = DraftTree(
         token_ids=np.array([9, *(path[-1] for path in nodes[1:])]),

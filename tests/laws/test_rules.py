@@ -226,7 +226,7 @@ class Greedy:
 
 
 @pytest.mark.parametrize("rule", [accept_by_speculative_sampling, accept_typical])
-def test_where_greedy_every_rule_is_the_walk(rule):
+def test_where_greedy_every_rule_keeps_the_same_ids(rule):
     tree = chain(0, [1, 2, 9])
     assert rule(tree, Greedy()) == accept_same_ids(tree, Greedy())
 

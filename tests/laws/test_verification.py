@@ -1,4 +1,4 @@
-"""Losslessness as an identity: the walk emits exactly the target's distribution, whatever the tree."""
+"""Losslessness as an identity: verification emits exactly the target's distribution, whatever the tree."""
 
 import itertools
 
@@ -37,8 +37,8 @@ def target(seed, path):
     return np.random.default_rng([seed, *path]).dirichlet(np.ones(VOCAB))
 
 
-def walk_distribution(tree, seed):
-    """{(accepted path, bonus): probability} of the walk, by summing over what the target can draw."""
+def outcome_distribution(tree, seed):
+    """{(accepted path, bonus): probability} of verification, by summing over what the target can draw."""
     outcome = {}
 
     def descend(node, path, weight):
@@ -54,25 +54,25 @@ def walk_distribution(tree, seed):
 
 
 @given(tree=trees(), seed=st.integers(0, 10**6))
-def test_the_walk_equals_eagle2s_rejection_rule_in_law(tree, seed):
+def test_same_ids_equals_eagle2s_rejection_rule_in_law(tree, seed):
     """Exact enumeration: accepted path and bonus have one joint law under both rules."""
     children = {}
     for node in range(1, len(tree.token_ids)):
         path = tuple(int(tree.token_ids[at]) for at in tree.path(int(tree.parents[node]))[1:])
         children.setdefault(path, []).append(int(tree.token_ids[node]))
     rule = reference.rejection_walk(children, lambda path: target(seed, path))
-    walk = walk_distribution(tree, seed)
-    for key in rule.keys() | walk.keys():
-        assert walk.get(key, 0.0) == pytest.approx(rule.get(key, 0.0), abs=1e-12)
+    ours = outcome_distribution(tree, seed)
+    for key in rule.keys() | ours.keys():
+        assert ours.get(key, 0.0) == pytest.approx(rule.get(key, 0.0), abs=1e-12)
 
 
 @given(tree=trees(), seed=st.integers(0, 10**6), length=st.integers(1, 3))
 def test_every_emitted_prefix_has_the_targets_own_probability(tree, seed, length):
     """P(first tokens of the answer) is the product of the target's conditionals, whatever the tree."""
-    walk = walk_distribution(tree, seed)
+    ours = outcome_distribution(tree, seed)
     for tokens in itertools.product(range(VOCAB), repeat=length):
         emitted = 0.0
-        for (accepted, bonus), weight in walk.items():
+        for (accepted, bonus), weight in ours.items():
             answer = (*accepted, bonus)
             head = answer[:length]
             if head == tokens[: len(head)]:  # the rest is drawn in later cycles from the target itself
@@ -97,7 +97,7 @@ def test_sampled_siblings_with_rejection_emit_the_target_too(p, q, siblings):
 
 
 @given(tree=trees(), tokens=st.lists(st.integers(0, VOCAB - 1), min_size=20, max_size=20))
-def test_the_walk_follows_the_chosen_tokens(tree, tokens):
+def test_verification_follows_the_chosen_tokens(tree, tokens):
     asked = []
 
     def choose(node, accepted):

@@ -40,7 +40,7 @@ SHAPE = TreeShape(TREE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EagleOptions(DraftOptions):
-    """How drafts are drawn and judged at temperature > 0."""
+    """How drafts are drawn and verified at temperature > 0."""
 
     eagle_ratio: Annotated[
         bool,

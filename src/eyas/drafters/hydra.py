@@ -39,7 +39,7 @@ from eyas.drafters.head_layers import stack_config, stack_shapes
 from eyas.drafters.heads import HeadFile, read_head, register_head
 from eyas.drafters.ranked import Frontier
 from eyas.drafters.registry import register_drafter
-from eyas.drafters.static_tree import TREE, Heads, Level, StaticTreeSession
+from eyas.drafters.static_tree import TREE, LevelHeads, LevelInputs, StaticTreeSession
 from eyas.drafters.target import check_target
 from eyas.engine.interfaces import (
     DraftContext,
@@ -159,7 +159,7 @@ class HydraOptions(DraftOptions):
 class Hydra:
     """Hydra heads (or Hydra++) over Medusa's static tree; needs Hydra heads for the target."""
 
-    def __init__(self, heads: Heads, prefix: DraftStack | None) -> None:
+    def __init__(self, heads: LevelHeads, prefix: DraftStack | None) -> None:
         self._heads = heads
         self._prefix = prefix
 
@@ -190,7 +190,7 @@ class Hydra:
                 blocks[-1] += [shared] * (config.layers - 1)
         has_own = config.own_vocab is not None
         own = [layer(config.lm_head(head)) for head in range(config.heads) if has_own]
-        heads = Heads(runtime, directory, blocks, own, file.draft_ids)
+        heads = LevelHeads(runtime, directory, blocks, own, file.draft_ids)
         prefix = None
         if config.prefix is not None:
             names = (name for name in weights if name.startswith(PREFIX))
@@ -301,7 +301,7 @@ class PrefixReader:
 class HydraSession(StaticTreeSession):
     """One sequence's features, as its heads condition on them."""
 
-    def __init__(self, heads: Heads, reader: Reader) -> None:
+    def __init__(self, heads: LevelHeads, reader: Reader) -> None:
         super().__init__(heads)
         self.reader = reader
         self._runtime = heads.runtime
@@ -324,19 +324,19 @@ class HydraSession(StaticTreeSession):
         """Features that the prefix layer reads before the heads draft."""
         return self.reader.num_waiting
 
-    def first_level(self, root: int, answer: Prefix) -> Level:
+    def first_level(self, root: int, answer: Prefix) -> LevelInputs:
         """The parts c and e(root) of z."""
         self.num_forwards += self.reader.num_forwards + 1
         with self.drafting():
-            return Level([self.reader.read(), self._embed(np.array([root]))], [answer])
+            return LevelInputs([self.reader.read(), self._embed(np.array([root]))], [answer])
 
-    def next_level(self, level: Level, frontier: Frontier) -> Level:
+    def next_level(self, level: LevelInputs, frontier: Frontier) -> LevelInputs:
         """For each node the parts of its parent, and its own embedding."""
         self.num_forwards += 1
         above = [self._runtime.select(part, frontier.parent_rows) for part in level.inputs]
         parts = [*above, self._embed(frontier.token_ids)]
         paths = zip(frontier.parent_rows.tolist(), frontier.token_ids.tolist(), strict=True)
-        return Level(parts, [level.prefixes[row].extended(token) for row, token in paths])
+        return LevelInputs(parts, [level.prefixes[row].extended(token) for row, token in paths])
 
     def _embed(self, token_ids: Ints) -> Features:
         return self._runtime.embed(token_ids)

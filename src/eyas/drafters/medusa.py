@@ -3,7 +3,7 @@
 Source: Medusa (arXiv 2401.10774), Sec. 2. With the target's feature f_t a Medusa head k = 0.. predicts the
 token at t + 2 + k: residual blocks, then an LM head: one of its own (published files), or a linear map and
 the target's.
-The token at t + 1 is the target's business. In eyas that one is committed already: it is the root.
+The token at t + 1 is the target's own: in eyas it is committed already, as the root.
 
     position        n-1          n            n+1          n+2
     token           x_{n-1}      x_n = root   depth 1      depth 2
@@ -13,8 +13,8 @@ So the feature that counts is the newest one there is, that of the token *before
 see which token was drafted above it: all nodes of a level have the same children (`static_tree.py` says
 which of them are kept).
 
-At temperature > 0 the paper judges by what is typical of the target, which changes its distribution; that is
-an option here (`medusa_lossy_typical`). By default plain decoding's ids are kept, and children are
+At temperature > 0 the paper accepts tokens that are typical of the target, which changes its distribution;
+that is an option here (`medusa_lossy_typical`). By default plain decoding's ids are kept, and children are
 chosen with the sampler's own noise (docs/algorithm.md, section 4).
 
 On disk, for head k = 0.. of m = `medusa_num_layers` residual blocks:
@@ -44,7 +44,7 @@ from eyas.config import Option
 from eyas.drafters.heads import HeadFile, read_head, register_head
 from eyas.drafters.ranked import Frontier
 from eyas.drafters.registry import register_drafter
-from eyas.drafters.static_tree import TREE, Heads, Level, StaticTreeSession
+from eyas.drafters.static_tree import TREE, LevelHeads, LevelInputs, StaticTreeSession
 from eyas.drafters.target import check_target
 from eyas.engine.interfaces import (
     DraftContext,
@@ -109,7 +109,7 @@ MEDUSA = register_head(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MedusaOptions(DraftOptions):
-    """Size of the tree, and how it is judged at temperature > 0."""
+    """Size of the tree, and how it is verified at temperature > 0."""
 
     medusa_draft_tokens: Annotated[
         int, Option("nodes kept of the static tree, the most valuable first", at_least=1)
@@ -137,7 +137,7 @@ class MedusaOptions(DraftOptions):
 class Medusa:
     """Medusa heads over a static tree of 63 nodes; needs Medusa heads for the target."""
 
-    def __init__(self, heads: Heads) -> None:
+    def __init__(self, heads: LevelHeads) -> None:
         self._heads = heads
 
     @classmethod
@@ -166,7 +166,7 @@ class Medusa:
                 layers[-1].append(runtime.linear(*layer(f"{head}.output")))
         has_own = config.own_vocab is not None
         own = [(weights[f"{head}.{config.layers}.weight"], None) for head in range(config.heads) if has_own]
-        return cls(Heads(runtime, directory, layers, own, file.draft_ids))
+        return cls(LevelHeads(runtime, directory, layers, own, file.draft_ids))
 
     def open(self) -> "MedusaSession":
         """A session that knows no feature yet."""
@@ -189,11 +189,11 @@ class MedusaSession(StaticTreeSession):
         """Remember the newest feature."""
         self._feature = features[-1:]
 
-    def first_level(self, root: int, answer: Prefix) -> Level:  # noqa: ARG002 - heads read no token
+    def first_level(self, root: int, answer: Prefix) -> LevelInputs:  # noqa: ARG002 - heads read no token
         """The newest feature. All heads together count as one pass."""
         self.num_forwards += 1
-        return Level([self._feature], [answer])
+        return LevelInputs([self._feature], [answer])
 
-    def next_level(self, level: Level, frontier: Frontier) -> Level:
+    def next_level(self, level: LevelInputs, frontier: Frontier) -> LevelInputs:
         """The same feature for all nodes. Penalties see the most probable path for every one of them."""
-        return Level(level.inputs, [level.prefixes[0].extended(int(frontier.token_ids[0]))])
+        return LevelInputs(level.inputs, [level.prefixes[0].extended(int(frontier.token_ids[0]))])

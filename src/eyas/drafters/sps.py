@@ -71,7 +71,7 @@ DRAFT_LM = register_head(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpsOptions(DraftOptions):
-    """How much is drafted, and how it is judged at temperature > 0."""
+    """How much is drafted, and how it is verified at temperature > 0."""
 
     sps_length: Annotated[
         str | int,

@@ -43,20 +43,20 @@ def first_nodes(count: int) -> list[Node]:
     return sorted(TREE, key=lambda path: (prod(2 * (rank + 1) for rank in path), len(path), path))[:count]
 
 
-class Level(NamedTuple):
+class LevelInputs(NamedTuple):
     """What a head reads: a row for each node whose children it gives, or one row for them all."""
 
     inputs: list[Features]  # (F, H) each
     prefixes: list[Prefix]  # the answer up to and including each row's token
 
 
-class Head(NamedTuple):
+class LevelHead(NamedTuple):
     """Layers, of which the first reads all inputs, then an LM head."""
 
     layers: Sequence[ResBlock | Linear]
     lm_head: LMHead
 
-    def children(self, level: Level, k: int, coupling: Coupling | None) -> TopK:
+    def children(self, level: LevelInputs, k: int, coupling: Coupling | None) -> TopK:
         """The `k` best children below each row."""
         first, *later = self.layers
         rows = first(*level.inputs)
@@ -65,7 +65,7 @@ class Head(NamedTuple):
         return self.lm_head.top_k(rows, k, coupling)
 
 
-class Heads:
+class LevelHeads:
     """The heads that fill a tree, in the order of its levels; their LM heads are their own or the target's.
 
     Args:
@@ -101,10 +101,10 @@ class Heads:
         """The target's LM head for one answer; None where it is not used."""
         return None if self._own else AnswerHead(self.runtime, self._draft_ids)
 
-    def over(self, lm_head: LMHead | None) -> list[Head]:
+    def over(self, lm_head: LMHead | None) -> list[LevelHead]:
         """The heads, over the target's LM head or, without it, their own."""
         lm_heads = self._own if lm_head is None else [lm_head] * len(self._layers)
-        return [Head(*pair) for pair in zip(self._layers, lm_heads, strict=True)]
+        return [LevelHead(*pair) for pair in zip(self._layers, lm_heads, strict=True)]
 
 
 class StaticTreeSession(RankedSession):
@@ -112,7 +112,7 @@ class StaticTreeSession(RankedSession):
 
     num_forwards = 0
 
-    def __init__(self, heads: Heads) -> None:
+    def __init__(self, heads: LevelHeads) -> None:
         self._networks = heads
 
     def start(self, context: DraftContext, draft_tokens: int) -> None:
@@ -128,11 +128,11 @@ class StaticTreeSession(RankedSession):
         return TreeLimits(len(self._tree), len(self._networks), WIDTH, self._shape)
 
     @abstractmethod
-    def first_level(self, root: int, answer: Prefix) -> Level:
+    def first_level(self, root: int, answer: Prefix) -> LevelInputs:
         """What the first head reads below the root, the answer's last token. The session counts forwards."""
 
     @abstractmethod
-    def next_level(self, level: Level, frontier: Frontier) -> Level:
+    def next_level(self, level: LevelInputs, frontier: Frontier) -> LevelInputs:
         """What the next head reads for the frontier's nodes, whose parents were those of `level`."""
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
@@ -151,7 +151,7 @@ class StaticTreeSession(RankedSession):
         lm_head = None if self._answer_head is None else self._answer_head.after(token_ids)
         heads = iter(self._networks.over(lm_head))
         answer = Prefix(token_ids[len(self._context.prompt_ids) :])
-        level: Level | None = None
+        level: LevelInputs | None = None
 
         def expand(frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
             nonlocal level
