@@ -7,6 +7,7 @@ makes it a strict and quick oracle for the engine, verification and the drafters
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import strategies as st
 
 from eyas.engine.costs import CostTable
 from eyas.engine.cycle import Request
@@ -38,6 +39,11 @@ FREE = CostTable(
     root_ms=0.01,
     pair_ms=0.0,
     overhead_ms=0.0,
+)
+
+# Parents of the nodes of a tree, root included, each before its children.
+parent_lists = st.lists(st.integers(0, 10**6), max_size=12).map(
+    lambda draws: [-1] + [draw % (index + 1) for index, draw in enumerate(draws)]
 )
 
 

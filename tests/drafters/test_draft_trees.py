@@ -12,6 +12,7 @@ from eyas.drafters.expansion import grow_static
 from eyas.engine.tree import ancestor_mask, chain, node_depths, root_only
 from eyas.engine.tree_options import TreeOptions
 from eyas.errors import ConfigError
+from fake import parent_lists
 from reference.candidates import best_of
 
 
@@ -268,11 +269,6 @@ def test_eagles_tree_is_the_papers():
 def test_a_static_tree_refuses_what_is_not_a_number():
     with pytest.raises(FloatingPointError, match="not a number"):
         grow_static(0, CHOICES, lambda *_: (np.array([[1, 2]]), np.array([[np.nan, -1.0]])), max_depth=3)
-
-
-parent_lists = st.lists(st.integers(0, 10**6), max_size=12).map(
-    lambda draws: [-1] + [draw % (index + 1) for index, draw in enumerate(draws)]
-)
 
 
 @given(parents=parent_lists)

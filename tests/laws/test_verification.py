@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_draft_trees import parent_lists
 
 import reference
 from eyas.engine.sampling import Sampler, SamplingConfig, gumbel, log_softmax
 from eyas.engine.tree import DraftTree, chain
 from eyas.engine.verification import accept_same_ids
-from fake import Says
+from fake import Says, parent_lists
 
 VOCAB = 4
 
