@@ -13,6 +13,7 @@ from eyas.api.options import GenerationOptions, option_names
 from eyas.cli.app import build_parser
 from eyas.cli.parser import given
 from eyas.config import Option
+from eyas.drafters.eagle2 import Eagle2Options
 from eyas.drafters.registry import find_method
 from eyas.engine import processors
 from eyas.engine.cycle import Engine
@@ -69,10 +70,10 @@ def runtime(request, tmp_path_factory):
     return load_runtime(name, directory, name="tiny", dtype=dtype, threads=1)
 
 
-def ids(engine, extra, temperature, seed):
+def ids(engine, extra, temperature, seed, options=None):
     sampling = SamplingConfig(temperature=temperature, seed=seed, extra=extra)
     stopping = StoppingConfig(max_new_tokens=30, ignore_eos=True)
-    request = make_request([5, 6, 7, 5], sampling, stopping, vocab_size=VOCAB)
+    request = make_request([5, 6, 7, 5], sampling, stopping, vocab_size=VOCAB, options=options)
     return answer(engine, request)[0].generated
 
 
@@ -89,7 +90,7 @@ def test_ids_are_plain_decodings_on_every_runtime(runtime, temperature, head, tm
     for seed in range(2):
         for extra in ({"top_a": 0.9}, {"no_echo": 3}, {"top_a": 0.5, "no_echo": 2}):
             wanted = ids(plain, extra, temperature, seed)
-            assert ids(eagle, extra, temperature, seed) == wanted
+            assert ids(eagle, extra, temperature, seed, Eagle2Options()) == wanted
             echo = extra.get("no_echo", 0)
             assert all(token not in wanted[max(0, at - echo) : at] for at, token in enumerate(wanted))
             changed += wanted != ids(plain, {}, temperature, seed)

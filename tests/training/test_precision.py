@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from making import recipe_class, trainer_class, write
 
-from eyas.drafters.eagle2 import Eagle2
+from eyas.drafters.eagle2 import Eagle2, Eagle2Options
 from eyas.engine.interfaces import DraftFiles
 from eyas.models import int8
 from eyas.training.features import FeatureSource
@@ -12,7 +12,7 @@ from eyas.training.measure import Case, measure
 from eyas.training.precision import Int8Drafts, what_int8_costs
 
 RATIO = 4000.0
-CASE = Case(name="60 rows")
+CASE = Case(name="60 rows", options=Eagle2Options())
 
 
 @pytest.fixture

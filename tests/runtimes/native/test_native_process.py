@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fake
+from eyas.drafters.eagle2 import Eagle2Options
 from eyas.drafters.registry import methods
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import DraftFiles, TargetCall
@@ -190,7 +191,11 @@ def test_an_engine_whose_answer_was_stopped_goes_on(model, monkeypatch, tmp_path
 
     def request(prompt):
         return fake.make_request(
-            prompt, SamplingConfig(), StoppingConfig(max_new_tokens=12, ignore_eos=True), vocab_size=64
+            prompt,
+            SamplingConfig(),
+            StoppingConfig(max_new_tokens=12, ignore_eos=True),
+            vocab_size=64,
+            options=Eagle2Options(),
         )
 
     wanted, _ = fake.answer(engine, request([5, 6, 7]))
@@ -235,6 +240,7 @@ for method in ("autoregressive", "eagle2"):
         request = fake.make_request(
             [5, 6, 7], SamplingConfig(temperature=temperature, seed=1),
             StoppingConfig(max_new_tokens=16, ignore_eos=True), vocab_size=64, num_log_probs=2,
+            options=methods()[method].options(),
         )
         answers.append(fake.answer(Engine(runtime, drafter), request)[0].generated)
 print(json.dumps([runtime.target.runtime, answers, sorted({"torch", "transformers"} & set(sys.modules))]))
