@@ -2,13 +2,9 @@
 policy and throws nothing."""
 
 import shutil
-import sys
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # serving.py
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -23,32 +19,6 @@ def browser():
         opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
-
-
-@pytest.fixture(scope="session")
-def llm(browser, tmp_path_factory):
-    """A random model with a random head; costs are given, so that nothing is measured."""
-    import eyas
-    from eyas.runtimes.native import is_built
-    from fake import FAST
-    from tiny_chat import write_chat_model
-
-    directory = write_chat_model(tmp_path_factory.mktemp("models") / "tiny", head=True)
-    kind = (
-        {"runtime": "native", "dtype": "float32"} if is_built() else {"runtime": "torch", "dtype": "float64"}
-    )
-    loaded = eyas.load(directory, threads=1, **kind)
-    loaded.loaded("eagle2")._costs = FAST
-    return loaded
-
-
-@pytest.fixture(scope="session")
-def server(llm):
-    from serving import Server
-
-    running = Server(llm)
-    yield running
-    running.stop()
 
 
 @pytest.fixture
