@@ -82,6 +82,16 @@ QUOTAS = {
         {"cpu,cpuacct/x/cpu.cfs_quota_us": "400000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"},
         4,
     ),
+    "version 1, mounted under one name": (
+        "4:cpu,cpuacct:/x\n",
+        {"cpu/x/cpu.cfs_quota_us": "200000", "cpu/x/cpu.cfs_period_us": "100000"},
+        2,
+    ),
+    "a path of the host, whose group is the root here": (
+        "0::/system.slice/docker-1.scope\n",
+        {"cpu.max": "400000 100000"},
+        4,
+    ),
     "version 1, no limit": (
         "4:cpu:/\n",
         {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},

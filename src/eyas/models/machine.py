@@ -67,13 +67,16 @@ def cpu_quota() -> float | None:
         is_v1 = "cpu" in controllers.split(",")
         if not (is_v1 or number == "0"):
             continue
-        root = CGROUP_ROOT / controllers if is_v1 else CGROUP_ROOT
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(root):
-                break
-            found += _quota_v1(folder) if is_v1 else _quota_v2(folder)
+        for name in {controllers, "cpu"} if is_v1 else {""}:  # v1 is mounted under one of the two, or both
+            for folder in _up_to_root(CGROUP_ROOT / name, path):
+                found += _quota_v1(folder) if is_v1 else _quota_v2(folder)
     return min(found, default=None)
+
+
+def _up_to_root(root: Path, path: str) -> list[Path]:
+    """The group's folder and those of its ancestors; in a container, `path` may be one of the host's."""
+    group = root / path.lstrip("/")
+    return [folder for folder in (group, *group.parents) if folder.is_relative_to(root)]
 
 
 def _quota_v2(folder: Path) -> list[float]:
