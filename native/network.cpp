@@ -144,7 +144,7 @@ bool LMHead::couple(int tokens, int k, Sampler& sampler, const Columns& columns,
   std::vector<char> broken(std::size_t(tokens), 0);
   scratch_.resize(std::size_t(engine_.pool.threads()));
   sampler.make_noise(engine_.pool, answers);
-  const auto couple = [&](int thread, int begin, int end) {
+  const auto couple = [&](int begin, int end, int thread) {
     Scratch& own = scratch_[std::size_t(thread)];
     own.logits.resize(std::size_t(size()));
     for (int t = begin; t < end; ++t) {
@@ -155,9 +155,9 @@ bool LMHead::couple(int tokens, int k, Sampler& sampler, const Columns& columns,
     }
   };
   if (sampler.is_plain()) {
-    engine_.pool.run([&](Phase& phase) { phase.each(tokens, 1, [&](int begin, int end) { couple(phase.thread, begin, end); }); });
+    engine_.pool.run([&](Phase& phase) { phase.each(tokens, 1, couple); });
   } else {
-    couple(0, 0, tokens);
+    couple(0, tokens, 0);
   }
   return std::none_of(broken.begin(), broken.end(), [](char b) { return b; });
 }

@@ -42,9 +42,9 @@ Activations ActivationBuffer::view(const Kernels& kernels, ActivationFormat form
 
 void multiply_together(Phase& phase, const Kernels& kernels, const PackedMatrix& w, const Activations& x, int tokens,
                        const Epilogue& epilogue, const PackedMatrix& after) {
-  const int last = phase.share_end(w.blocks());
-  phase.each(w.blocks(), 1, [&](int block, int end) {
-    const std::uint8_t* next = end == last ? after.block(phase.share_begin(after.blocks())) : w.block(end);
+  phase.each(w.blocks(), 1, [&](int block, int end, int thread) {
+    const bool is_last = end == phase.share_end(w.blocks(), thread);
+    const std::uint8_t* next = is_last ? after.block(phase.share_begin(after.blocks(), thread)) : w.block(end);
     kernels.multiply(w, block, x, tokens, epilogue, next);
   });
 }
@@ -292,8 +292,8 @@ void Stack::attend(Phase& phase, int index, int tokens) {
     for (int i = begin; i < end; ++i)
       rotate_and_put(layer, index, i / strips, i % strips * kStrip, std::min(tokens, (i % strips + 1) * kStrip));
   });
-  float* scores = scores_.as<float>() + std::size_t(phase.thread) * std::size_t(kernels_.max_queries) * score_stride_;
-  phase.each(int(items_.size()), 1, [&](int begin, int end) {
+  phase.each(int(items_.size()), 1, [&](int begin, int end, int thread) {
+    float* scores = scores_.as<float>() + std::size_t(thread) * std::size_t(kernels_.max_queries) * score_stride_;
     for (int i = begin; i < end; ++i) attend_item(layer, index, items_[std::size_t(i)], scores);
   });
 }

@@ -1,15 +1,18 @@
-// Threads that go through the phases of one computation together.
+// Threads that compute the phases of a computation together.
 //
-//     pool.run([&](Phase& phase) {           // on every thread
-//       phase.each(blocks, 1, [&](int begin, int end) { ... });   // each has a share, then helps the others
-//       phase.each(rows, 4, ...);                                  // begins when all of the first are done
+//     pool.run([&](Phase& phase) {                               // on the caller's thread
+//       phase.each(blocks, 1, [&](int begin, int end) { ... });  // on all threads: each has a share, then helps the others
+//       phase.each(rows, 4, [&](int begin, int end, int thread) { ... });  // begins when all of the first are done
 //     });
 //
-// Which thread computes an item is not deterministic, but it never changes the result. What an item throws comes out of
-// `run` on the caller's thread, once the others are done.
+// The caller's thread publishes a phase, takes parts of it as the others do, and goes on when all parts are done. It waits
+// for parts that have been begun, never for a thread: one that has lost its core to another program comes back to
+// whatever phase there is by then. Which thread computes a part is not deterministic, but it never changes the result. What
+// a part throws comes out of `each`, once the other parts are done.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -17,6 +20,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace eyas {
@@ -25,22 +29,18 @@ class ThreadPool;
 
 class Phase {
  public:
-  Phase(ThreadPool& pool, int thread) : thread(thread), pool_(pool) {}
+  explicit Phase(ThreadPool& pool) : pool_(pool) {}
 
-  // Calls function(begin, end) for parts of 0..count of at most `chunk` items, then waits for all threads.
+  // Calls function(begin, end), or function(begin, end, thread), for parts of 0..count of at most `chunk` items; returns
+  // when all are done.
   template <class Function>
   void each(int count, int chunk, const Function& function);
-  // The items of 0..count that this thread begins with.
-  int share_begin(int count) const { return share(count, thread); }
-  int share_end(int count) const { return share(count, thread + 1); }
-
-  const int thread;  // 0..threads-1
+  // The items of 0..count that a thread begins with, where the chunk is 1.
+  int share_begin(int count, int thread) const;
+  int share_end(int count, int thread) const { return share_begin(count, thread + 1); }
 
  private:
-  int share(int count, long owner) const;  // where it starts; the next one starts where it ends
-
   ThreadPool& pool_;
-  int index_ = 0;
 };
 
 class ThreadPool {
@@ -55,57 +55,72 @@ class ThreadPool {
   std::unique_lock<std::recursive_mutex> hold();
   // Starts the threads if they are not running, so that failing to start them is an error before any work.
   void start();
-  // Runs `work` on all threads; calls of several callers queue. A forked child starts its own threads.
+  // Runs `work`, whose phases all threads compute; calls of several callers queue. A forked child starts its own threads.
   void run(const std::function<void(Phase&)>& work);
 
  private:
   friend class Phase;
-  struct alignas(64) Counter {
-    std::atomic<int> value{0};
+  using Clock = std::chrono::steady_clock;
+
+  struct Work {  // of a phase
+    void (*call)(const void* function, int begin, int end, int thread) = nullptr;
+    const void* function = nullptr;
+    int count = 0;
+    int chunk = 1;
+
+    int parts() const { return int((long(count) + chunk - 1) / chunk); }
+    void compute(int part, int thread) const;
   };
 
+  // Parts of a phase that a thread begins with. Who takes one may read the rest until it reports the part as done, since
+  // only then can another phase be published; a number of the phase is not needed.
+  struct alignas(64) Share {
+    std::atomic<int> left{0};             // parts that no thread has taken
+    std::atomic<std::uint32_t> phase{0};  // counts the phases with parts for this thread
+    std::atomic<bool> asleep{false};
+    int end = 0;  // behind the last part
+    Work work;
+    std::mutex mutex;  // of a thread that goes to sleep
+    std::condition_variable wake;
+  };
+
+  int share_begin(int count, int thread) const { return int(long(count) * thread / threads_); }
+  void compute(const Work& work);
+  int take_parts(int thread);
+  void wait_for(int parts);
+  void serve(int thread, std::uint32_t seen);
+  void wake(Share& share);
+  void report(int parts);
+  void fail(std::exception_ptr error);
   void stop();
   void forget();
-  void fail(std::exception_ptr error);
-  void serve(int thread, std::uint64_t seen);
-  void wait_for_all();
-  static void relax(int& spins);
 
   const int threads_;
   std::vector<std::thread> workers_;
   long owner_;  // process that started them
   std::recursive_mutex queue_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<std::uint64_t> job_{0};
+  std::unique_ptr<Share[]> shares_;  // (threads,), the caller's first
   std::atomic<bool> closing_{false};
-  const std::function<void(Phase&)>* work_ = nullptr;
-  std::exception_ptr error_;            // the first of a run
-  std::unique_ptr<Counter[]> next_[2];  // (threads,) of the phase under way, and of the one after it
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<std::uint64_t> round_{0};
+  std::mutex mutex_;  // of what follows
+  std::condition_variable done_;
+  std::exception_ptr error_;                  // the first of a phase
+  alignas(64) std::atomic<int> finished_{0};  // parts of the phase that other threads have done
+  std::atomic<bool> waiting_{false};          // the caller sleeps until there are enough
 };
 
-inline int Phase::share(int count, long owner) const { return int(count * owner / pool_.threads_); }
+inline int Phase::share_begin(int count, int thread) const { return pool_.share_begin(count, thread); }
 
 template <class Function>
 void Phase::each(int count, int chunk, const Function& function) {
-  ThreadPool::Counter* next = pool_.next_[index_ % 2].get();
-  const long threads = pool_.threads_;
-  try {
-    for (long k = 0; k < threads; ++k) {  // its own share first, which is contiguous in memory; then what others have left
-      const long owner = (thread + k) % threads;
-      const int first = share(count, owner), end = share(count, owner + 1);
-      for (int at; (at = first + next[owner].value.fetch_add(chunk, std::memory_order_relaxed)) < end;)
-        function(at, at + chunk < end ? at + chunk : end);
+  const auto call = [](const void* erased, int begin, int end, [[maybe_unused]] int thread) {
+    const Function& own = *static_cast<const Function*>(erased);
+    if constexpr (std::is_invocable_v<const Function&, int, int, int>) {
+      own(begin, end, thread);
+    } else {
+      own(begin, end);
     }
-  } catch (...) {  // out of memory: the others wait for this thread all the same
-    pool_.fail(std::current_exception());
-  }
-  // No thread is in the next phase yet, so its counters may be reset: each thread resets its own.
-  pool_.next_[(index_ + 1) % 2][std::size_t(thread)].value.store(0, std::memory_order_relaxed);
-  ++index_;
-  pool_.wait_for_all();
+  };
+  pool_.compute({call, &function, count, chunk});
 }
 
 }  // namespace eyas

@@ -152,6 +152,43 @@ def test_callers_on_several_threads_wait_for_each_other(model, threads):
     assert run(CALLERS, model, threads) == [240, 0]
 
 
+BUSY = """
+import json, os, signal, sys
+from pathlib import Path
+import numpy as np
+from eyas.engine.interfaces import TargetCall
+from eyas.runtimes.native import load_native_runtime
+
+alone, many = (load_native_runtime(Path(sys.argv[1]), dtype="float32", threads=n) for n in (1, 8))
+loops = []
+for _ in range(len(os.sched_getaffinity(0)) + 1):
+    loops.append(os.fork())
+    if loops[-1] == 0:
+        signal.alarm(60)
+        while True:
+            pass
+
+def features(runtime, ids):
+    [rows] = runtime.forward([TargetCall(runtime.new_cache(), ids)])
+    return rows.features
+
+generator = np.random.default_rng(0)
+same = []
+for count in (1, 2, 3, 5, 8, 13, 60, 1, 100, 4):
+    ids = generator.integers(0, 60, size=count)
+    same.append(np.array_equal(features(alone, ids), features(many, ids)))
+for loop in loops:
+    os.kill(loop, signal.SIGKILL)
+    os.waitpid(loop, 0)
+print(json.dumps(same))
+"""
+
+
+def test_more_threads_than_cores_beside_endless_loops_change_nothing(model):
+    """Threads lose their cores in the middle of phases, and come back to others."""
+    assert run(BUSY, model) == [True] * 10
+
+
 TOO_MANY_THREADS = """
 import json, resource, sys
 from pathlib import Path
