@@ -12,6 +12,8 @@ inline F load_some(const float* p, int count) {
   return load(lanes);
 }
 
+#include "cache_q8_0.inl"
+
 inline void put_value(F x, float* p) { store(p, x); }
 inline void put_value(F x, std::uint16_t* p) { store_bf16(p, x); }
 
@@ -21,12 +23,10 @@ void put_values(const float* value, int dim, T* out) {
 }
 
 void put(const LayerStore& store_, int kv_head, int slot, const float* key, const float* value) {
-  const int dim = store_.head_dim;
-  std::uint8_t* keys = store_.keys + std::size_t(kv_head) * store_.key_head_bytes() +
-                       std::size_t(slot / kKeyBlock) * std::size_t(dim) * kKeyBlock * std::size_t(store_.item());
-  std::uint8_t* values = store_.values + std::size_t(kv_head) * store_.value_head_bytes() +
-                         std::size_t(slot) * std::size_t(store_.width()) * std::size_t(store_.item());
-  const int lane = slot % kKeyBlock;
+  if (store_.type == CacheType::Q8_0) return put_q8_0(store_, kv_head, slot, key, value);
+  const int dim = store_.head_dim, lane = slot % kKeyBlock;
+  std::uint8_t* keys = store_.head_keys(kv_head) + std::size_t(slot / kKeyBlock) * store_.key_block_bytes();
+  std::uint8_t* values = store_.head_values(kv_head) + std::size_t(slot) * store_.value_bytes();
   if (store_.type == CacheType::Float32) {
     float* out = reinterpret_cast<float*>(keys);
     for (int d = 0; d < dim; ++d) out[d * kKeyBlock + lane] = key[d];
@@ -39,37 +39,51 @@ void put(const LayerStore& store_, int kv_head, int slot, const float* key, cons
   }
 }
 
+std::size_t query_bytes(CacheType type, int dim) {
+  if (type == CacheType::Q8_0) return Int8Query::bytes(dim);
+  const bool is_float32 = type == CacheType::Float32;
+  const int item = activation_bytes(is_float32 ? ActivationFormat::Float32 : ActivationFormat::Bfloat16);
+  return std::size_t(round_up(dim, kLanes)) * std::size_t(item);
+}
+
 void put_query(CacheType type, const float* query, int dim, std::uint8_t* out) {
+  if (type == CacheType::Q8_0) return put_int8_query(query, dim, out);
   Activations one;
-  one.format = query_format(type);
+  one.format = type == CacheType::Float32 ? ActivationFormat::Float32 : ActivationFormat::Bfloat16;
   one.data = out;
   for (int d = 0; d < dim; d += kLanes) put_activations(one, 0, d, load_some(query + d, dim - d));
 }
 
+// Keys that lie as the weights of a float format do, times R queries: V blocks from `block` on.
+template <class Format>
+struct FloatKeys {
+  template <int R, int V>
+  static EYAS_INLINE void score(const AttendItem& item, int block, F (&sums)[R][V]) {
+    const LayerStore& s = *item.store;
+    const std::uint8_t* vectors[V];
+    for (int v = 0; v < V; ++v) vectors[v] = s.head_keys(item.kv_head) + std::size_t(block + v) * s.key_block_bytes();
+    strided_tile<Format, R, V>(vectors, 64, s.groups(), item.queries, Ahead<0>{}, sums);
+  }
+};
+
 template <class Keys, int R, int V>
-void score_blocks(const AttendItem& item, const std::uint8_t* keys, int block) {
-  const LayerStore& s = *item.store;
-  const std::size_t bytes = std::size_t(s.head_dim) * kKeyBlock * std::size_t(s.item());
-  const std::uint8_t* vectors[V];
-  for (int v = 0; v < V; ++v) vectors[v] = keys + std::size_t(block + v) * bytes;
+void score_blocks(const AttendItem& item, int block) {
   F sums[R][V];
-  strided_tile<Keys, R, V>(vectors, 64, s.head_dim * s.item() / 4, item.queries, Ahead<0>{}, sums);
+  Keys::score(item, block, sums);
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) store(item.scores + std::size_t(r) * item.score_stride + (block + v) * kKeyBlock, sums[r][v]);
 }
 
-// Queries times the keys of blocks begin..end, which lie as a weight format `Keys` has them.
+// Queries times the keys of blocks begin..end.
 template <class Keys, int R = kMaxTokens>
 void score_queries(const AttendItem& item, int count, int begin, int end) {
   if constexpr (R > 0) {
     if (count != R) return score_queries<Keys, R - 1>(item, count, begin, end);
-    const LayerStore& s = *item.store;
-    const std::uint8_t* keys = s.keys + std::size_t(item.kv_head) * s.key_head_bytes();
     int block = begin;
     if constexpr (R <= kMaxTokens / 4) {  // more sums in flight hide the latency of each
-      for (; block + 4 <= end; block += 4) score_blocks<Keys, R, 4>(item, keys, block);
+      for (; block + 4 <= end; block += 4) score_blocks<Keys, R, 4>(item, block);
     }
-    for (; block < end; ++block) score_blocks<Keys, R, 1>(item, keys, block);
+    for (; block < end; ++block) score_blocks<Keys, R, 1>(item, block);
   }
 }
 
@@ -103,24 +117,28 @@ float softmax(const AttendItem& item, int query) {
   return std::isfinite(highest) ? 1.0f / sum_of(sum) : std::numeric_limits<float>::quiet_NaN();
 }
 
+inline F value_vector(const float* p) { return load(p); }
+inline F value_vector(const std::uint16_t* p) { return load_bf16(p); }
+
+// The vectors of a kv head's values from a column on.
 template <class T>
-inline F value_vector(const T* p);
-template <>
-inline F value_vector(const float* p) {
-  return load(p);
-}
-template <>
-inline F value_vector(const std::uint16_t* p) {
-  return load_bf16(p);
-}
+struct FloatValues {
+  const T* first;
+  std::size_t width;
+
+  FloatValues(const AttendItem& item, int column)
+      : first(reinterpret_cast<const T*>(item.store->head_values(item.kv_head)) + column),
+        width(std::size_t(item.store->width())) {}
+  F vector(int slot, int v) const { return value_vector(first + std::size_t(slot) * width + v * kLanes); }
+};
 
 // Adds the values at positions begin..end, in slots of the same numbers, to V vectors of R queries.
-template <class T, int R, int V>
-inline void add_values(const T* values, int width, const float* const* probs, int begin, int end, F (&sums)[R][V]) {
+template <class Values, int R, int V>
+inline void add_values(const Values& values, const float* const* probs, int begin, int end, F (&sums)[R][V]) {
   for (int j = begin; j < end; ++j) {
     F value[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) value[v] = value_vector(values + std::size_t(j) * std::size_t(width) + v * kLanes);
+    for (int v = 0; v < V; ++v) value[v] = values.vector(j, v);
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       const F p = set(probs[r][j]);
@@ -130,11 +148,9 @@ inline void add_values(const T* values, int width, const float* const* probs, in
   }
 }
 
-template <class T, int R, int V>
+template <class Values, int R, int V>
 void multiply_value_columns(const AttendItem& item, int query, int column, const float* inverse) {
-  const int width = item.store->width();
-  const T* values =
-      reinterpret_cast<const T*>(item.store->values + std::size_t(item.kv_head) * item.store->value_head_bytes()) + column;
+  const Values values(item, column);
   const float* probs[R];
   int low = 0, high = 1 << 30;
   for (int r = 0; r < R; ++r) {
@@ -149,46 +165,45 @@ void multiply_value_columns(const AttendItem& item, int query, int column, const
     const View& view = *item.views[query + r];
     F own[1][V];
     for (int v = 0; v < V; ++v) own[0][v] = zero();
-    add_values<T, 1, V>(values, width, probs + r, view.first, low < view.contiguous ? low : view.contiguous, own);
+    add_values<Values, 1, V>(values, probs + r, view.first, low < view.contiguous ? low : view.contiguous, own);
     for (int v = 0; v < V; ++v) sums[r][v] = own[0][v];
   }
-  add_values<T, R, V>(values, width, probs, low, high, sums);
+  add_values<Values, R, V>(values, probs, low, high, sums);
   for (int r = 0; r < R; ++r) {
     const View& view = *item.views[query + r];
     F own[1][V];
     for (int v = 0; v < V; ++v) own[0][v] = sums[r][v];
-    add_values<T, 1, V>(values, width, probs + r, high, view.contiguous, own);
+    add_values<Values, 1, V>(values, probs + r, high, view.contiguous, own);
     for (int i = 0; i < view.num_rest; ++i) {
       const F p = set(probs[r][view.contiguous + i]);
-      const T* value = values + std::size_t(view.rest[i]) * std::size_t(width);
-      for (int v = 0; v < V; ++v) own[0][v] = fma(p, value_vector(value + v * kLanes), own[0][v]);
+      for (int v = 0; v < V; ++v) own[0][v] = fma(p, values.vector(view.rest[i], v), own[0][v]);
     }
     for (int v = 0; v < V; ++v) store(item.outputs[query + r] + column + v * kLanes, mul(own[0][v], set(inverse[r])));
   }
 }
 
-template <class T, int V, int R = kValueTokens>
+template <class Values, int V, int R = kValueTokens>
 void multiply_some_values(const AttendItem& item, int query, int count, int column, const float* inverse) {
   if constexpr (R > 0) {
-    if (count == R) return multiply_value_columns<T, R, V>(item, query, column, inverse);
-    multiply_some_values<T, V, R - 1>(item, query, count, column, inverse);
+    if (count == R) return multiply_value_columns<Values, R, V>(item, query, column, inverse);
+    multiply_some_values<Values, V, R - 1>(item, query, count, column, inverse);
   }
 }
 
 // The PV product: probabilities times values.
-template <class T>
+template <class Values>
 void multiply_values(const AttendItem& item, const float* inverse) {
   const int width = item.store->width();
   for (int query = 0; query < item.count; query += kValueTokens) {
     const int count = item.count - query < kValueTokens ? item.count - query : kValueTokens;
     int column = 0;
     for (; column + kValueVectors * kLanes <= width; column += kValueVectors * kLanes)
-      multiply_some_values<T, kValueVectors>(item, query, count, column, inverse + query);
-    for (; column < width; column += kLanes) multiply_some_values<T, 1>(item, query, count, column, inverse + query);
+      multiply_some_values<Values, kValueVectors>(item, query, count, column, inverse + query);
+    for (; column < width; column += kLanes) multiply_some_values<Values, 1>(item, query, count, column, inverse + query);
   }
 }
 
-template <class Keys, class T>
+template <class Keys, class Values>
 void attend_to(const AttendItem& item) {
   int first = item.slots;
   for (int r = 0; r < item.count; ++r) first = item.views[r]->first < first ? item.views[r]->first : first;
@@ -196,12 +211,13 @@ void attend_to(const AttendItem& item) {
   score_queries<Keys>(item, item.count, begin, end);
   float inverse[kMaxTokens];
   for (int r = 0; r < item.count; ++r) inverse[r] = softmax(item, r);
-  multiply_values<T>(item, inverse);
+  multiply_values<Values>(item, inverse);
 }
 
 void attend(const AttendItem& item) {
   switch (item.store->type) {
-    case CacheType::Float32: return attend_to<Float32, float>(item);
-    case CacheType::Bfloat16: return attend_to<Bfloat16, std::uint16_t>(item);
+    case CacheType::Float32: return attend_to<FloatKeys<Float32>, FloatValues<float>>(item);
+    case CacheType::Bfloat16: return attend_to<FloatKeys<Bfloat16>, FloatValues<std::uint16_t>>(item);
+    case CacheType::Q8_0: return attend_to<Int8Keys, Int8Values>(item);
   }
 }

@@ -33,8 +33,10 @@ void PyCache::admit(const CacheShape& shape, int count, const int* parents) {
 namespace {
 
 CacheType cache_type_of(const std::string& name) {
-  require(name == "float32" || name == "bfloat16", "a cache is of float32 or bfloat16");
-  return name == "float32" ? CacheType::Float32 : CacheType::Bfloat16;
+  if (name == "float32") return CacheType::Float32;
+  if (name == "bfloat16") return CacheType::Bfloat16;
+  require(name == "q8_0", "a cache is of float32, bfloat16 or q8_0");
+  return CacheType::Q8_0;
 }
 
 ActivationFunction function_of(const std::string& name) {

@@ -116,31 +116,36 @@ void Cache::copy(const Cache& from, int slots) {
   const std::size_t whole = std::size_t(round_up(slots, kKeyBlock));  // keys lie in blocks of slots
   for (int i = 0; slots && i < shape_.layers; ++i) {
     const LayerStore source = from.layer(i), target = layer(i);
-    const std::size_t keys = whole * std::size_t(source.head_dim) * std::size_t(source.item());
-    const std::size_t values = std::size_t(slots) * std::size_t(source.width()) * std::size_t(source.item());
+    const std::size_t scales = std::size_t(source.scales()) * sizeof(std::uint16_t);  // bytes of a slot
     for (int head = 0; head < shape_.kv_heads; ++head) {
-      const std::size_t h = std::size_t(head);
-      std::memcpy(target.keys + h * target.key_head_bytes(), source.keys + h * source.key_head_bytes(), keys);
-      std::memcpy(target.values + h * target.value_head_bytes(), source.values + h * source.value_head_bytes(), values);
+      std::memcpy(target.head_keys(head), source.head_keys(head), whole / kKeyBlock * source.key_block_bytes());
+      std::memcpy(target.head_values(head), source.head_values(head), std::size_t(slots) * source.value_bytes());
+      std::memcpy(target.key_scales(head), source.key_scales(head), whole * scales);
+      std::memcpy(target.value_scales(head), source.value_scales(head), std::size_t(slots) * scales);
     }
   }
 }
 
 void Cache::move(int from, int to) {
   if (from == to) return;
+  // Pieces of a slot that lie a block apart.
+  const auto move_pieces = [&](std::uint8_t* keys, int pieces, std::size_t bytes) {
+    const auto first = [&](int slot) {
+      return keys + (std::size_t(slot / kKeyBlock) * std::size_t(pieces) * kKeyBlock + std::size_t(slot % kKeyBlock)) * bytes;
+    };
+    for (std::size_t i = 0; i < std::size_t(pieces); ++i)
+      std::memcpy(first(to) + i * kKeyBlock * bytes, first(from) + i * kKeyBlock * bytes, bytes);
+  };
   for (int i = 0; i < shape_.layers; ++i) {
     const LayerStore store = layer(i);
-    const std::size_t item = std::size_t(store.item()), group = 4 / item;  // of a key, four bytes lie together
-    const std::size_t row = std::size_t(store.width()) * item;
-    const std::size_t block = std::size_t(store.head_dim) * kKeyBlock * item;
+    const std::size_t row = store.value_bytes(), scales = std::size_t(store.scales());
     for (int head = 0; head < store.kv_heads; ++head) {
-      std::uint8_t* keys = store.keys + std::size_t(head) * store.key_head_bytes();
-      const std::uint8_t* source = keys + std::size_t(from / kKeyBlock) * block + std::size_t(from % kKeyBlock) * 4;
-      std::uint8_t* target = keys + std::size_t(to / kKeyBlock) * block + std::size_t(to % kKeyBlock) * 4;
-      for (std::size_t d = 0; d < std::size_t(store.head_dim) / group; ++d)
-        std::memcpy(target + d * 4 * kKeyBlock, source + d * 4 * kKeyBlock, 4);
-      std::uint8_t* values = store.values + std::size_t(head) * store.value_head_bytes();
+      std::uint8_t* values = store.head_values(head);
+      std::uint16_t* value_scales = store.value_scales(head);
+      move_pieces(store.head_keys(head), store.groups(), 4);
+      move_pieces(reinterpret_cast<std::uint8_t*>(store.key_scales(head)), store.scales(), sizeof(std::uint16_t));
       std::memcpy(values + std::size_t(to) * row, values + std::size_t(from) * row, row);
+      std::copy_n(value_scales + std::size_t(from) * scales, scales, value_scales + std::size_t(to) * scales);
     }
   }
 }

@@ -42,7 +42,8 @@ struct Kernels {
   void (*rotate)(float* head, int dim, const float* cos, const float* sin);
   // Round a key and a value to the store's type and put them into a slot.
   void (*put)(const LayerStore& store, int kv_head, int slot, const float* key, const float* value);
-  // A query as `attend` reads it.
+  // Bytes of a query as `attend` reads it; writes one.
+  std::size_t (*query_bytes)(CacheType type, int dim);
   void (*put_query)(CacheType type, const float* query, int dim, std::uint8_t* out);
   void (*attend)(const AttendItem& item);
   // x = scale * x, then softcap * tanh(x / softcap) unless softcap is 0

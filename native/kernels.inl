@@ -62,7 +62,8 @@ std::uint64_t read(const std::uint8_t* data, std::size_t bytes) {
 }
 
 constexpr Kernels make(const char* name) {
-  return {name,   kMaxTokens, activation_bytes, norm,          add_scaled,       gate,        prepare, multiply,
-          rotate, put,        put_query,        attend,        transform_logits, log_sum_exp, argmax,  top_k,
-          gumbel, add_noise,  noisy_scores,     next_at_least, sum_exp,          read};
+  return {name,      kMaxTokens,       activation_bytes, norm,    add_scaled,  gate,
+          prepare,   multiply,         rotate,           put,     query_bytes, put_query,
+          attend,    transform_logits, log_sum_exp,      argmax,  top_k,       gumbel,
+          add_noise, noisy_scores,     next_at_least,    sum_exp, read};
 }

@@ -78,6 +78,18 @@ inline __m256 widen(const std::uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
 inline F load_bf16(const std::uint16_t* p) { return {widen(p), widen(p + 8)}; }
+inline F load_f16(const std::uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline F set_f16(std::uint16_t x) {
+  const __m256 wide = _mm256_cvtph_ps(_mm_set1_epi16(std::int16_t(x)));
+  return {wide, wide};
+}
+inline I load_int8(const std::int8_t* p) {
+  const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi8_epi32(both), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(both, both))};
+}
 inline __m256i rounded_half(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

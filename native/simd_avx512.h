@@ -51,6 +51,9 @@ inline F load_bf16(const std::uint16_t* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
+inline F load_f16(const std::uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F set_f16(std::uint16_t x) { return _mm512_cvtph_ps(_mm256_set1_epi16(std::int16_t(x))); }
+inline I load_int8(const std::int8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 // To nearest, ties to even, in integers: the instruction for it would flush denormals.
 inline I rounded_bf16(F x) {
   const I bits = _mm512_castps_si512(x);

@@ -71,6 +71,16 @@ inline void wide_product(const I& a, std::uint32_t m, I& upper, I& lower) {
 }
 inline void store_int(std::int32_t* p, const I& a) { __builtin_memcpy(p, a.v, 64); }
 
+// A float's exponent counts from -127, a float16's from -15; its largest one stands for infinity and NaN.
+inline float widened_f16(std::uint16_t bits) {
+  const std::uint32_t sign = std::uint32_t(bits & 0x8000) << 16, rest = std::uint32_t(bits & 0x7fff) << 13;
+  if (rest >= 0x0f800000) return as_float(sign | 0x70000000 | rest);
+  return as_float(sign | as_bits(as_float(rest) * 0x1p112f));
+}
+inline F load_f16(const std::uint16_t* p) { return each<F>([=](int i) { return widened_f16(p[i]); }); }
+inline F set_f16(std::uint16_t x) { return set(widened_f16(x)); }
+inline I load_int8(const std::int8_t* p) { return each<I>([=](int i) { return std::int32_t(p[i]); }); }
+
 inline std::uint32_t rounded_bits(float x) {
   const std::uint32_t bits = as_bits(x);
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;

@@ -136,8 +136,7 @@ void Stack::reserve(int tokens, int slots) {
     output_input_.reserve(kernels_, layer.output.format->activations, tokens, width);
     down_input_.reserve(kernels_, layer.down.format->activations, tokens, layer.down.k);
   }
-  const std::size_t item = std::size_t(kernels_.activation_bytes(query_format(shape_.cache_type)));
-  query_bytes_ = std::size_t(round_up(shape_.head_dim, kLanes)) * item;
+  query_bytes_ = kernels_.query_bytes(shape_.cache_type, shape_.head_dim);
   score_stride_ = std::size_t(round_up(slots, kKeyBlock) + 2 * kLanes);
   qkv_.reserve(count * std::size_t(round_up(qkv, kBlock)) * sizeof(float));
   queries_.reserve(count * std::size_t(shape_.heads) * query_bytes_);

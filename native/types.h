@@ -14,6 +14,7 @@ constexpr int kKeyBlock = 16;  // keys of a block in the cache: one vector
 constexpr int kMaxHeadDim = 256;
 constexpr int kMaxTopK = 64;            // entries that the top_k kernel can find in a row
 constexpr int kScaled = 64;             // int8 activations that share a scale: an outlier costs its neighbours alone
+constexpr int kCacheScaled = 32;        // numbers of a key or value in q8_0 that share a scale
 constexpr float kLeastScaled = 1e-30f;  // int8 numbers none of which is larger are all zero: 127 over it stays finite
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -26,7 +27,11 @@ enum class ActivationFormat : int {
 };
 
 // How keys and values are stored.
-enum class CacheType : int { Float32, Bfloat16 };
+enum class CacheType : int {
+  Float32,
+  Bfloat16,
+  Q8_0,  // int8 with a float16 scale per 32 numbers
+};
 
 enum class ActivationFunction : int { Silu, Gelu, GeluTanh };
 
@@ -61,7 +66,11 @@ struct Epilogue {
 //     keys    [kv head][slots / 16][E / group][16 slots][group]     one vector of keys at a time
 //     values  [kv head][slots][E padded to 16]
 //
-// where a group is 1 number in float32, 2 in bfloat16: 4 bytes.
+// where a group is 1 number in float32, 2 in bfloat16, 4 in q8_0: 4 bytes. In q8_0, keys are stored plus 128, as unsigned
+// bytes, and behind the keys and the values of each head follow their scales:
+//
+//     keys    [slots / 16][E / 32][16 slots]
+//     values  [slots][E / 32]
 struct LayerStore {
   CacheType type = CacheType::Float32;
   std::uint8_t* keys = nullptr;
@@ -71,15 +80,25 @@ struct LayerStore {
   int head_dim = 0;
 
   int width() const { return round_up(head_dim, kLanes); }  // numbers of a value with its padding
-  int item() const { return type == CacheType::Float32 ? 4 : 2; }
-  std::size_t key_head_bytes() const { return std::size_t(capacity) * std::size_t(head_dim) * std::size_t(item()); }
-  std::size_t value_head_bytes() const { return std::size_t(capacity) * std::size_t(width()) * std::size_t(item()); }
-};
+  int item() const { return type == CacheType::Float32 ? 4 : type == CacheType::Bfloat16 ? 2 : 1; }
+  int groups() const { return (head_dim * item() + 3) / 4; }  // of a key, with its padding
+  int scales() const { return type == CacheType::Q8_0 ? (head_dim + kCacheScaled - 1) / kCacheScaled : 0; }
 
-// Queries multiply keys in this format.
-constexpr ActivationFormat query_format(CacheType type) {
-  return type == CacheType::Float32 ? ActivationFormat::Float32 : ActivationFormat::Bfloat16;
-}
+  std::size_t key_block_bytes() const { return std::size_t(groups()) * kKeyBlock * 4; }
+  std::size_t value_bytes() const { return std::size_t(width()) * std::size_t(item()); }
+  std::size_t key_head_bytes() const { return std::size_t(capacity / kKeyBlock) * key_block_bytes() + scale_head_bytes(); }
+  std::size_t value_head_bytes() const { return std::size_t(capacity) * value_bytes() + scale_head_bytes(); }
+
+  std::uint8_t* head_keys(int head) const { return keys + std::size_t(head) * key_head_bytes(); }
+  std::uint8_t* head_values(int head) const { return values + std::size_t(head) * value_head_bytes(); }
+  // Of block 0, and of slot 0.
+  std::uint16_t* key_scales(int head) const { return scales_behind(head_keys(head + 1)); }
+  std::uint16_t* value_scales(int head) const { return scales_behind(head_values(head + 1)); }
+
+ private:
+  std::size_t scale_head_bytes() const { return (std::size_t(capacity) * std::size_t(scales()) * 2 + 63) / 64 * 64; }
+  std::uint16_t* scales_behind(std::uint8_t* end) const { return reinterpret_cast<std::uint16_t*>(end - scale_head_bytes()); }
+};
 
 // The keys that a token sees, in position order: slots first..contiguous-1, then the slots of `rest`.
 struct View {

@@ -12,6 +12,7 @@ from eyas.runtimes.native.layers import cache_type, make_stack
 from eyas.runtimes.native.matrices import MATRICES, interleave, make_matrix
 
 KINDS = ("float32", "bfloat16", "int8")
+NETS = (*KINDS, "int8/q8_0")  # of weights, or of weights and of keys and values
 ISAS = [name for name in ("avx512bf16", "avx512", "avx2", "portable") if _native.has_isa(name)]
 LIMIT = 640  # positions
 ACTIVATIONS = {
@@ -216,12 +217,15 @@ def net(name, kind="float32", isa=None, threads=1, kv_dtype="auto"):
 
     Args:
         name: of the shape.
-        kind: a weight format, or a tuple of them: of each matrix of a layer, the LM head's is the first.
+        kind: a weight format, or a tuple of them: of each matrix of a layer, the LM head's is the first. One
+            of NETS names the type of keys and values, too.
         isa: instruction set; None is the best.
         threads: of the engine.
         kv_dtype: of keys and values.
     """
     shape, own, machine = SHAPES[name], weights(SHAPES[name]), engine(threads, isa)
+    if "/" in kind:
+        kind, kv_dtype = kind.split("/")
     kinds = dict(zip(MATRICES, [kind] * 4 if isinstance(kind, str) else kind, strict=True))
     head_kind = kinds["qkv"]
 

@@ -56,7 +56,7 @@ def test_unknown_precisions(original, option):
 
 def test_unknown_precisions_of_keys_and_values(original):
     for kv_dtype in ("int8", "float16", ""):
-        with pytest.raises(ConfigError, match=r"kv_dtype is .*it is auto, float32, bfloat16"):
+        with pytest.raises(ConfigError, match=r"kv_dtype is .*it is auto, float32, bfloat16, q8_0"):
             load_native_runtime(original, kv_dtype=kv_dtype)
     with pytest.raises(ConfigError, match=r"kv_dtype is 'float32', but on torch .*--runtime native"):
         load_runtime("torch", original, name="a", kv_dtype="float32")
@@ -67,7 +67,7 @@ def test_unknown_precisions_of_keys_and_values(original):
 )
 def test_keys_and_values_have_the_precision_that_was_asked_for(original, dtype, auto):
     assert load_native_runtime(original, dtype=dtype).target.kv_dtype == auto
-    for kv_dtype in ("float32", "bfloat16"):
+    for kv_dtype in ("float32", "bfloat16", "q8_0"):
         runtime = load_native_runtime(original, dtype=dtype, kv_dtype=kv_dtype)
         assert runtime.target.kv_dtype == kv_dtype
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_nets import CASES, ISAS, KINDS, LIMIT, SHAPES, net, same_bits
+from native_nets import CASES, ISAS, LIMIT, NETS, SHAPES, net, same_bits
 
 quick = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", NETS)
 every_shape = pytest.mark.parametrize("name", list(SHAPES))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_nets import CASES, ISAS, KINDS, SHAPES, engine, net, same_bits
+from native_nets import CASES, ISAS, KINDS, NETS, SHAPES, engine, net, same_bits
 
 from eyas import _native
 from eyas.runtimes.native.matrices import make_matrix
@@ -12,6 +12,7 @@ from eyas.runtimes.native.matrices import make_matrix
 quick = settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 every_isa = pytest.mark.parametrize("isa", ISAS)
 every_kind = pytest.mark.parametrize("kind", KINDS)
+every_net = pytest.mark.parametrize("kind", NETS)
 THREADS = (1, 2, 3)
 
 
@@ -69,7 +70,7 @@ def test_a_row_of_a_head(isa, kind, count, columns, seed):
 
 
 @pytest.mark.parametrize(("isa", "name"), CASES)
-@every_kind
+@every_net
 @settings(quick, max_examples=3)
 @given(data=st.data())
 def test_a_row_of_a_whole_target(isa, kind, name, data):
@@ -100,7 +101,7 @@ def test_a_row_of_a_whole_target(isa, kind, name, data):
             assert same_bits(logits, wanted_logits)
 
 
-@every_kind
+@every_net
 def test_more_rows_than_a_pass_holds(kind):
     """Sixty sequences of ten rows: the passes of 256 rows cut between them, and inside one."""
     network, vocab = net("windows", kind), SHAPES["windows"].vocab
@@ -118,7 +119,7 @@ def test_more_rows_than_a_pass_holds(kind):
 
 
 @every_isa
-@every_kind
+@every_net
 def test_a_draft_stack_is_its_rows_one_by_one(isa, kind):
     generator = np.random.default_rng(6)
     rows = random_rows(generator, 70, SHAPES["plain"].hidden)

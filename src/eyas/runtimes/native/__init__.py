@@ -45,8 +45,8 @@ def load_native_runtime(
         dtype: float32, bfloat16, or int8 (weights and activations are quantised at loading: that is then
             the target); "auto" is the faster of bfloat16 and, with portable code alone, float32.
         draft_dtype: precision of draft networks, which never change the ids; "auto" is int8, the fastest.
-        kv_dtype: of the target's keys and values, float32 or bfloat16; "auto" is float32 for a float32
-            target, else bfloat16.
+        kv_dtype: of the target's keys and values: float32, bfloat16, or q8_0 (int8 with a scale per 32
+            numbers, half the memory of bfloat16); "auto" is float32 for a float32 target, else bfloat16.
         threads: None is one per physical core. Results do not depend on it.
         device: "cpu", the only one here.
         name: what messages call the model; None is the directory's name.

@@ -35,7 +35,7 @@ def make_stack(
         vector: float32 norm weights as stored, by layer and name.
         matrix: packed matrices by layer and name.
         final_norm: (H,) weights of the last norm, or None.
-        kv_dtype: of keys and values, float32 or bfloat16.
+        kv_dtype: of keys and values: float32, bfloat16 or q8_0.
     """
     attention = spec.layers[0].attention
     ropes = list(dict.fromkeys(layer.attention.rope for layer in spec.layers if layer.attention.rope))

@@ -22,7 +22,7 @@ from eyas.runtimes.native.runtime import NativeRuntime
 from eyas.runtimes.native.support import supported_spec
 
 DTYPES = formats_of("native")
-KV_DTYPES = ("float32", "bfloat16")
+KV_DTYPES = ("float32", "bfloat16", "q8_0")
 
 
 def load(
