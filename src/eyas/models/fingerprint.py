@@ -7,29 +7,64 @@ config.
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eyas.models.weights import read_json, tensor_places, text_config
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas.models.digests import remembered
+from eyas.models.families import read_config
+from eyas.models.formats import FORMATS, RawTensor, to_float32
+from eyas.models.sources import GGUFSource, is_gguf, open_gguf
+from eyas.models.stock import open_stock_tensors
+from eyas.models.weights import BFLOAT16, read_json, tensor_places, text_config
 
 _SAMPLE = 64  # pieces of each tensor
 _ROW = 16  # bytes of a piece
 
 
-def target_fingerprint(directory: Path) -> str:
-    """16 hexadecimal digits that name the target in `directory`.
+def target_fingerprint(model: Path) -> str:
+    """16 hexadecimal digits that name the target in a directory or GGUF file.
+
+    A GGUF file has the fingerprint of the bfloat16 directory that `convert_gguf` makes of it.
 
     Raises:
         ModelError: no config, or weights that are missing or broken.
     """
-    digest = hashlib.sha256()
-    config = architecture(read_json(directory / "config.json"))
-    digest.update(json.dumps(config, sort_keys=True).encode())
-    digest.update(json.dumps(_vocabulary(directory), sort_keys=True).encode())
-    for name, (path, entry) in sorted(tensor_places(directory).items()):
+    if is_gguf(model):
+        return _gguf_fingerprint(model)
+    digest = _begun(read_json(model / "config.json"), _vocabulary(model))
+    for name, (path, entry) in sorted(tensor_places(model).items()):
         digest.update(f"{name} {entry['dtype']} {entry['shape']}".encode())
         digest.update(_sample(path, entry))
     return digest.hexdigest()[:16]
+
+
+def _begun(config: dict[str, Any], vocabulary: Any) -> Any:
+    """A hash of all but the weights."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(architecture(config), sort_keys=True).encode())
+    digest.update(json.dumps(vocabulary, sort_keys=True).encode())
+    return digest
+
+
+def _gguf_fingerprint(file: Path) -> str:
+    source = open_gguf(file)
+    _, config = read_config(file)
+
+    def compute() -> str:
+        digest = _begun(config, _gguf_vocabulary(source))
+        tensors = open_stock_tensors(file)
+        for name in sorted(tensors):
+            digest.update(f"{name} BF16 {list(tensors.shape(name))}".encode())
+            digest.update(_bfloat16_sample(tensors.raw(name)))
+        return str(digest.hexdigest()[:16])
+
+    meaning = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return remembered(f"fingerprint {meaning}", source.files(), compute)
 
 
 def architecture(config: dict[str, Any]) -> dict[str, Any]:
@@ -64,18 +99,52 @@ def _vocabulary(directory: Path) -> Any:
     return [model.get("vocab"), merges]
 
 
+def _gguf_vocabulary(source: GGUFSource) -> Any:
+    """Ids by token, and the merges or, where there are none, the scores."""
+    tokens = source.fields.get("tokenizer.ggml.tokens", [])
+    rules = source.fields.get("tokenizer.ggml.merges") or source.fields.get("tokenizer.ggml.scores")
+    return [{token: index for index, token in enumerate(tokens)}, rules]
+
+
 def _sample(path: Path, entry: dict[str, Any]) -> bytes:
     """Evenly spread pieces of a tensor's bytes."""
     start, stop = entry["data_offsets"]
-    size = stop - start
-    if size <= _SAMPLE * _ROW:
-        places, width = [0], size
-    else:
-        places = [(size - _ROW) * index // (_SAMPLE - 1) for index in range(_SAMPLE)]
-        width = _ROW
+    places, width = _places(stop - start)
     pieces = []
     with path.open("rb", buffering=0) as file:
         for place in places:
             file.seek(entry["file_offset"] + place)
             pieces.append(file.read(width))
     return b"".join(pieces)
+
+
+def _places(size: int) -> tuple[list[int], int]:
+    """Where the pieces of a tensor of `size` bytes begin, and how long they are."""
+    if size <= _SAMPLE * _ROW:
+        return [0], size
+    return [(size - _ROW) * index // (_SAMPLE - 1) for index in range(_SAMPLE)], _ROW
+
+
+def _bfloat16_sample(parts: Sequence[RawTensor]) -> bytes:
+    """What `_sample` gives for a tensor stored in bfloat16; `parts` make it up, from the top down."""
+    places, width = _places(2 * sum(math.prod(part.shape) for part in parts))
+    wanted = np.array(places)[:, None] + np.arange(width)  # bytes
+    indices, order = np.unique(wanted // 2, return_inverse=True)
+    stored = _numbers_at(parts, indices).astype(BFLOAT16).view(np.uint8).reshape(-1, 2)
+    return stored[order.reshape(wanted.shape), wanted % 2].tobytes()
+
+
+def _numbers_at(parts: Sequence[RawTensor], indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Numbers by their ascending places in the tensor that `parts` make up; only their blocks are read."""
+    found, start = [], 0
+    for part in parts:
+        stop, weight_format = start + math.prod(part.shape), FORMATS[part.format]
+        inside = indices[(start <= indices) & (indices < stop)] - start
+        start = stop
+        if not len(inside):
+            continue
+        blocks, order = np.unique(inside // weight_format.block, return_inverse=True)
+        data = part.data.reshape(-1, weight_format.num_bytes)[blocks]
+        values = to_float32(RawTensor(data, part.format, (len(blocks), weight_format.block)))
+        found.append(values[order, inside % weight_format.block])
+    return np.concatenate(found)

@@ -54,6 +54,12 @@ FORMATS = {
         WeightFormat("IQ4_XS", 256, 136),
     )
 }
+# Where the float16 scales and minima of a block lie.
+_SCALES = {
+    **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS"), (0,)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    **{"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)},
+}
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "bfloat16": BFLOAT16,
@@ -124,6 +130,14 @@ def to_float32(raw: RawTensor) -> NDArray[np.float32]:
     except (NotImplementedError, KeyError, ValueError) as error:
         raise ModelError(f"format {raw.format} cannot be dequantised ({error})") from error
     return values.reshape(raw.shape)
+
+
+def bad_scales(raw: RawTensor) -> int:
+    """Scales of a tensor's blocks that are NaN or infinite; 0 for a format without such scales."""
+    places = _SCALES.get(raw.format, ())
+    blocks = raw.data.reshape(-1, FORMATS[raw.format].num_bytes)
+    halves = [np.ascontiguousarray(blocks[:, place : place + 2]).view("<u2") for place in places]
+    return sum(int(np.count_nonzero(half & 0x7C00 == 0x7C00)) for half in halves)
 
 
 def unsupported_format(name: str) -> str:

@@ -4,13 +4,14 @@ GGUF names the rule that splits a text before the merges (`tokenizer.ggml.pre`) 
 it, so a name that is not known here is an error: a near miss would give other ids now and then.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 _SPECIAL_NAMES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
 
-def build_tokenizer(fields: dict[str, Any]) -> Any:
+def build_tokenizer(fields: Mapping[str, Any]) -> Any:
     """A `tokenizers.Tokenizer` from a GGUF file's metadata.
 
     Raises:
@@ -50,7 +51,7 @@ def build_tokenizer(fields: dict[str, Any]) -> Any:
     return tokenizer
 
 
-def tokenizer_settings(fields: dict[str, Any], context_limit: int) -> dict[str, Any]:
+def tokenizer_settings(fields: Mapping[str, Any], context_limit: int) -> dict[str, Any]:
     """tokenizer_config.json: special tokens by role, and the chat template."""
     tokens, _ = _tokens(fields)
     settings: dict[str, Any] = {
@@ -66,7 +67,7 @@ def tokenizer_settings(fields: dict[str, Any], context_limit: int) -> dict[str, 
     return settings
 
 
-def _tokens(fields: dict[str, Any]) -> tuple[list[str], list[int]]:
+def _tokens(fields: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     tokens = list(fields["tokenizer.ggml.tokens"])
     types = list(fields["tokenizer.ggml.token_type"])
     if len(set(tokens)) != len(tokens) or len(types) != len(tokens):
@@ -77,7 +78,7 @@ def _tokens(fields: dict[str, Any]) -> tuple[list[str], list[int]]:
     return tokens, types
 
 
-def _processor(fields: dict[str, Any], tokens: list[str]) -> Any:
+def _processor(fields: Mapping[str, Any], tokens: list[str]) -> Any:
     """What adds a BOS before and an EOS behind a text, where the model asks for them; or None."""
     from tokenizers import processors
 

@@ -1,19 +1,26 @@
 """Where weights come from: the tensors of a model's files by name, as they are stored.
 
-A source converts nothing. A consumer that needs numbers asks `eyas.models.formats` for them.
+A model is a Hugging Face directory or a GGUF file (of several parts, the first). A source converts nothing. A
+consumer that needs numbers asks `eyas.models.formats` for them.
 """
 
+import re
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from eyas.errors import ModelError
 from eyas.models.formats import FORMATS, RawTensor, row_bytes, unsupported_format
+from eyas.models.gguf_file import GGUFFile
 from eyas.models.weights import tensor_places
 
-# What safetensors and GGUF call the floating-point formats; blocks of GGUF keep their names.
+SPLIT_NAME = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+MAX_PARTS = 1000
+_PART, _PARTS = "split.no", "split.count"
+# What safetensors calls the floating-point formats.
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
@@ -23,6 +30,10 @@ class WeightSource(Protocol):
     @property
     def path(self) -> Path:
         """The file or folder, for messages."""
+        ...
+
+    def files(self) -> list[Path]:
+        """The files that hold them."""
         ...
 
     def names(self) -> Collection[str]:
@@ -88,25 +99,23 @@ class SafetensorsSource:
 
 
 class GGUFSource:
-    """A GGUF file: its tensors in their own blocks, and its metadata.
+    """A GGUF file, or the first of several that make up a model: tensors in their own blocks, and metadata.
 
     Attributes:
+        path: of the file, or of the first part.
         fields: metadata by key, as Python values.
 
     Raises:
-        ModelError: not a whole GGUF file.
+        ModelError: not a whole GGUF file, or a part that is missing or of another set.
     """
 
     def __init__(self, file: Path) -> None:
-        from gguf import GGUFReader
-
         self.path = file
-        try:
-            reader = GGUFReader(file)
-            self.fields: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
-        except Exception as error:  # the reader checks little: a broken file fails in many ways
-            raise ModelError(f"{file} is not a whole GGUF file ({error}); fetch it again.") from error
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        first = GGUFFile(file)
+        self.fields = first.fields
+        self._parts = [first, *map(GGUFFile, other_parts(first))]
+        self._homes = {name: part for part in self._parts for name in part.tensors}
+        self._check_parts()
 
     @property
     def architecture(self) -> str:
@@ -115,21 +124,99 @@ class GGUFSource:
 
     def names(self) -> Collection[str]:
         """Every tensor's name."""
-        return self._tensors.keys()
+        return self._homes.keys()
+
+    def files(self) -> list[Path]:
+        """The files that hold them."""
+        return [part.path for part in self._parts]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, rows first (GGUF writes it the other way round)."""
-        return tuple(map(int, reversed(self._tensors[name].shape)))
+        return self._homes[name].tensors[name].shape
 
     def format(self, name: str) -> str:
         """A tensor's format."""
-        stored: str = self._tensors[name].tensor_type.name
-        return _NAMES.get(stored, stored)
+        return self._homes[name].tensors[name].format
 
     def raw(self, name: str) -> RawTensor:
-        """The tensor's blocks, a map of the file."""
-        shape, stored = self.shape(name), self.format(name)
-        if stored not in FORMATS:
-            raise ModelError(f"{self.path}: {name} has {unsupported_format(stored)}.")
-        data = np.asarray(self._tensors[name].data).reshape(-1).view(np.uint8)
-        return RawTensor(data.reshape(*shape[:-1], row_bytes(stored, shape[-1])), stored, shape)
+        """The tensor's blocks, a read-only map of the file."""
+        part = self._homes[name]
+        place = part.tensors[name]
+        if place.format not in FORMATS:
+            raise ModelError(f"{part.path}: {name} has {unsupported_format(place.format)}.")
+        data, shape = part.data(place), place.shape
+        return RawTensor(data.reshape(*shape[:-1], -1), place.format, shape)
+
+    def _check_parts(self) -> None:
+        """Refuse parts of different sets, and sets that lack tensors."""
+        for index, part in enumerate(self._parts[1:], start=1):
+            if (part.fields.get(_PART), part.fields.get(_PARTS)) != (index, len(self._parts)):
+                raise ModelError(
+                    f"{part.path} is not part {index + 1} of {len(self._parts)} of {self.path.name}; fetch "
+                    "all parts again."
+                )
+        found = sum(len(part.tensors) for part in self._parts)
+        wanted = self.fields.get("split.tensors.count", found) if len(self._parts) > 1 else found
+        if not found == len(self._homes) == wanted:
+            raise ModelError(
+                f"{self.path} and its other parts hold {found} tensors, {len(self._homes)} by name, but say "
+                f"that they hold {wanted}; fetch all parts again."
+            )
+
+
+def other_parts(first: GGUFFile) -> list[Path]:
+    """The further files of a model whose first file this is (llama.cpp's `NAME-00001-of-00003.gguf`).
+
+    Raises:
+        ModelError: it is another part than the first, or is not called like a part.
+    """
+    count, number = first.fields.get(_PARTS, 1), first.fields.get(_PART, 0)
+    if count == 1:
+        return []
+    match = SPLIT_NAME.fullmatch(first.path.name)
+    if type(count) is not int or not 1 < count <= MAX_PARTS or not match or int(match["count"]) != count:
+        raise ModelError(
+            f"{first.path} is one of {count} parts, but is not called like it; name it and the others "
+            "NAME-00001-of-00003.gguf and so on."
+        )
+    if number != 0 or int(match["number"]) != 1:
+        raise ModelError(f"{first.path} is not the first of its {count} parts; name {part_name(match, 1)}.")
+    return [first.path.with_name(part_name(match, index)) for index in range(2, count + 1)]
+
+
+def part_name(match: re.Match[str], number: int) -> str:
+    """The file name of another part, `match` being of `SPLIT_NAME`."""
+    return f"{match['name']}-{number:05}-of-{match['count']}.gguf"
+
+
+def is_gguf(model: Path) -> bool:
+    """Whether a model is a GGUF file, not a directory."""
+    return model.suffix.lower() == ".gguf" or model.is_file()
+
+
+def open_gguf(file: Path) -> GGUFSource:
+    """The source of a GGUF file; the same one at each call while the file stays as it is.
+
+    Raises:
+        ModelError: see `GGUFSource`.
+    """
+    file = file.absolute()
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({error.strerror or error}).") from error
+    return _opened(file, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _opened(file: Path, _state: tuple[int, ...]) -> GGUFSource:
+    return GGUFSource(file)
+
+
+def open_source(model: Path) -> SafetensorsSource | GGUFSource:
+    """The source of a model's tensors.
+
+    Raises:
+        ModelError: see `SafetensorsSource` and `GGUFSource`.
+    """
+    return open_gguf(model) if is_gguf(model) else SafetensorsSource(model)

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import ModelError
-from eyas.models.formats import FORMATS, RawTensor, stored_array, to_float32, unsupported_format
+from eyas.models.formats import (
+    FORMATS,
+    RawTensor,
+    bad_scales,
+    stored_array,
+    to_float32,
+    unsupported_format,
+)
 from eyas.models.sources import WeightSource
 from eyas.models.spec import GatedMLP, LayerSpec, ModelSpec, StackSpec
 from eyas.models.weights import BFLOAT16
@@ -189,8 +196,13 @@ class ModelTensors:
         return floats
 
     def check_finite(self, name: str) -> None:
-        """Refuse a matrix that holds NaN or an infinity."""
-        rows = self.stored(name)
+        """Refuse a matrix that holds NaN or an infinity; of blocks the scales tell."""
+        raw = self.raw(name)
+        if FORMATS[raw.format].block > 1:
+            if bad_scales(raw):
+                raise self._broken(name)
+            return
+        rows = stored_array(raw)
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
             if part.dtype == BFLOAT16:

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory: text to token ids and back, and chats to prompts."""
+"""The tokenizer of a model: text to token ids and back, and chats to prompts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 from eyas.errors import ConfigError, ModelError
 from eyas.models.chat_template import ChatTemplate
 from eyas.models.decoding import Decoding, StreamDecoder
+from eyas.models.gguf_tokenizer import build_tokenizer, tokenizer_settings
+from eyas.models.sources import is_gguf, open_gguf
 from eyas.models.weights import read_json, text_config
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -14,7 +16,7 @@ _STOPS = ("generation_config.json", "config.json")
 
 
 class Tokenizer:
-    """The tokenizer of a Hugging Face directory.
+    """The tokenizer of a Hugging Face directory or a GGUF file.
 
     Args:
         backend: a `tokenizers.Tokenizer`.
@@ -42,12 +44,33 @@ class Tokenizer:
         self.special_ids = self._decoding.special_ids
 
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
-        """Read tokenizer.json and its companions.
+    def load(cls, model: Path) -> "Tokenizer":
+        """Read tokenizer.json and its companions, or the tokenizer inside a GGUF file.
 
         Raises:
-            ModelError: no or broken tokenizer.json.
+            ModelError: no or broken tokenizer.json, or a tokenizer in a GGUF file that cannot be rebuilt.
         """
+        return cls._from_gguf(model) if is_gguf(model) else cls._from_directory(model)
+
+    @classmethod
+    def _from_gguf(cls, file: Path) -> "Tokenizer":
+        fields = open_gguf(file).fields
+        try:
+            backend, settings = build_tokenizer(fields), tokenizer_settings(fields, 0)
+        except KeyError as error:
+            raise ModelError(f"{file} holds no whole tokenizer: it lacks {error}.") from error
+        except ValueError as error:
+            raise ModelError(f"{file} has a tokenizer that eyas cannot rebuild: {error}.") from error
+        end = fields.get("tokenizer.ggml.eos_token_id")
+        return cls(
+            backend,
+            chat_template=settings.get("chat_template"),
+            special_names={role: settings[role] for role in _ROLES if role in settings},
+            stop_token_ids=() if end is None else (int(end),),
+        )
+
+    @classmethod
+    def _from_directory(cls, directory: Path) -> "Tokenizer":
         from tokenizers import Tokenizer as Backend
 
         path = directory / "tokenizer.json"

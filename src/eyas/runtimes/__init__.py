@@ -36,7 +36,7 @@ def runtime_names() -> list[str]:
 
 def load_runtime(
     runtime: str,
-    model_dir: Path,
+    model: Path,
     *,
     name: str,
     dtype: str = "auto",
@@ -52,7 +52,7 @@ def load_runtime(
 
     Args:
         runtime: a name, or "auto", which takes native for what it can serve.
-        model_dir: an ordinary Hugging Face directory.
+        model: a Hugging Face directory or a GGUF file.
         name: what messages call the target.
         dtype: a precision, or "auto".
         draft_dtype: the precision of draft networks, or "auto".
@@ -66,14 +66,14 @@ def load_runtime(
     """
     reason: str | None = None
     if runtime == "auto":
-        runtime, reason = choose_runtime(model_dir, dtype, device)
+        runtime, reason = choose_runtime(model, dtype, device)
     if runtime not in _LOADERS:
         raise ConfigError(f"unknown runtime {runtime!r}; it is auto, {', '.join(_LOADERS)}.")
     module, function = _LOADERS[runtime].split(":")
     load = cast(Callable[..., Runtime], getattr(import_module(module), function))
     because = {} if reason is None else {"reason": reason}
     loaded = load(
-        model_dir,
+        model,
         name=name,
         dtype=dtype,
         draft_dtype=draft_dtype,
@@ -87,11 +87,11 @@ def load_runtime(
     return loaded
 
 
-def choose_runtime(model_dir: Path, dtype: str = "auto", device: str = "cpu") -> RuntimeChoice:
+def choose_runtime(model: Path, dtype: str = "auto", device: str = "cpu") -> RuntimeChoice:
     """The choice of "auto": native on the CPU where it is built and knows model and precision, else torch.
 
     Raises:
-        ModelError: no readable config.json.
+        ModelError: no readable config.json, or a GGUF file that no runtime can read.
     """
     from eyas.runtimes.native import is_built, precisions, unsupported
 
@@ -102,7 +102,7 @@ def choose_runtime(model_dir: Path, dtype: str = "auto", device: str = "cpu") ->
     elif dtype not in precisions():
         reason = f"native does not compute in {dtype}"
     else:
-        model_reason = unsupported(model_dir)
+        model_reason = unsupported(model)
         if model_reason is None:
             return RuntimeChoice("native")
         reason = model_reason.removesuffix("; use --runtime torch.")

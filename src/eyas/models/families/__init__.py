@@ -15,27 +15,11 @@ from typing import Any
 
 from eyas.errors import ModelError
 from eyas.models.families.common import HUGGING_FACE, Config, Unsupported
-from eyas.models.sources import SafetensorsSource
+from eyas.models.families.gguf import GGUFNames, gguf_config
+from eyas.models.sources import is_gguf, open_gguf, open_source
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import ModelTensors, TensorNames
 from eyas.models.weights import read_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class GGUFNames:
-    """How GGUF files hold a family.
-
-    Attributes:
-        architecture: their `general.architecture`.
-        tensors: names of their tensors.
-        metadata: keys of config.json to metadata keys behind `architecture` and a dot.
-        config: entries of config.json that every such file implies.
-    """
-
-    architecture: str
-    tensors: TensorNames
-    metadata: Mapping[str, str]
-    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,22 +101,48 @@ def find_gguf_family(architecture: str) -> Family:
     return known[architecture]
 
 
-def read_spec(model_dir: Path) -> ModelSpec:
-    """What the model in a Hugging Face directory computes, from its config.json.
+def read_config(model: Path) -> tuple[Family, dict[str, Any]]:
+    """A model's family, and its config.json or what a GGUF file's metadata amount to.
+
+    Raises:
+        ModelError: no readable config, an unknown family, or metadata that are missing or impossible.
+    """
+    if is_gguf(model):
+        return _read_gguf(model)
+    document = read_json(model / "config.json")
+    try:
+        return find_family(document), document
+    except ModelError as problem:
+        raise ModelError(f"{model}: {problem}; use --runtime torch.") from problem
+
+
+def _read_gguf(model: Path) -> tuple[Family, dict[str, Any]]:
+    source = open_gguf(model)
+    try:
+        family = find_gguf_family(source.architecture)
+        assert family.gguf is not None, "found by its GGUF architecture"
+        return family, gguf_config(source, family.name, family.gguf)
+    except (ModelError, Unsupported) as problem:
+        raise ModelError(f"{model} cannot be read: {problem}; use the original model's folder.") from problem
+    except (KeyError, TypeError, ValueError, ArithmeticError) as problem:
+        raise ModelError(f"{model} lacks a usable {problem}; fetch it again.") from problem
+
+
+def read_spec(model: Path) -> ModelSpec:
+    """What a model computes, from its config.json or its GGUF metadata.
 
     Raises:
         ModelError: no readable config, an unknown family, or something in the config that the family's file
             does not know.
     """
-    document = read_json(model_dir / "config.json")
+    family, document = read_config(model)
     try:
-        return describe(find_family(document), document)
+        return describe(family, document)
     except Unsupported as problem:
-        raise ModelError(f"{model_dir} cannot be described: {problem}; use --runtime torch.") from problem
+        raise ModelError(f"{model} cannot be described: {problem}; use --runtime torch.") from problem
     except (KeyError, TypeError, ValueError, ArithmeticError) as problem:
-        raise ModelError(f"{model_dir}/config.json lacks a usable {problem}; fetch it again.") from problem
-    except ModelError as problem:
-        raise ModelError(f"{model_dir}: {problem}; use --runtime torch.") from problem
+        place = model if is_gguf(model) else model / "config.json"
+        raise ModelError(f"{place} lacks a usable {problem}; fetch it again.") from problem
 
 
 def describe(family: Family, document: Mapping[str, Any]) -> ModelSpec:
@@ -147,10 +157,15 @@ def describe(family: Family, document: Mapping[str, Any]) -> ModelSpec:
     return family.spec(Config(document))
 
 
-def open_tensors(model_dir: Path, spec: ModelSpec) -> ModelTensors:
-    """The tensors of a Hugging Face directory by our names, checked against its spec.
+def open_tensors(model: Path, spec: ModelSpec) -> ModelTensors:
+    """The tensors of a directory or GGUF file by our names, checked against its spec.
 
     Raises:
-        ModelError: see `ModelTensors` and `SafetensorsSource`.
+        ModelError: see `ModelTensors` and `open_source`.
     """
-    return ModelTensors(SafetensorsSource(model_dir), spec, families()[spec.family].tensors)
+    family = families()[spec.family]
+    names = family.tensors
+    if is_gguf(model):
+        assert family.gguf is not None, "a family with GGUF files"
+        names = family.gguf.tensors
+    return ModelTensors(open_source(model), spec, names)

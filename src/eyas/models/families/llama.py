@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from eyas.models.families import GGUFNames, register_family
+from eyas.models.families import register_family
 from eyas.models.families.common import GGUF, GGUF_METADATA, Config, decoder
+from eyas.models.families.gguf import GGUFNames
 from eyas.models.spec import GatedMLP, ModelSpec
 
 

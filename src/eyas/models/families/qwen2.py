@@ -1,7 +1,8 @@
 """Qwen 2 and 2.5 (arXiv 2407.10671, 2412.15115): Llama with biases of query, key and value."""
 
-from eyas.models.families import GGUFNames, register_family
+from eyas.models.families import register_family
 from eyas.models.families.common import GGUF, GGUF_METADATA, Config, decoder
+from eyas.models.families.gguf import GGUFNames
 from eyas.models.spec import ModelSpec
 
 

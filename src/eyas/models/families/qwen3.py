@@ -1,7 +1,8 @@
 """Qwen 3, dense (arXiv 2505.09388): norms of each head's queries and keys instead of Qwen 2's biases."""
 
-from eyas.models.families import GGUFNames, register_family
+from eyas.models.families import register_family
 from eyas.models.families.common import GGUF, GGUF_METADATA, Config, decoder
+from eyas.models.families.gguf import GGUFNames
 from eyas.models.spec import ModelSpec
 
 

@@ -29,7 +29,7 @@ def is_built() -> bool:
 
 
 def load_native_runtime(
-    model_dir: Path,
+    model: Path,
     *,
     dtype: str = "auto",
     draft_dtype: str = "auto",
@@ -41,7 +41,7 @@ def load_native_runtime(
     """Load a model of a family that `eyas.models.families` describes.
 
     Args:
-        model_dir: a Hugging Face directory with config.json and safetensors.
+        model: a Hugging Face directory with config.json and safetensors, or a GGUF file.
         dtype: float32, bfloat16, or int8 (weights and activations are quantised at loading: that is then
             the target); "auto" is the faster of bfloat16 and, with portable code alone, float32.
         draft_dtype: precision of draft networks, which never change the ids; "auto" is int8, the fastest.
@@ -49,7 +49,7 @@ def load_native_runtime(
             numbers, half the memory of bfloat16); "auto" is float32 for a float32 target, else bfloat16.
         threads: None is one per physical core. Results do not depend on it.
         device: "cpu", the only one here.
-        name: what messages call the model; None is the directory's name.
+        name: what messages call the model; None is the file's or directory's name.
 
     Raises:
         ConfigError: an unknown dtype, another device, a bad number of threads, or an installation without
@@ -66,12 +66,12 @@ def load_native_runtime(
     from eyas.runtimes.native.load import load
 
     return load(
-        model_dir,
+        model,
         dtype=dtype,
         draft_dtype=draft_dtype,
         kv_dtype=kv_dtype,
         threads=threads,
-        name=name or Path(model_dir).name,
+        name=name or Path(model).name,
         progress=progress_lines(),  # packing a large model takes minutes, once
     )
 

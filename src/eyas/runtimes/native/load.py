@@ -26,7 +26,7 @@ KV_DTYPES = ("float32", "bfloat16", "q8_0")
 
 
 def load(
-    model_dir: Path,
+    model: Path,
     *,
     dtype: str,
     draft_dtype: str,
@@ -41,9 +41,9 @@ def load(
     draft_kind = _dtype("draft_dtype", draft_dtype, "int8")
     if kv_dtype not in ("auto", *KV_DTYPES):
         raise ConfigError(f"kv_dtype is {kv_dtype!r}; it is auto, {', '.join(KV_DTYPES)}.")
-    spec = supported_spec(model_dir)
-    tensors = open_tensors(model_dir, spec)
-    fingerprint = target_fingerprint(model_dir)
+    spec = supported_spec(model)
+    tensors = open_tensors(model, spec)
+    fingerprint = target_fingerprint(model)
     packed = PackedWeights(tensors, kind, progress)
     stack = _stack(engine, spec, tensors, packed, cache_type(kind, kv_dtype))
     head = _native.LMHead(engine, [packed.matrix(HEAD)], spec.head.scale, spec.head.softcap)

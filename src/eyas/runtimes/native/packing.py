@@ -21,7 +21,6 @@ from eyas.errors import FetchError, ModelError
 from eyas.models import Progress, locked, read_header
 from eyas.models.digests import content_digest
 from eyas.models.packed import packed_dir, remove_stale, touch
-from eyas.models.sources import SafetensorsSource
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import ModelTensors
 from eyas.models.weights import dtype_code, stream_safetensors
@@ -173,7 +172,6 @@ class PackedWeights:
 
 def packed_path(tensors: ModelTensors, weight_format: str) -> Path:
     """Where the packed matrices of these weights, in this format and layout, are kept."""
-    assert isinstance(tensors.source, SafetensorsSource), "targets come from Hugging Face directories"
     content = content_digest(tensors.source.files()) + repr(tensors.spec)
     digest = sha256(content.encode()).hexdigest()[:16]
     return packed_dir() / f"{digest}-{weight_format}-{layout_key(weight_format)}.safetensors"

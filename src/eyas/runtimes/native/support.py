@@ -3,38 +3,41 @@
 from pathlib import Path
 
 from eyas.errors import ModelError
-from eyas.models.families import read_spec
+from eyas.models.families import read_config, read_spec
+from eyas.models.sources import is_gguf
 from eyas.models.spec import LayerSpec, ModelSpec, MoE
 
 MAX_HEAD_DIM = 256
 MAX_WIDTH = 59_999  # inputs of a matrix
 
 
-def unsupported(model_dir: Path) -> str | None:
-    """Why this runtime cannot serve the model in `model_dir`; None if it can.
+def unsupported(model: Path) -> str | None:
+    """Why this runtime cannot serve a model; None if it can.
 
     Raises:
-        ModelError: no readable config.json.
+        ModelError: no readable config.json, or a GGUF file that no runtime can read.
     """
+    if is_gguf(model):
+        read_config(model)  # the torch runtime needs it too
     try:
-        supported_spec(model_dir)
+        supported_spec(model)
     except ModelError as error:
-        if not (model_dir / "config.json").is_file():
+        if not is_gguf(model) and not (model / "config.json").is_file():
             raise
         return str(error)
     return None
 
 
-def supported_spec(model_dir: Path) -> ModelSpec:
-    """The description of the model in `model_dir`.
+def supported_spec(model: Path) -> ModelSpec:
+    """The description of a model.
 
     Raises:
         ModelError: a family or an operation that this runtime does not know.
     """
-    spec = read_spec(model_dir)
+    spec = read_spec(model)
     reason = missing(spec)
     if reason:
-        raise ModelError(f"the native runtime cannot serve {model_dir}: {reason}; use --runtime torch.")
+        raise ModelError(f"the native runtime cannot serve {model}: {reason}; use --runtime torch.")
     return spec
 
 

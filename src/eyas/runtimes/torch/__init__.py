@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_torch_runtime(
-    model_dir: Path,
+    model: Path,
     *,
     dtype: str = "auto",
     draft_dtype: str = "auto",
@@ -28,14 +28,15 @@ def load_torch_runtime(
     """Load a model, and check once that trees work on it.
 
     Args:
-        model_dir: a Hugging Face directory with config.json and safetensors.
+        model: a Hugging Face directory with config.json and safetensors, or a GGUF file, whose
+            weights are dequantised.
         dtype: float32, bfloat16, float16 or float64; "auto" is bfloat16 where the processor computes in it
             (AVX512-BF16, AMX, CUDA) and float32 elsewhere. `runtime.target.dtype` says which it is.
         draft_dtype: "auto"; draft networks run in the target's precision here.
         kv_dtype: "auto"; keys and values have the model's precision here.
         threads: of torch, for the whole process; None leaves their number as it is.
         device: where torch puts the model, such as "cpu" or "cuda:0".
-        name: what messages call the model; None is the directory's name.
+        name: what messages call the model; None is the file's or directory's name.
         reason: why this runtime was chosen, for provenance.
 
     Raises:
@@ -62,11 +63,11 @@ def load_torch_runtime(
     from eyas.runtimes.torch.load import load
 
     return load(
-        model_dir,
+        model,
         dtype=dtype,
         threads=threads,
         device=device,
-        name=name or Path(model_dir).name,
+        name=name or Path(model).name,
         reason=reason,
     )
 

@@ -1,4 +1,4 @@
-"""Loads a Hugging Face directory with transformers, or says in one line why it cannot."""
+"""Loads a directory or a GGUF file as a stock model of transformers, or says in one line why it cannot."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from eyas.errors import ConfigError, ModelError
+from eyas.errors import ConfigError, EyasError, ModelError
 from eyas.models import target_fingerprint
+from eyas.models.families import read_config
+from eyas.models.sources import is_gguf
+from eyas.models.stock import open_stock_tensors
 from eyas.runtimes.torch.probe import check_trees
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.runtimes.torch.stock_config import context_limit, refusal, unusable
@@ -24,7 +27,7 @@ DTYPES = {
 
 
 def load(
-    model_dir: Path,
+    model: Path,
     *,
     dtype: str,
     threads: int | None,
@@ -39,18 +42,18 @@ def load(
         if threads < 1:
             raise ConfigError(f"threads is {threads}, but it must be at least 1.")
         torch.set_num_threads(threads)
-    config = _read_config(model_dir, name)
+    config = _read_config(model, name)
     problem = unusable(config)
     if problem:
         raise refusal(config.model_type, name, problem)
-    model = _read_model(model_dir, config, number, place, name)
-    if getattr(model, "_is_stateful", False):
+    stock = _read_model(model, config, number, place, name)
+    if getattr(stock, "_is_stateful", False):
         raise refusal(config.model_type, name, "it has recurrent layers, whose state cannot branch")
     limit = context_limit(config.get_text_config(decoder=True))
     if limit is None:
         raise refusal(config.model_type, name, "its config has no max_position_embeddings")
     runtime = TorchRuntime(
-        model, name=name, limit=limit, fingerprint=target_fingerprint(model_dir), reason=reason
+        stock, name=name, limit=limit, fingerprint=target_fingerprint(model), reason=reason
     )
     check_trees(runtime)
     return runtime
@@ -85,43 +88,57 @@ def _device(device: str) -> torch.device:
     return place
 
 
-def _read_config(model_dir: Path, name: str) -> Any:
-    if not (model_dir / "config.json").is_file():
-        raise ModelError(f"{model_dir} has no config.json; give the directory of a Hugging Face model.")
+def _read_config(model: Path, name: str) -> Any:
+    if is_gguf(model):
+        _, document = read_config(model)
+        return _stock_config(model, document, name)
+    if not (model / "config.json").is_file():
+        raise ModelError(f"{model} has no config.json; give the directory of a Hugging Face model.")
     try:
-        return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many types here
-        raise ModelError(f"the config of {name} in {model_dir} cannot be read: {one_line(error)}") from error
+        raise ModelError(f"the config of {name} in {model} cannot be read: {one_line(error)}") from error
+
+
+def _stock_config(file: Path, document: dict[str, Any], name: str) -> Any:
+    """What transformers makes of a config.json that a GGUF file's metadata amount to."""
+    try:
+        return CONFIG_MAPPING[document["model_type"]].from_dict(document)
+    except Exception as error:  # as above
+        raise ModelError(f"the metadata of {name} in {file} cannot be used: {one_line(error)}") from error
 
 
 def _read_model(
-    model_dir: Path, config: Any, dtype: torch.dtype, device: torch.device, name: str
+    path: Path, config: Any, dtype: torch.dtype, device: torch.device, name: str
 ) -> torch.nn.Module:
-    if not any(model_dir.glob("*.safetensors")):
-        raise ModelError(
-            f"{model_dir} has no *.safetensors, and eyas does not read pickled weights; convert them first."
-        )
+    read = _from_gguf if is_gguf(path) else _from_directory
     try:
         try:
-            model, report = _from_pretrained(model_dir, config, dtype, "sdpa")
+            model, report = read(path, config, dtype, "sdpa")
         except ValueError as error:
             if "scaled_dot_product_attention" not in str(error):
                 raise
             # The family has no SDPA (attention sinks, soft-caps); its eager attention takes our mask too.
-            model, report = _from_pretrained(model_dir, config, dtype, "eager")
+            model, report = read(path, config, dtype, "eager")
+    except EyasError:
+        raise
     except Exception as error:  # as above
-        raise ModelError(f"{name} in {model_dir} cannot be loaded: {one_line(error)}") from error
-    _check_report(report, model_dir)
+        raise ModelError(f"{name} in {path} cannot be loaded: {one_line(error)}") from error
+    _check_report(report, path)
     if model.device != device:
         model = model.to(device)
     model.requires_grad_(False)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _from_pretrained(model_dir: Path, config: Any, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+def _from_directory(directory: Path, config: Any, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+    if not any(directory.glob("*.safetensors")):
+        raise ModelError(
+            f"{directory} has no *.safetensors, and eyas does not read pickled weights; convert them first."
+        )
     with _quiet():
         model, report = AutoModelForCausalLM.from_pretrained(
-            model_dir,
+            directory,
             config=config,
             dtype=dtype,
             attn_implementation=attention,
@@ -134,7 +151,24 @@ def _from_pretrained(model_dir: Path, config: Any, dtype: torch.dtype, attention
     return model, report
 
 
-def _check_report(report: Any, model_dir: Path) -> None:
+def _from_gguf(file: Path, config: Any, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+    """The stock model with the file's numbers, dequantised and rounded to `dtype`."""
+    tensors = open_stock_tensors(file)
+    state = {name: torch.from_numpy(tensors.values(name)).to(dtype) for name in tensors}
+    with _quiet():
+        model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=dtype,
+            attn_implementation=attention,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return model, report
+
+
+def _check_report(report: Any, model: Path) -> None:
     """Raise ModelError if a weight is missing, left over or of another shape."""
     wrong = {
         "lacks": report["missing_keys"],
@@ -146,7 +180,7 @@ def _check_report(report: Any, model_dir: Path) -> None:
             first = min(keys)
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise ModelError(
-                f"{model_dir} {problem} {first}{more}; its weights and its config.json are not of one model."
+                f"{model} {problem} {first}{more}; its weights and its config.json are not of one model."
             )
 
 
