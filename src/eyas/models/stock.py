@@ -25,7 +25,8 @@ class StockTensors:
 
     def __init__(self, tensors: ModelTensors, names: TensorNames) -> None:
         self._tensors = tensors
-        self._parts = dict(names.find(name) for name in tensors)
+        self._parts = names.groups(tensors)
+        self._shapes = names.shapes({name: tensors.shape(name) for name in tensors})
 
     def __iter__(self) -> Iterator[str]:
         """Their names."""
@@ -36,8 +37,7 @@ class StockTensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape."""
-        shapes = [self._tensors.shape(part) for part in self._parts[name]]
-        return sum(shape[0] for shape in shapes), *shapes[0][1:]
+        return self._shapes[name]
 
     def raw(self, name: str) -> list[RawTensor]:
         """What makes up a tensor, as it is stored, from the top down."""
@@ -59,7 +59,8 @@ class StockTensors:
                 raise ModelError(
                     f"{self._tensors.source.path}: {part} holds numbers that are not finite; fetch it again."
                 )
-        return values[0] if len(values) == 1 else np.concatenate(values)
+        whole = values[0] if len(values) == 1 else np.concatenate(values)
+        return whole.reshape(self.shape(name))
 
 
 def open_stock_tensors(model: Path) -> StockTensors:

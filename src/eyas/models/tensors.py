@@ -1,12 +1,15 @@
 """A model's tensors by what they are: one set of names for every family and every file format.
 
-A layer's weights are called `layers.3.query.weight`, `layers.3.mlp_norm.weight` and so on, the others
-`embedding.weight`, `final_norm.weight` and `lm_head.weight`. A `TensorNames` maps these to the names in
-files; a fused tensor is a slice in the map.
+A layer's weights are called `layers.3.query.weight`, `layers.3.mlp_norm.weight` and so on, those of an expert
+`layers.3.expert_gate.17.weight`, the others `embedding.weight`, `final_norm.weight` and `lm_head.weight`. A
+`TensorNames` maps these to the names in files; what files hold in one tensor is a slice in the map.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +24,7 @@ from eyas.models.formats import (
     unsupported_format,
 )
 from eyas.models.sources import WeightSource
-from eyas.models.spec import GatedMLP, LayerSpec, ModelSpec, StackSpec
+from eyas.models.spec import GatedMLP, LayerSpec, ModelSpec, MoE, StackSpec
 from eyas.models.weights import BFLOAT16
 
 Shape = tuple[int, ...]
@@ -29,34 +32,46 @@ _ROWS = 4096  # checked at a time for numbers that are not finite
 
 
 def layer_shapes(layer: LayerSpec, hidden: int) -> dict[str, Shape]:
-    """Every weight of a layer by its name within the layer, such as `query.weight`, and its shape.
-
-    Raises:
-        ModelError: a mixture of experts, which no runtime here computes yet.
-    """
-    attention, mlp = layer.attention, layer.mlp
-    if not isinstance(mlp, GatedMLP):
-        raise ModelError("mixtures of experts have no tensor names yet")
+    """Every weight of a layer by its name within the layer, such as `query.weight`, and its shape."""
+    attention = layer.attention
     query, key = attention.query_size, attention.key_size
-    linears = {
-        "query": (query, hidden, attention.bias),
-        "key": (key, hidden, attention.bias),
-        "value": (key, hidden, attention.bias),
-        "output": (hidden, query, attention.output_bias),
-        "gate": (mlp.size, hidden, mlp.bias),
-        "up": (mlp.size, hidden, mlp.bias),
-        "down": (hidden, mlp.size, mlp.bias),
-    }
-    shapes: dict[str, Shape] = {}
-    for name, (outputs, inputs, has_bias) in linears.items():
-        shapes[f"{name}.weight"] = (outputs, inputs)
-        if has_bias:
-            shapes[f"{name}.bias"] = (outputs,)
+    shapes = _linears(
+        {
+            "query": (query, hidden, attention.bias),
+            "key": (key, hidden, attention.bias),
+            "value": (key, hidden, attention.bias),
+            "output": (hidden, query, attention.output_bias),
+        }
+    )
+    shapes |= _mlp_shapes(layer.mlp, hidden)
     shapes |= {f"{name}.weight": (hidden,) for name in layer.norms.names}
     if attention.query_key_norm != "none":
         is_wide = attention.query_key_norm == "width"
         shapes["query_norm.weight"] = (query if is_wide else attention.head_dim,)
         shapes["key_norm.weight"] = (key if is_wide else attention.head_dim,)
+    return shapes
+
+
+def _mlp_shapes(mlp: GatedMLP | MoE, hidden: int) -> dict[str, Shape]:
+    if isinstance(mlp, GatedMLP):
+        parts = {"gate": (mlp.size, hidden), "up": (mlp.size, hidden), "down": (hidden, mlp.size)}
+        return _linears({part: (*shape, mlp.bias) for part, shape in parts.items()})
+    assert not mlp.expert.bias, "no family has experts with biases"
+    shapes = {f"expert_{name}": shape for name, shape in _mlp_shapes(mlp.expert, hidden).items()}
+    return {"router.weight": (mlp.experts, hidden)} | {
+        name.replace(".", f".{expert}."): shape
+        for expert in range(mlp.experts)
+        for name, shape in shapes.items()
+    }
+
+
+def _linears(sizes: Mapping[str, tuple[int, int, bool]]) -> dict[str, Shape]:
+    """Weights and biases of linear layers, by (outputs, inputs, whether there is a bias)."""
+    shapes: dict[str, Shape] = {}
+    for name, (outputs, inputs, has_bias) in sizes.items():
+        shapes[f"{name}.weight"] = (outputs, inputs)
+        if has_bias:
+            shapes[f"{name}.bias"] = (outputs,)
     return shapes
 
 
@@ -92,6 +107,31 @@ class Slice:
     parts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A tensor of all experts, one behind the other along an axis of its own.
+
+    Attributes:
+        tensor: its name in the layer, without `.weight`.
+    """
+
+    tensor: str
+
+
+class Place(NamedTuple):
+    """Where a file keeps a weight.
+
+    Attributes:
+        tensor: its name in the file.
+        part: which of those that the tensor holds it is, from the top down.
+        is_stacked: whether these lie along an axis of their own.
+    """
+
+    tensor: str
+    part: int = 0
+    is_stacked: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorNames:
     """How files of one kind call the tensors of a family.
@@ -99,36 +139,56 @@ class TensorNames:
     Attributes:
         outer: the names of `embedding`, `final_norm` and `lm_head`, without `.weight`.
         layer: what precedes the names of a layer's tensors, with `{}` for its number.
-        parts: of a layer, without `.weight` and `.bias`: `query` and so on to their names behind `layer`.
+        parts: of a layer, without `.weight` and `.bias`: `query` and so on to their names behind `layer`. In
+            the name of an expert's part `{}` is its number.
         interleaved: parts whose rows hold the two numbers of each rotary pair next to each other (llama.cpp's
             order), instead of first halves before second halves.
-        ignored: endings of tensors that say nothing new.
+        norm_offset: what the weights of norms have too much: 1 where files of Gemma add what its norms add.
+        ignored: patterns of tensors that say nothing new.
     """
 
     outer: Mapping[str, str]
     layer: str
-    parts: Mapping[str, str | Slice]
+    parts: Mapping[str, str | Slice | Experts]
     interleaved: frozenset[str] = frozenset()
-    ignored: tuple[str, ...] = field(default=("rotary_emb.inv_freq",))
+    norm_offset: float = 0.0
+    ignored: tuple[str, ...] = ("*rotary_emb.inv_freq",)
 
-    def find(self, name: str) -> tuple[str, tuple[str, ...]]:
-        """The file's name of a tensor, and our names of all that it holds, from the top down."""
+    def find(self, name: str) -> Place:
+        """Where a file keeps the weight of a name of ours."""
         stem, _, kind = name.rpartition(".")
         if not stem.startswith("layers."):
-            return f"{self.outer[stem]}.{kind}", (name,)
-        _, index, part = stem.split(".")
-        place, prefix = self.parts[part], self.layer.format(index)
-        if isinstance(place, str):
-            return f"{prefix}{place}.{kind}", (name,)
-        return f"{prefix}{place.tensor}.{kind}", tuple(f"layers.{index}.{p}.{kind}" for p in place.parts)
+            return Place(f"{self.outer[stem]}.{kind}")
+        _, index, part, *expert = stem.split(".")
+        where, prefix = self.parts[part], self.layer.format(index)
+        if isinstance(where, Slice):
+            return Place(f"{prefix}{where.tensor}.{kind}", where.parts.index(part))
+        if isinstance(where, Experts):
+            return Place(f"{prefix}{where.tensor}.{kind}", int(expert[0]), is_stacked=True)
+        return Place(f"{prefix}{where.format(*expert)}.{kind}")
+
+    def groups(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """The tensors of a file, and our names of all that each holds, from the top down."""
+        found: dict[str, dict[int, str]] = {}
+        for name in names:
+            place = self.find(name)
+            found.setdefault(place.tensor, {})[place.part] = name
+        return {tensor: [parts[part] for part in sorted(parts)] for tensor, parts in found.items()}
 
     def shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-        """The same tensors by their names in a file; parts of a fused one make up its rows."""
+        """The tensors of a file and their shapes, from those by our names."""
         found: dict[str, Shape] = {}
-        for name in shapes:
-            tensor, parts = self.find(name)
-            found[tensor] = (sum(shapes[part][0] for part in parts), *shapes[name][1:])
+        for tensor, parts in self.groups(shapes).items():
+            first = shapes[parts[0]]
+            if self.find(parts[0]).is_stacked:
+                found[tensor] = (len(parts), *first)
+            else:
+                found[tensor] = (sum(shapes[part][0] for part in parts), *first[1:])
         return found
+
+    def is_ignored(self, tensor: str) -> bool:
+        """Whether a tensor of a file says nothing new."""
+        return any(fnmatchcase(tensor, pattern) for pattern in self.ignored)
 
 
 class ModelTensors:
@@ -149,6 +209,7 @@ class ModelTensors:
         self.spec = spec
         self._names = names
         self._shapes = model_shapes(spec)
+        self._starts = self._first_rows()
         expected = names.shapes(self._shapes)
         have = set(source.names())
         if spec.head.tied:
@@ -160,7 +221,7 @@ class ModelTensors:
                 raise self._foreign(f"has {name} of shape {source.shape(name)} where its config says {shape}")
             if source.format(name) not in FORMATS:
                 raise ModelError(f"{source.path}: {name} has {unsupported_format(source.format(name))}.")
-        unknown = [name for name in have if name not in expected and not name.endswith(names.ignored)]
+        unknown = [name for name in have if name not in expected and not names.is_ignored(name)]
         if unknown:
             raise self._foreign(f"has a weight that its config does not name: {min(unknown)}")
 
@@ -173,16 +234,21 @@ class ModelTensors:
         return self._shapes[name]
 
     def raw(self, name: str) -> RawTensor:
-        """A tensor as it is stored: rows of a fused one, in rotate-half's order."""
-        tensor, parts = self._names.find(name)
-        raw, shape = self.source.raw(tensor), self._shapes[name]
-        start = sum(self._shapes[part][0] for part in parts[: parts.index(name)])
-        rows = raw.data.reshape(raw.shape[0], -1)[start : start + shape[0]]  # bytes of each row or number
+        """A tensor as it is stored: rows of one that holds several, in rotate-half's order."""
+        place, shape = self._names.find(name), self._shapes[name]
+        raw = self.source.raw(place.tensor)
+        start = self._starts[name]
+        rows = raw.data.reshape(prod(raw.shape[:-1]) if len(raw.shape) > 1 else raw.shape[0], -1)
+        rows = rows[start : start + shape[0]]  # bytes of each row or number
         pieces = name.split(".")  # "layers", "3", "query", "weight"
         if pieces[-2] in self._names.interleaved:
             attention = self.spec.layers[int(pieces[1])].attention
             rows = _first_halves_first(rows, shape[0] // attention.head_dim)
-        return RawTensor(rows.reshape(*shape[:-1], -1), raw.format, shape)
+        raw = RawTensor(rows.reshape(*shape[:-1], -1), raw.format, shape)
+        if self._names.norm_offset and pieces[-2].endswith("norm"):
+            values = to_float32(raw) - np.float32(self._names.norm_offset)
+            return RawTensor(values.view(np.uint8), "float32", shape)
+        return raw
 
     def stored(self, name: str) -> NDArray[np.generic]:
         """A tensor in float32 or bfloat16, without a copy where it is stored so."""
@@ -212,8 +278,18 @@ class ModelTensors:
             if not is_fine:
                 raise self._broken(name)
 
+    def _first_rows(self) -> dict[str, int]:
+        """Where each begins in the tensor of its file, in rows."""
+        starts = {}
+        for parts in self._names.groups(self._shapes).values():
+            row = 0
+            for part in parts:
+                starts[part] = row
+                row += self._shapes[part][0]
+        return starts
+
     def _broken(self, name: str) -> ModelError:
-        tensor, _ = self._names.find(name)
+        tensor = self._names.find(name).tensor
         return ModelError(
             f"{self.source.path}: {tensor} holds weights that are not finite numbers; fetch the model again."
         )

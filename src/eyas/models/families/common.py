@@ -1,8 +1,8 @@
 """What families have in common: strict reading of a config, rotary scalings, and names of tensors."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from eyas.models.spec import (
     LayerSpec,
     LMHead,
     ModelSpec,
+    MoE,
     Norm,
     Norms,
     Rope,
@@ -33,6 +34,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
 }
 Floats = NDArray[np.float64]
+Slides = Callable[[int], bool]
 
 # Names of Llama's tensors in Hugging Face's files.
 HUGGING_FACE = TensorNames(
@@ -79,19 +81,8 @@ GGUF = TensorNames(
         "attention_norm": "attn_norm",
         "mlp_norm": "ffn_norm",
     },
-    ignored=(),
+    ignored=("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"),  # in the config
 )
-GGUF_METADATA = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "max_position_embeddings": "context_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "rope_theta": "rope.freq_base",
-}
 
 
 class Unsupported(Exception):
@@ -110,6 +101,21 @@ class Config:
     def get(self, name: str, default: Any = None) -> Any:
         """An entry as it is."""
         return self._document.get(name, default)
+
+    def part(self, name: str) -> Self:
+        """The config of one part of a model, such as the text model in one that also sees pictures."""
+        return type(self)({**self._document[name], "model_type": self.family})
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+        """This config, and the entries that it lacks."""
+        return type(self)({**defaults, **self._document})
+
+    def factor(self, name: str) -> float:
+        """A positive number, by default 1."""
+        value = self._document.get(name, 1.0)
+        if not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            raise ValueError(f"{name}, which is {value!r}")
+        return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Yes or no."""
@@ -138,8 +144,15 @@ class Config:
 
     @property
     def context_limit(self) -> int:
-        """Positions that the model can serve."""
-        return self.size("max_position_embeddings")
+        """Positions that the model can serve.
+
+        A LongRoPE with factors of its own for long contexts serves the original context only: beyond, every
+        position would change.
+        """
+        limit, rope = self.size("max_position_embeddings"), self.rope_parameters
+        if _rope_kind(rope) == "longrope" and rope.get("long_factor") != rope.get("short_factor"):
+            return min(limit, int(rope["original_max_position_embeddings"]))
+        return limit
 
     @property
     def head_dim(self) -> int:
@@ -165,51 +178,78 @@ class Config:
             raise Unsupported(f"its activation is {name!r}; known are {', '.join(_ACTIVATIONS)}")
         return _ACTIVATIONS[name]
 
-    def windows(self, *, used: bool, first: int) -> tuple[int, ...]:
-        """For each layer the positions that a token sees, 0 for all.
+    def gated_mlp(self, *, size: str = "intermediate_size", activation: str = "hidden_act") -> GatedMLP:
+        """A gated MLP, by the names of its entries."""
+        return GatedMLP(
+            size=self.size(size), activation=self.activation(activation), bias=self.flag("mlp_bias")
+        )
+
+    def layer_types(self, slides: Slides | None = None) -> tuple[str, ...]:
+        """For each layer "full_attention" or "sliding_attention".
 
         Args:
-            used: whether the family uses `sliding_window` at all.
-            first: layer from which on it does, unless `layer_types` says which.
+            slides: whether a layer has a window, by its number, unless `layer_types` says so; None is all.
         """
-        layers = self.num_layers
-        window = int(self._document.get("sliding_window") or 0)
-        if window < 0:
-            raise ValueError(f"sliding_window, which is {window}")
-        if not used or window >= self.context_limit:  # every token sees all
-            window = 0
-        types = self._document.get("layer_types")
+        layers, types = self.num_layers, self._document.get("layer_types")
         if types is None:
-            return tuple(window if layer >= first else 0 for layer in range(layers))
+            return tuple(_LAYER_TYPES[slides is None or slides(layer)] for layer in range(layers))
         if (
             not isinstance(types, list)
             or len(types) != layers
             or any(kind not in _LAYER_TYPES for kind in types)
         ):
             raise ValueError(f"layer_types: it needs {layers} of {' or '.join(_LAYER_TYPES)}")
-        return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+        return tuple(types)
 
-    def rope(self) -> Rope:
+    def windows(self, *, used: bool = True, slides: Slides | None = None) -> tuple[int, ...]:
+        """For each layer the positions that a token sees, 0 for all.
+
+        Args:
+            used: whether `sliding_window` is in use at all.
+            slides: see `layer_types`.
+        """
+        window = int(self._document.get("sliding_window") or 0)
+        if window < 0:
+            raise ValueError(f"sliding_window, which is {window}")
+        if not used or window >= self.context_limit:  # every token sees all
+            window = 0
+        return tuple(window if kind == "sliding_attention" else 0 for kind in self.layer_types(slides))
+
+    def rope(self, parameters: Mapping[str, Any] | None = None) -> Rope:
         """The rotary embedding, scaling included.
+
+        Args:
+            parameters: as `rope_parameters` holds them; None takes the config's.
 
         Raises:
             Unsupported: a scaling that is unknown or depends on the running length, or layers that differ.
         """
         with np.errstate(all="ignore"):
-            dim, theta, frequencies, factor = self._scaled_rope()
+            dim, theta, frequencies, factor = self._scaled_rope(
+                self.rope_parameters if parameters is None else parameters
+            )
         if not (np.isfinite(frequencies).all() and (frequencies > 0).all() and 0 < factor < math.inf):
             raise ValueError("rotary embedding: its numbers give no frequencies")
         return Rope(
             dim=dim, theta=theta, inverse_frequencies=tuple(map(float, frequencies)), factor=float(factor)
         )
 
-    def _scaled_rope(self) -> tuple[int, float, Floats, float]:
+    @property
+    def rope_parameters(self) -> dict[str, Any]:
+        """Of all layers, in the newer spelling: one dictionary, with the base and the original context."""
         rope = dict(self._document.get("rope_parameters") or self._document.get("rope_scaling") or {})
+        for entry in ("rope_theta", "partial_rotary_factor"):
+            rope[entry] = rope.get(entry) or self._document.get(entry)
+        if "original_max_position_embeddings" in self._document:  # Phi 3: it comes first
+            rope["original_max_position_embeddings"] = self._document["original_max_position_embeddings"]
+        return rope
+
+    def _scaled_rope(self, rope: Mapping[str, Any]) -> tuple[int, float, Floats, float]:
         if any(isinstance(value, dict) for value in rope.values()):
             raise Unsupported("its layers differ in their rotary embedding")
-        theta = float(rope.get("rope_theta") or self._document.get("rope_theta") or 10000.0)
-        kind = str(rope.get("rope_type") or rope.get("type") or "default")
-        part = float(rope.get("partial_rotary_factor") or self._document.get("partial_rotary_factor") or 1.0)
+        theta = float(rope.get("rope_theta") or 10000.0)
+        kind = _rope_kind(rope)
+        part = float(rope.get("partial_rotary_factor") or 1.0)
         dim = int(self.head_dim * part)
         if part != 1.0 and not (0 < part < 1 and dim > 0 and dim % 2 == 0):
             raise ValueError(f"partial_rotary_factor, which is {part}")
@@ -218,8 +258,13 @@ class Config:
             return dim, theta, plain, 1.0
         if kind not in _SCALINGS:
             raise Unsupported(f"its rotary scaling is {kind!r}, which is unknown or depends on the length")
-        frequencies, factor = _SCALINGS[kind](plain, rope, theta, self.context_limit)
+        limit = self.size("max_position_embeddings")
+        frequencies, factor = _SCALINGS[kind](plain, rope, theta, limit)
         return dim, theta, frequencies, factor
+
+
+def _rope_kind(rope: Mapping[str, Any]) -> str:
+    return str(rope.get("rope_type") or rope.get("type") or "default")
 
 
 def _linear(plain: Floats, rope: Mapping[str, Any], _theta: float, _limit: int) -> tuple[Floats, float]:
@@ -262,6 +307,19 @@ def _yarn(plain: Floats, rope: Mapping[str, Any], theta: float, limit: int) -> t
     return plain / factor * ramp + plain * (1 - ramp), float(attention)
 
 
+def _longrope(plain: Floats, rope: Mapping[str, Any], _theta: float, limit: int) -> tuple[Floats, float]:
+    """LongRoPE (arXiv 2402.13753) within the original context: each frequency over a factor of its own."""
+    factors = np.asarray(rope["short_factor"], dtype=np.float64)
+    if factors.shape != plain.shape:
+        raise ValueError(f"short_factor: it needs {len(plain)} numbers and has {factors.size}")
+    attention = rope.get("attention_factor")
+    if attention is None:
+        original = float(rope["original_max_position_embeddings"])
+        factor = float(rope.get("factor") or limit / original)
+        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return plain / factors, float(attention)
+
+
 def _mscale(factor: float, scale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
@@ -270,49 +328,58 @@ _SCALINGS: dict[str, Callable[[Floats, Mapping[str, Any], float, int], tuple[Flo
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
 }
 
 
 def decoder(
     config: Config,
     *,
-    windows: tuple[int, ...] | None = None,
-    mlp: GatedMLP | None = None,
+    windows: Sequence[int] | None = None,
+    ropes: Sequence[Rope | None] | None = None,
+    mlps: Sequence[GatedMLP | MoE] | None = None,
     norms: Norms | None = None,
     residual_multiplier: float = 1.0,
     embedding_scale: float = 1.0,
     head: LMHead | None = None,
     **attention: Any,
 ) -> ModelSpec:
-    """The usual decoder: layers that are equal apart from their windows, sized by the usual entries.
+    """The usual decoder: layers that differ in windows, rotary embeddings and MLPs at most.
 
     Args:
         config: sizes, norm epsilon, activation and rotary embedding are read from it.
         windows: for each layer; None sees everything.
-        mlp: None has the config's size and activation, and no biases.
+        ropes: for each layer; None is the config's in all of them.
+        mlps: for each layer; None has the config's size and activation, and biases where `mlp_bias` asks for
+            them.
         norms: None is before each block, with the config's epsilon. The final norm has its offset.
         residual_multiplier: see `LayerSpec`.
         embedding_scale: see `Embedding`.
         head: None is plain, and tied where `tie_word_embeddings` says so.
         attention: further fields of `Attention`: biases, scale, query_key_norm and so on.
     """
-    heads = config.size("num_attention_heads")
-    sizes: dict[str, Any] = {
-        "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", heads),
-        "head_dim": config.head_dim,
-        "rope": config.rope(),
-    }
-    mlp = mlp or GatedMLP(size=config.size("intermediate_size"), activation=config.activation())
+    heads, num_layers = config.size("num_attention_heads"), config.num_layers
     norms = norms or Norms(eps=config.norm_eps)
     layers = tuple(
         LayerSpec(
-            attention=Attention(**{**sizes, "window": window, **attention}),
+            attention=Attention(
+                heads=heads,
+                kv_heads=config.size("num_key_value_heads", heads),
+                head_dim=config.head_dim,
+                rope=rope,
+                window=window,
+                **attention,
+            ),
             mlp=mlp,
             norms=norms,
             residual_multiplier=residual_multiplier,
         )
-        for window in windows or (0,) * config.num_layers
+        for window, rope, mlp in zip(
+            windows or (0,) * num_layers,
+            ropes or (config.rope(),) * num_layers,
+            mlps or (config.gated_mlp(),) * num_layers,
+            strict=True,
+        )
     )
     return ModelSpec(
         family=config.family,

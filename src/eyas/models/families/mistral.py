@@ -8,4 +8,4 @@ from eyas.models.spec import ModelSpec
 @register_family("mistral")
 def spec(config: Config) -> ModelSpec:
     """A window in every layer, unless the config lists the layers' types."""
-    return decoder(config, windows=config.windows(used=True, first=0), bias=config.flag("attention_bias"))
+    return decoder(config, windows=config.windows(), bias=config.flag("attention_bias"))

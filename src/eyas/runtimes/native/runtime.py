@@ -161,8 +161,7 @@ class NativeRuntime:
         """Decoder layers in the draft's precision, from weights by their names in checkpoints."""
 
         def get(name: str) -> NDArray[np.float32]:
-            checkpoint_name, _ = DRAFT.find(name)
-            return to_float32(weights[checkpoint_name])
+            return to_float32(weights[DRAFT.find(name).tensor])
 
         def vector(layer: int, name: str) -> NDArray[np.float32]:
             return get(f"layers.{layer}.{name}.weight")
