@@ -13,6 +13,19 @@ from eyas.models.families.common import Config, decoder
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import model_shapes
 
+FAMILIES = [
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+]
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 97,
@@ -33,14 +46,16 @@ def read(directory, **changes):
 
 
 def test_the_families_by_name():
-    assert list(families()) == ["llama", "mistral", "qwen2", "qwen3"]
+    assert list(families()) == FAMILIES
     assert find_family({"model_type": "qwen2"}).name == "qwen2"
     assert find_gguf_family("llama").name == "llama"
-    with pytest.raises(ModelError, match="unknown model family 'mamba'; known are llama, mistral"):
+    with pytest.raises(ModelError, match="unknown model family 'mamba'; known are gemma2, gemma3"):
         find_family({"model_type": "mamba"})
     with pytest.raises(ModelError, match="unknown model family 'None'"):
         find_family({})
-    with pytest.raises(ModelError, match="unknown GGUF architecture 'bert'; known are llama, qwen2"):
+    with pytest.raises(
+        ModelError, match="unknown GGUF architecture 'bert'; known are gemma2, gemma3, granite"
+    ):
         find_gguf_family("bert")
 
 
@@ -66,6 +81,89 @@ def test_windows_of_families(tmp_path):
     assert windows(model_type="mistral", layer_types=types) == [9, 0, 9]
 
 
+GEMMA = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": 9,
+    "num_hidden_layers": 7,
+}
+
+
+def test_windows_of_families_that_alternate(tmp_path):
+    def windows(model_type, **changes):
+        described = read(tmp_path, model_type=model_type, **GEMMA, **changes)
+        return [layer.attention.window for layer in described.layers]
+
+    assert windows("gemma2") == [9, 0, 9, 0, 9, 0, 9]
+    assert windows("gemma3_text") == [9, 9, 9, 9, 9, 0, 9]
+    assert windows("gemma3_text", sliding_window_pattern=3) == [9, 9, 0, 9, 9, 0, 9]
+
+
+def test_rotary_embeddings_of_gemma_3_in_both_spellings(tmp_path):
+    """Before transformers 5 the entries stood side by side, and models with pictures have most of them."""
+    old = {
+        "rope_theta": 500.0,
+        "rope_local_base_freq": 40.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    }
+    new = {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 40.0},
+        }
+    }
+    one, other = (read(tmp_path, model_type="gemma3_text", **GEMMA, **entries) for entries in (old, new))
+    assert one == other
+    ropes = [one.layers[layer].attention.rope for layer in (4, 5)]
+    assert [rope.theta for rope in ropes] == [40.0, 500.0]
+    assert [rope.inverse_frequencies[0] for rope in ropes] == [1.0, 1 / 8]
+
+
+def test_gemma_3_with_pictures_is_described_by_its_text_model(tmp_path):
+    text = {"hidden_size": 48, "intermediate_size": 70, "num_hidden_layers": 2, "sliding_window": 9}
+    document = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", **text}}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    described = read_spec(tmp_path)
+    assert described.family == "gemma3"
+    assert (described.vocab_size, described.layers[0].attention.head_dim) == (262_208, 256)
+    names = families()["gemma3"].tensors
+    assert (
+        names.find("layers.1.query.weight").tensor == "language_model.model.layers.1.self_attn.q_proj.weight"
+    )
+    assert names.is_ignored("vision_tower.vision_model.embeddings.patch_embedding.weight")
+
+
+def test_layers_without_positions(tmp_path):
+    def rotating(**changes):
+        described = read(tmp_path, model_type="smollm3", num_hidden_layers=5, **changes)
+        return [layer.attention.rope is not None for layer in described.layers]
+
+    assert rotating() == [True, True, True, False, True]
+    assert rotating(no_rope_layer_interval=2) == [True, False, True, False, True]
+    assert rotating(no_rope_layers=[0, 1, 1, 1, 0]) == [False, True, True, True, False]
+    with pytest.raises(ModelError, match="no_rope_layers: it needs 5 numbers"):
+        rotating(no_rope_layers=[0, 1])
+
+
+LONGROPE = {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 2.0], "long_factor": [1.0, 2.0, 4.0, 8.0]}
+
+
+def test_longrope_serves_the_original_context(tmp_path):
+    """Beyond it the long factors would change the positions of all tokens, those before too."""
+    phi = {"model_type": "phi3", "original_max_position_embeddings": 32}
+    described = read(tmp_path, **phi, rope_scaling=LONGROPE)
+    rope = described.layers[0].attention.rope
+    assert described.context_limit == 32
+    assert rope.inverse_frequencies == pytest.approx([1, 0.1 / 1.1, 0.01 / 1.2, 0.001 / 2])
+    assert rope.factor == pytest.approx((1 + 2 / 5) ** 0.5)  # log 4 over log 32
+    assert read(tmp_path, **phi, rope_scaling={**LONGROPE, "type": "su"}) == described
+    equal = {**LONGROPE, "long_factor": LONGROPE["short_factor"]}
+    assert read(tmp_path, **phi, rope_scaling=equal).context_limit == 128
+    with pytest.raises(ModelError, match="short_factor: it needs 4 numbers and has 3"):
+        read(tmp_path, **phi, rope_scaling={**LONGROPE, "short_factor": [1.0, 1.0, 1.0]})
+
+
 def test_equal_configs_have_equal_descriptions(tmp_path):
     assert read(tmp_path) == read(tmp_path, rope_theta=10000.0, hidden_act="silu")
     assert read(tmp_path) != read(tmp_path, rope_theta=500.0)
@@ -83,6 +181,11 @@ def test_equal_configs_have_equal_descriptions(tmp_path):
         {"vocab_size": "many"},
         {"sliding_window": -1},
         {"rms_norm_eps": "nan"},
+        {"model_type": "granite", "logits_scaling": 0.0},
+        {"model_type": "granite", "residual_multiplier": "much"},
+        {"model_type": "gemma3", "text_config": None},
+        {"model_type": "gemma2", "use_bidirectional_attention": True, "query_pre_attn_scalar": 8},
+        {"model_type": "smollm3", "no_rope_layers": 3},
     ],
     ids=str,
 )

@@ -135,19 +135,20 @@ def test_a_bos_is_added_where_the_file_asks_for_one(tmp_path):
 
 
 REFUSED = {
-    "unknown GGUF architecture 'mystery'; known are llama": {"arch": "mystery"},
+    "unknown GGUF architecture 'mystery'; known are gemma2": {"arch": "mystery"},
     "'llama' with pre-tokenizer": {"model": "llama"},
     "pre-tokenizer 'qwen2'": {"pre": "qwen2"},
     "llama.embedding_length": {"hidden": 0},
     "rotates 8 of 16": {"rotated": 8},
     "merges do not fit": {"merges": ["x yz"]},
     "not all different": {"tokens": [*tokens()[:-1], "x"]},
-    "rotary scaling ('yarn')": {
-        "extra": lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+    "yarn_log_multiplier of 0.1": {
+        "extra": lambda w: (
+            w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+            w.add_rope_scaling_yarn_log_mul(0.1),
+        ),
     },
-    "rotary scaling ('none')": {
-        "extra": lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, dtype=np.float32)),
-    },
+    "values are not as wide": {"extra": lambda w: w.add_value_length(8)},
     "blk.0.attn_q.bias": {
         "extra": lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(64, dtype=np.float32)),
     },

@@ -40,6 +40,11 @@ FAMILIES: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**SIZES),
     "gpt2": lambda: transformers.GPT2Config(**SIZES),
     "granite": lambda: transformers.GraniteConfig(**GROUPED, logits_scaling=3.0),
+    "olmo2": lambda: transformers.Olmo2Config(**GROUPED),
+    "smollm3": lambda: transformers.SmolLM3Config(**GROUPED, no_rope_layers=[1, 0, 1]),
+    "phi3": lambda: transformers.Phi3Config(
+        **GROUPED, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    ),
     "opt": lambda: transformers.OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32),
 }
 

@@ -40,6 +40,24 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 7}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+}
+MULTIPLIERS = {
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 6.0,
+    "residual_multiplier": 0.3,
+    "logits_scaling": 0.5,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.5, 2.5],
+    "long_factor": [2.0, 4.0, 8.0],
+    "partial_rotary_factor": 0.75,
+}
 CONFIGS = {
     "llama": llama,
     "llama-tied": lambda: llama(tie_word_embeddings=True),
@@ -63,6 +81,31 @@ CONFIGS = {
     "qwen3": lambda: transformers.Qwen3Config(**SIZES, head_dim=16),
     "qwen3-biases": lambda: transformers.Qwen3Config(**SIZES, head_dim=16, attention_bias=True),
     "qwen3-tied": lambda: transformers.Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True),
+    "gemma2": lambda: transformers.Gemma2Config(**SIZES, **GEMMA, attn_logit_softcapping=5.0),
+    "gemma2-biases": lambda: transformers.Gemma2Config(**SIZES, **GEMMA, attention_bias=True),
+    "gemma3": lambda: transformers.Gemma3TextConfig(**SIZES, **GEMMA),
+    "gemma3-scaled": lambda: transformers.Gemma3TextConfig(
+        **SIZES,
+        **GEMMA,
+        rope_parameters=GEMMA3_ROPE,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        final_logit_softcapping=12.0,
+    ),
+    "phi3": lambda: transformers.Phi3Config(**SIZES),
+    "phi3-window": lambda: transformers.Phi3Config(**SIZES, sliding_window=9),
+    "phi3-longrope": lambda: transformers.Phi3Config(
+        **SIZES, rope_parameters=LONGROPE, original_max_position_embeddings=112, tie_word_embeddings=True
+    ),
+    "smollm3": lambda: transformers.SmolLM3Config(**SIZES, no_rope_layer_interval=2),
+    "smollm3-windows": lambda: transformers.SmolLM3Config(
+        **SIZES, no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=8, attention_bias=True
+    ),
+    "granite": lambda: transformers.GraniteConfig(**SIZES, **MULTIPLIERS),
+    "granite-biases": lambda: transformers.GraniteConfig(
+        **SIZES, **MULTIPLIERS, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
+    ),
+    "olmo2": lambda: transformers.Olmo2Config(**SIZES),
+    "olmo2-biases": lambda: transformers.Olmo2Config(**SIZES, attention_bias=True),
     "linear": lambda: scaled("linear", factor=3.0),
     "llama3": lambda: scaled("llama3", **LLAMA3),
     "llama3-gentle": lambda: scaled("llama3", **{**LLAMA3, "factor": 2.0, "high_freq_factor": 32.0}),
