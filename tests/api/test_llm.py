@@ -93,7 +93,7 @@ class TestTurnLock:
 
 
 def test_the_default_model_has_its_own_name(directory, monkeypatch):
-    monkeypatch.setattr("eyas.api.llm.resolve_model", lambda model: directory)
+    monkeypatch.setattr("eyas.api.llm.resolve_model", lambda model, progress: directory)
     assert eyas.load(dtype="float32", threads=1).runtime.target.name == "tiny"
 
 

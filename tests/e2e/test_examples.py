@@ -11,7 +11,7 @@ from eyas.cli import main
 from eyas.drafters.registry import _METHODS, find_method
 from eyas.engine.cycle import Engine
 from eyas.engine.stopping import StoppingConfig
-from eyas.models.default_model import default_model_dir
+from eyas.models import default_model_dir
 from eyas.runtimes import load_runtime
 from fake import answer, make_request
 from pages import ROOT, blocks, commands

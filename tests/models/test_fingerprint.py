@@ -3,12 +3,13 @@
 import json
 import shutil
 
+import gguf
 import numpy as np
 import pytest
-from tiny_gguf import write_gguf
+from tiny_gguf import HEADS, KV_HEADS, SIZE, write_gguf
 
 from eyas.errors import ModelError
-from eyas.models import target_fingerprint
+from eyas.models import fingerprint, target_fingerprint
 from eyas.models.gguf_convert import convert_gguf
 
 
@@ -105,3 +106,38 @@ def test_another_vocabulary_has_another(model):
 def test_no_model_has_none(tmp_path):
     with pytest.raises(ModelError):
         target_fingerprint(tmp_path)
+
+
+def add_biases(writer):
+    sizes = {"q": HEADS * SIZE, "k": KV_HEADS * SIZE, "v": KV_HEADS * SIZE}
+    for layer in (0, 1):
+        for part, size in sizes.items():
+            values = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+            writer.add_tensor(f"blk.{layer}.attn_{part}.bias", values)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"kind": gguf.GGMLQuantizationType.Q8_0},
+        {"kind": gguf.GGMLQuantizationType.Q5_1, "split": 5},
+        {"kind": gguf.GGMLQuantizationType.F16, "arch": "qwen2", "extra": add_biases},
+    ],
+    ids=str,
+)
+def test_a_gguf_file_has_that_of_the_directory_made_of_it(settings, tmp_path):
+    path = write_gguf(tmp_path / "tiny.gguf", **settings)
+    (tmp_path / "folder").mkdir()
+    convert_gguf(path, tmp_path / "folder")
+    assert target_fingerprint(path) == target_fingerprint(tmp_path / "folder")
+
+
+def test_that_of_a_gguf_file_is_remembered_while_it_stays_as_it_is(tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / "tiny.gguf")
+    found = target_fingerprint(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "open_stock_tensors", None)  # would be an error
+        assert target_fingerprint(path) == found
+    write_gguf(path, seed=1)
+    assert target_fingerprint(path) != found

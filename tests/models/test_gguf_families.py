@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eyas.errors import ModelError
-from eyas.models.families import open_tensors, read_config, read_spec
+from eyas.models.families import open_tensors, read_family, read_spec
 from eyas.models.formats import to_float32
 from gguf_files import write_gguf
 
@@ -150,7 +150,7 @@ def test_a_file_says_what_the_folder_says(name, folder, tmp_path):
 def test_transformers_reads_the_file_s_config_alike(name, folder, tmp_path):
     """The torch runtime computes with a config made of the metadata."""
     directory = folder(name)
-    _, config = read_config(write_gguf(directory, tmp_path / "model.gguf"))
+    _, config = read_family(write_gguf(directory, tmp_path / "model.gguf"))
     original = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64)
     made = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**config), dtype=torch.float64

@@ -8,6 +8,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from tiny_gguf import write_gguf
@@ -46,29 +47,37 @@ class Hub(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         self.server.seen.append(path)
         if path.startswith("/api/models/org/tiny/revision/"):
-            names = sorted(file.name for file in self.server.folder.iterdir())
+            names = [name for name, _ in self._files()]
             document = {"id": "org/tiny", "sha": SHA, "siblings": [{"rfilename": name} for name in names]}
             self._send(200, json.dumps(document).encode(), with_body)
         elif path.startswith(f"/api/models/org/tiny/tree/{SHA}"):
-            files = sorted(self.server.folder.iterdir())
             document = [
                 {
                     "type": "file",
-                    "path": file.name,
+                    "path": name,
                     "size": file.stat().st_size,
                     "oid": _etag(file.read_bytes()),
                 }
-                for file in files
+                for name, file in self._files()
             ]
             self._send(200, json.dumps(document).encode(), with_body)
         elif path.startswith(f"/org/tiny/resolve/{SHA}/"):
-            self._send(200, (self.server.folder / path.split("/")[-1]).read_bytes(), with_body)
+            file = self.server.folder / unquote(path.split(SHA, 1)[1]).lstrip("/")
+            if file.is_file():
+                self._send(200, file.read_bytes(), with_body)
+            else:
+                self._send(404, b"", with_body, {"X-Error-Code": "EntryNotFound"})
         elif "gated" in path:
             self._send(403, b"", with_body, {"X-Error-Code": "GatedRepo"})
         elif "broken" in path:
             self._send(500, b"", with_body)
         else:
             self._send(404, b"", with_body, {"X-Error-Code": "RepoNotFound"})
+
+    def _files(self):
+        folder = self.server.folder
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        return [(file.relative_to(folder).as_posix(), file) for file in files]
 
     def _send(self, code, body, with_body, headers=()):
         self.send_response(code)
@@ -92,6 +101,26 @@ def hub(tmp_path):
     convert_gguf(write_gguf(tmp_path / "tiny.gguf"), folder)
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     (folder / "README.md").write_text("hello")
+    yield from serving(folder)
+
+
+@pytest.fixture
+def gguf_hub(tmp_path):
+    """A running hub whose model is GGUF files of several kinds, one of them in parts."""
+    folder = tmp_path / "repository"
+    for place in (folder / "large", folder / "BF16"):
+        place.mkdir(parents=True)
+    write_gguf(folder / "tiny-q8_0.gguf", seed=1)
+    write_gguf(folder / "tiny.Q4_K_M.gguf", seed=2)
+    write_gguf(folder / "large" / "tiny-F16.gguf", seed=3, split=6)
+    write_gguf(folder / "BF16" / "tiny.gguf", seed=4)
+    for name in ("a", "b"):
+        write_gguf(folder / f"{name}-IQ4_XS.gguf", seed=5)
+    (folder / "README.md").write_text("hello")
+    yield from serving(folder)
+
+
+def serving(folder):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.folder, server.seen = folder, []
     thread = threading.Thread(target=server.serve_forever)
@@ -166,3 +195,56 @@ def test_out_of_reach(resolve):
 def test_a_repository_without_safetensors(hub, resolve):
     (hub.folder / "model.safetensors").unlink()
     assert resolve("org/tiny", address(hub)).startswith("ModelError ")
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("org/tiny:Q8_0", ["tiny-q8_0.gguf"]),
+        ("org/tiny:q4_k_m", ["tiny.Q4_K_M.gguf"]),
+        ("org/tiny:bf16", ["BF16/tiny.gguf"]),
+        ("org/tiny:F16", [f"large/tiny-F16-{number:05}-of-00004.gguf" for number in (1, 2, 3, 4)]),
+        ("org/tiny/a-IQ4_XS.gguf", ["a-IQ4_XS.gguf"]),
+        (
+            "org/tiny/large/tiny-F16-00001-of-00004.gguf",
+            [f"large/tiny-F16-{number:05}-of-00004.gguf" for number in (1, 2, 3, 4)],
+        ),
+    ],
+)
+def test_a_gguf_file_is_fetched_alone_and_kept(name, files, gguf_hub, resolve):
+    place = resolve(name, address(gguf_hub))
+    assert place.endswith(files[0])
+    fetched = {path.split(SHA, 1)[1].lstrip("/") for path in gguf_hub.seen if "/resolve/" in path}
+    assert fetched == set(files)
+    assert Path(place).read_bytes() == (gguf_hub.folder / files[0]).read_bytes()
+    assert resolve(name, "http://127.0.0.1:1") == place
+    assert resolve(name, address(gguf_hub), HF_HUB_OFFLINE="1") == place
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("org/tiny", "ModelError org/tiny holds GGUF files; name one of them: org/tiny:BF16, org/tiny:F16, "),
+        ("org/tiny:Q5_K", "ModelError org/tiny has no GGUF file of kind Q5_K; it has BF16, F16, IQ4_XS, "),
+        (
+            "org/tiny:IQ4_XS",
+            "ModelError org/tiny has several files of kind IQ4_XS; name one of them: org/tiny",
+        ),
+        ("org/tiny:K_M", "ModelError org/tiny has no GGUF file of kind K_M"),
+        (
+            "org/tiny/absent.gguf",
+            "FetchError org/tiny has no file absent.gguf; it has BF16/tiny.gguf, a-IQ4_",
+        ),
+        ("org/absent:Q8_0", "FetchError the hub has no model 'org/absent'"),
+        ("org/gated/a.gguf", "FetchError org/gated is gated"),
+        ("org/tiny:", "ModelError 'org/tiny:' is not a directory, a GGUF file"),
+        ("folder/model.gguf", "ModelError 'folder/model.gguf' is not a directory, a GGUF file"),
+    ],
+)
+def test_what_a_repository_of_gguf_files_lacks(name, message, gguf_hub, resolve):
+    assert resolve(name, address(gguf_hub)).startswith(message)
+
+
+def test_a_gguf_file_out_of_reach(resolve):
+    assert "check the network" in resolve("org/tiny:Q8_0", "http://127.0.0.1:1")
+    assert "check the network" in resolve("org/tiny/a.gguf", "http://127.0.0.1:1", HF_HUB_OFFLINE="1")

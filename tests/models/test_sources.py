@@ -9,11 +9,10 @@ from safetensors.numpy import save_file
 from tiny_gguf import weights, write_gguf
 
 from eyas.errors import ModelError
-from eyas.models.families import families, read_spec
+from eyas.models.families import open_tensors, read_spec
 from eyas.models.families.common import HUGGING_FACE
-from eyas.models.formats import FORMATS, RawTensor, formats_of, row_bytes, to_float32
-from eyas.models.gguf_convert import read_gguf
-from eyas.models.sources import GGUFSource, SafetensorsSource
+from eyas.models.formats import FORMATS, RawTensor, bad_scales, formats_of, row_bytes, to_float32
+from eyas.models.sources import GGUFSource, SafetensorsSource, open_gguf
 from eyas.models.tensors import ModelTensors, Slice
 from tiny import write_llama
 
@@ -47,10 +46,8 @@ def test_gguf_blocks_come_as_they_are(name, tmp_path):
 @pytest.mark.parametrize("kind", [None, gguf.GGMLQuantizationType.Q8_0])
 def test_query_rows_of_a_gguf_file_come_in_rotate_halfs_order(kind, tmp_path):
     """Blocks lie along rows, so rows are put in order without being dequantised."""
-    source = GGUFSource(write_gguf(tmp_path / "tiny.gguf", kind=kind))
-    family = families()["llama"]
-    _, spec = read_gguf(source, family)
-    tensors = ModelTensors(source, spec, family.gguf.tensors)
+    path = write_gguf(tmp_path / "tiny.gguf", kind=kind)
+    tensors = open_tensors(path, read_spec(path))
     for part in ("query", "key", "value"):
         wanted = weights()[f"model.layers.1.self_attn.{part[0]}_proj.weight"]
         if kind is not None:
@@ -105,3 +102,69 @@ def test_a_source_converts_nothing(tmp_path):
         raw = source.raw(name)
         assert raw.data.tobytes() == array.tobytes()
         np.testing.assert_array_equal(to_float32(raw), array.astype(np.float32))
+
+
+def test_parts_of_a_model_are_one_source(tmp_path):
+    whole = open_gguf(write_gguf(tmp_path / "whole.gguf"))
+    first = write_gguf(tmp_path / "tiny.gguf", split=6)
+    assert first.name == "tiny-00001-of-00004.gguf"
+    source = open_gguf(first)
+    assert len(source.files()) == 4
+    assert set(source.names()) == set(whole.names())
+    for name in whole.names():
+        np.testing.assert_array_equal(source.raw(name).data, whole.raw(name).data, err_msg=name)
+    assert read_spec(first) == read_spec(tmp_path / "whole.gguf")
+
+
+def test_parts_that_do_not_make_a_model_are_named(tmp_path):
+    first = write_gguf(tmp_path / "tiny.gguf", split=6)
+    second, third = (first.with_name(f"tiny-0000{number}-of-00004.gguf") for number in (2, 3))
+    with pytest.raises(ModelError, match=r"is not the first of its 4 parts; name tiny-00001-of-00004\.gguf"):
+        open_gguf(second)
+    content = third.read_bytes()
+    third.write_bytes(second.read_bytes())
+    with pytest.raises(ModelError, match="is not part 3 of 4"):
+        open_gguf(first)
+    third.write_bytes(content[:-100])
+    with pytest.raises(ModelError, match=r"tiny-00003-of-00004\.gguf is truncated"):
+        open_gguf(first)
+    third.unlink()
+    with pytest.raises(ModelError, match=r"tiny-00003-of-00004\.gguf cannot be read"):
+        open_gguf(first)
+    renamed = first.rename(tmp_path / "renamed.gguf")
+    with pytest.raises(ModelError, match="is one of 4 parts, but is not called like it"):
+        open_gguf(renamed)
+
+
+def test_a_source_is_opened_once_and_again_after_a_change(tmp_path):
+    path = write_gguf(tmp_path / "tiny.gguf")
+    source = open_gguf(path)
+    assert open_gguf(path) is source
+    write_gguf(path, seed=1)
+    with pytest.raises(ModelError, match="has changed while it was in use"):
+        source.raw("token_embd.weight")
+    changed = open_gguf(path)
+    assert changed is not source
+    np.testing.assert_array_equal(
+        to_float32(changed.raw("token_embd.weight")), weights(1)["model.embed_tokens.weight"]
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTISED if FORMATS[name].block > 1])
+def test_scales_that_are_no_numbers_are_counted(name):
+    """By brute force: a float16 NaN or infinity anywhere that makes a dequantised number one."""
+    weight_format, generator = FORMATS[name], np.random.default_rng(5)
+    data = generator.integers(0, 8, (3, weight_format.num_bytes), dtype=np.uint8)
+    raw = RawTensor(data, name, (3, weight_format.block))
+    assert bad_scales(raw) == 0
+    found = []
+    for place in range(0, weight_format.num_bytes - 1, 2):
+        for bits in (0x7E00, 0xFC00):
+            broken = data.copy()
+            broken[1, place : place + 2] = [bits & 0xFF, bits >> 8]
+            with np.errstate(all="ignore"):
+                values = to_float32(raw._replace(data=broken))
+            is_bad = not np.isfinite(values).all()
+            assert bad_scales(raw._replace(data=broken)) == is_bad, place
+            found.append(is_bad)
+    assert any(found) or name == "MXFP4"  # its scales are powers of two, all finite

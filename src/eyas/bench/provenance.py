@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import eyas
+from eyas.models import is_gguf
 from eyas.models.machine import cpu_model
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -54,9 +55,11 @@ def sources_hash() -> str:
 
 
 def head_hash(directory: Path | None) -> str | None:
-    """SHA-256 over a head's configuration and weights; None for no head."""
+    """SHA-256 over a head's configuration and weights, or over a GGUF file; None for no head."""
     if directory is None:
         return None
+    if is_gguf(directory):
+        return hash_files([directory], directory.parent)
     weights = [path for path in directory.iterdir() if path.suffix in WEIGHT_FILES]
     return hash_files([directory / "config.json", *weights], directory)
 

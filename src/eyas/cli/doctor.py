@@ -13,6 +13,7 @@ from eyas.errors import EyasError
 from eyas.models import cache_dir, default_model_dir, list_models, target_fingerprint
 from eyas.models.machine import cpu_flags, cpu_model, usable_cores
 from eyas.models.packed import LIMIT, packed_bytes
+from eyas.models.store import stored_model
 
 # Instruction sets that matter to matrix products, as /proc/cpuinfo names them.
 INSTRUCTION_SETS = (
@@ -74,7 +75,7 @@ def _stored() -> dict[str, Any]:
         "packed_weights": f"{size_text(packed_bytes())} of at most {size_text(LIMIT)}",
         "default_model": "absent (`eyas pull` fetches it)",
     }
-    if not (place / "config.json").is_file():
+    if stored_model(place) is None:
         return report | {"head": "unknown until the model is there"}
     size = sum(model.size_bytes for model in list_models() if model.path == place)
     report["default_model"] = f"{place} ({size_text(size)})"

@@ -2,18 +2,43 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from eyas.cli.output import note, size_text, write, write_json, write_table
 from eyas.cli.parser import Commands
-from eyas.models import ensure_default_model, list_models, models_dir, progress_bar, pull_from, remove_model
+from eyas.drafters.find import HeadFinder
+from eyas.errors import ConfigError, EyasError
+from eyas.models import (
+    CATALOGUE,
+    StoredModel,
+    list_models,
+    models_dir,
+    progress_bar,
+    pull_from,
+    remove_model,
+    resolve_model,
+    target_fingerprint,
+)
+from eyas.models.facts import model_facts
 
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
+    known = ", ".join(
+        f"{entry.name} ({size_text(entry.size_bytes)}, {entry.licence})" for entry in CATALOGUE.values()
+    )
     pull = commands.add_parser(
         "pull",
-        help="fetch the default model, or install one from a file",
-        description="Fetch the default model into the cache, or install a model from a file you have.",
+        help="fetch a model, or install one from a file",
+        description="Fetch a model into the cache, or install one from a file you have. A GGUF file or a "
+        f"folder on this machine needs neither: name it with --model. Models known by name: {known}.",
+    )
+    pull.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="of the models above, or one on the hub: ORG/NAME, ORG/NAME:Q4_K_M, ORG/NAME/FILE.gguf "
+        "(default: the default model, the first above)",
     )
     pull.add_argument(
         "--from",
@@ -38,27 +63,53 @@ def add(commands: Commands) -> None:
 
 
 def run_pull(args: argparse.Namespace) -> int:
-    """Fetch or install; prints the model's directory."""
+    """Fetch or install; prints what --model takes."""
+    if args.file is not None and args.name is not None:
+        raise ConfigError("NAME and --from exclude each other: --from installs the file under its own name.")
     with progress_bar() as progress:
-        place = ensure_default_model(progress) if args.file is None else pull_from(args.file, progress)
+        place = pull_from(args.file, progress) if args.file else resolve_model(args.name, progress)
     write(f"{place}\n")
     return 0
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """A row for each model: name, size, directory."""
+    """A row for each model: name, family, parameters, bits, size, head, place."""
     models = list_models()
+    rows = [_row(model) for model in models]
     if args.json:
-        rows = [{"name": m.name, "path": str(m.path), "size_bytes": m.size_bytes} for m in models]
         write_json({"models": rows})
         return 0
     if not models:
         note(f"no models in {models_dir()}; `eyas pull` fetches the default one")
         return 0
-    cells = [(model.name, size_text(model.size_bytes), str(model.path)) for model in models]
-    write_table(("model", "size", "directory"), cells, right={"size"})
+    columns = ("model", "family", "parameters", "bits", "size", "head", "place")
+    write_table(columns, map(_cells, rows), right={"parameters", "bits", "size"})
     note(f"{size_text(sum(model.size_bytes for model in models))} in all; `eyas models rm NAME` removes one")
     return 0
+
+
+def _row(model: StoredModel) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": model.name, "path": str(model.path), "size_bytes": model.size_bytes}
+    try:
+        facts = model_facts(model.path)
+        head = HeadFinder(None, model.path, target_fingerprint(model.path)).find().path
+    except EyasError as error:  # one broken model does not hide the others
+        return row | {"problem": str(error)}
+    return row | {
+        "family": facts.family,
+        "parameters": facts.parameters,
+        "bits": round(facts.bits, 2),
+        "head": None if head is None else str(head),
+    }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    size = size_text(row["size_bytes"])
+    if "problem" in row:
+        return row["name"], "broken", "", "", size, "", row["problem"]
+    head = "yes" if row["head"] else "no"
+    count = f"{row['parameters'] / 1e6:,.0f} M"
+    return row["name"], row["family"], count, f"{row['bits']:.3g}", size, head, row["path"]
 
 
 def run_remove(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from eyas.cli.output import note
 from eyas.cli.parser import given, model_options
 from eyas.drafters.registry import find_method
 from eyas.errors import ConfigError, DataError
-from eyas.models import ensure_default_model, progress_bar
+from eyas.models import progress_bar
 
 
 def load_llm(args: argparse.Namespace) -> LLM:
@@ -19,10 +19,8 @@ def load_llm(args: argparse.Namespace) -> LLM:
     settings = given(args, [named.name for named in model_options()])
     if not is_auto(args):
         find_method(args.method)  # before a long download
-    if "model" not in settings:
-        with progress_bar() as progress:
-            ensure_default_model(progress)
-    return load(settings.pop("model", None), **settings)
+    with progress_bar() as progress:
+        return load(settings.pop("model", None), progress=progress, **settings)
 
 
 def announce_method(args: argparse.Namespace, llm: LLM) -> None:

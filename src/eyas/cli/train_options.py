@@ -93,9 +93,9 @@ def load_target(args: argparse.Namespace, runtime: str) -> tuple[Any, Any, Path]
 
     settings = given(args, MODEL_OPTIONS)
     with progress_bar() as progress:
-        directory = resolve_model(settings.pop("model", None), progress)
-    loaded = load_runtime(runtime, directory, name=directory.name, **settings)
-    return loaded, Tokenizer.load(directory), directory
+        model = resolve_model(settings.pop("model", None), progress)
+        loaded = load_runtime(runtime, model, name=model.name, progress=progress, **settings)
+    return loaded, Tokenizer.load(model), model
 
 
 def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path]:

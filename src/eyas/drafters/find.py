@@ -6,7 +6,7 @@ from typing import Literal
 
 from eyas.drafters.heads import find_head_kind, read_config
 from eyas.errors import CheckpointError
-from eyas.models import heads_dir
+from eyas.models import heads_dir, is_gguf
 
 HeadCheck = Literal["fingerprint", "shapes"]
 SHIPPED = Path(__file__).parents[1] / "heads"
@@ -39,24 +39,26 @@ class HeadChoice:
 class HeadFinder:
     """Finds a target's heads: the one asked for, next to the model, in the cache, among those shipped.
 
-    Heads of most kinds lie in a folder called like the kind; EAGLE heads one above (`HeadKind.folder`).
+    Heads of most kinds lie in a folder called like the kind; EAGLE heads one above (`HeadKind.folder`). Next
+    to a model is `head/` in its directory, or the folder NAME.head beside NAME.gguf.
 
     Args:
-        named: a directory that was asked for; it serves every kind.
-        model_dir: the target's.
+        named: a directory that was asked for, or a whole model for `sps`; it serves every kind.
+        model: the target's directory or GGUF file.
         fingerprint: the target's.
 
     Raises:
-        CheckpointError: `named` is not a directory with a config.json.
+        CheckpointError: `named` is neither a directory with a config.json nor a GGUF file.
     """
 
     named: Path | None
-    model_dir: Path
+    model: Path
     fingerprint: str | None
 
     def __post_init__(self) -> None:
-        if self.named is not None and not (self.named / "config.json").is_file():
-            raise CheckpointError(f"{self.named} holds no config.json; give --head the directory of a head.")
+        named = self.named
+        if named is not None and not is_gguf(named) and not (named / "config.json").is_file():
+            raise CheckpointError(f"{named} holds no config.json; give --head the directory of a head.")
 
     def find(self, kind: str | None = "eagle") -> HeadChoice:
         """The head of a kind; None is the kind of a method that needs none."""
@@ -64,7 +66,7 @@ class HeadFinder:
             return HeadChoice(None, None)
         if self.named is not None:
             return HeadChoice(self.named, _check(self.named))
-        places = [self.model_dir / "head"]
+        places = [self.model.with_suffix(".head") if is_gguf(self.model) else self.model / "head"]
         if self.fingerprint is not None:
             places += [heads_dir() / self.fingerprint, SHIPPED / self.fingerprint]
         places = [place / find_head_kind(kind).folder for place in places]
@@ -75,4 +77,6 @@ class HeadFinder:
 
 
 def _check(path: Path) -> HeadCheck:
+    if is_gguf(path):
+        return "shapes"
     return "fingerprint" if read_config(path).get("target_fingerprint") else "shapes"

@@ -52,6 +52,7 @@ from eyas.engine.interfaces import (
 from eyas.engine.tree import DraftTree, Floats, Ints, Prefix, root_only
 from eyas.engine.verification import SAME_IDS, SPECULATIVE_SAMPLING, AcceptanceRule
 from eyas.errors import CheckpointError, ConfigError
+from eyas.models import is_gguf
 from eyas.models.spec import StackSpec
 
 FIRST_LENGTH, LONGER, SHORTER = 5, 2, 1  # "heuristic"
@@ -196,7 +197,7 @@ class SpeculativeSampling:
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
         """Read the draft model and put it on the runtime, or on one of its own."""
         directory: Path = files.head()
-        if kind_of(read_config(directory)) == DRAFT_LM.name:
+        if not is_gguf(directory) and kind_of(read_config(directory)) == DRAFT_LM.name:
             checkpoint = read_head(DRAFT_LM, directory)
             check_target(
                 runtime,

@@ -1,10 +1,12 @@
 """Models on disk: where they are, whether they are whole, and what their tokens mean. No framework."""
 
+from eyas.models.catalogue import CATALOGUE
 from eyas.models.decoding import StreamDecoder
-from eyas.models.default_model import default_model_dir, ensure_default_model, pull_from
 from eyas.models.fingerprint import target_fingerprint
 from eyas.models.hub import resolve_model
 from eyas.models.progress import Progress, progress_bar, silent
+from eyas.models.pull import default_model_dir, ensure_model, pull_from
+from eyas.models.sources import is_gguf
 from eyas.models.store import (
     StoredModel,
     cache_dir,
@@ -19,6 +21,7 @@ from eyas.models.tokenizer import Tokenizer
 from eyas.models.weights import check_model_dir, read_header, read_json, read_tensor, tensor_places
 
 __all__ = [
+    "CATALOGUE",
     "Progress",
     "StoredModel",
     "StreamDecoder",
@@ -26,9 +29,10 @@ __all__ = [
     "cache_dir",
     "check_model_dir",
     "default_model_dir",
-    "ensure_default_model",
+    "ensure_model",
     "heads_dir",
     "installing",
+    "is_gguf",
     "list_models",
     "locked",
     "models_dir",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.models.digests import remembered
-from eyas.models.families import read_config
+from eyas.models.families import read_family
 from eyas.models.formats import FORMATS, RawTensor, to_float32
 from eyas.models.sources import GGUFSource, is_gguf, open_gguf
 from eyas.models.stock import open_stock_tensors
@@ -53,7 +53,7 @@ def _begun(config: dict[str, Any], vocabulary: Any) -> Any:
 
 def _gguf_fingerprint(file: Path) -> str:
     source = open_gguf(file)
-    _, config = read_config(file)
+    _, config = read_family(file)
 
     def compute() -> str:
         digest = _begun(config, _gguf_vocabulary(source))

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from eyas.errors import ModelError
-from eyas.models.families import read_config, read_spec
+from eyas.models.families import read_family, read_spec
 from eyas.models.gguf_tokenizer import build_tokenizer, tokenizer_settings
 from eyas.models.progress import Progress, silent
 from eyas.models.sources import open_gguf
@@ -27,7 +27,7 @@ def convert_gguf(source: Path, target: Path, progress: Progress = silent) -> Non
         OSError: `target` cannot be written.
     """
     fields = open_gguf(source).fields
-    _, config = read_config(source)
+    _, config = read_family(source)
     spec = read_spec(source)
     try:
         tokenizer = build_tokenizer(fields)

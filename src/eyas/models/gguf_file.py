@@ -26,7 +26,7 @@ VERSIONS = (2, 3)
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 18
 MAX_ITEMS = 1 << 24  # of all arrays together; a vocabulary of 262,144 tokens takes about a million
-MAX_NAME = 1 << 16  # bytes of a key or a tensor's name
+MAX_NAME = 256  # bytes of a key or a tensor's name; ggml's tensors have 63 at most
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
 
@@ -276,11 +276,10 @@ class _Header:
         return count
 
     def _name(self, what: str) -> str:
-        name = self._text(MAX_NAME)
-        try:
-            return name.decode()
-        except UnicodeDecodeError:
-            raise _Broken(f"has a {what} whose name is not UTF-8; fetch it again") from None
+        name = self._text(MAX_NAME).decode(errors="replace")
+        if "\ufffd" in name or not name.isprintable():  # it will stand in messages
+            raise _Broken(f"has a {what} whose name is no text; fetch it again")
+        return name
 
     def _text(self, most: int | None = None) -> bytes:
         length = self._long()

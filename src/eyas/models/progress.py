@@ -30,15 +30,18 @@ def progress_bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        tasks = {}
+    bars, tasks = Bars(console=Console(stderr=True), transient=True), {}
 
-        def show(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
-            bars.update(tasks[label], completed=done, total=total)
+    def show(label: str, done: int, total: int) -> None:
+        if label not in tasks:
+            bars.start()  # not before: libraries have bars of their own
+            tasks[label] = bars.add_task(label, total=total)
+        bars.update(tasks[label], completed=done, total=total)
 
+    try:
         yield show
+    finally:
+        bars.stop()
 
 
 def progress_lines(clock: Callable[[], float] = monotonic) -> Progress:

@@ -1,6 +1,6 @@
 """The user's cache: models and heads as folders that appear whole or not at all.
 
-    <cache>/models/<name>/           ordinary Hugging Face directories
+    <cache>/models/<name>/           a Hugging Face directory, or a folder with a GGUF file
     <cache>/heads/<fingerprint>/     EAGLE heads, by the fingerprint of their target
 
 `EYAS_CACHE` moves it. A folder is made under a temporary name next to its place and renamed when complete, so
@@ -25,7 +25,13 @@ _UNFINISHED = ".unfinished-"
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model in the cache."""
+    """A model in the cache.
+
+    Attributes:
+        name: of its folder.
+        path: the directory or GGUF file that is the model.
+        size_bytes: of all files in the folder.
+    """
 
     name: str
     path: Path
@@ -50,35 +56,53 @@ def heads_dir() -> Path:
 
 def list_models() -> list[StoredModel]:
     """The models in the cache, by name."""
-    folders = sorted(path.parent for path in models_dir().glob("*/config.json"))
-    return [
-        StoredModel(folder.name, folder, _size(folder))
-        for folder in folders
-        if not folder.name.startswith(".")
-    ]
+    folders = sorted(path for path in models_dir().glob("*") if not path.name.startswith("."))
+    found = [(folder, stored_model(folder)) for folder in folders]
+    return [StoredModel(folder.name, path, _size(folder)) for folder, path in found if path is not None]
+
+
+def stored_model(folder: Path) -> Path | None:
+    """The model in a folder of the cache: itself, or the GGUF file in it; None where there is none."""
+    if (folder / "config.json").is_file():  # folders appear whole, so this says enough
+        return folder
+    return min(folder.glob("*.gguf"), default=None)  # of several parts the first
 
 
 def remove_model(name: str) -> Path:
-    """Delete a model from the cache.
+    """Delete a model from the cache; returns its folder.
 
     Raises:
         ModelError: there is none of that name; names those that there are.
     """
-    known = {model.name: model.path for model in list_models()}
+    known = [model.name for model in list_models()]
     if name not in known:
         have = ", ".join(known) or "none"
         raise ModelError(f"no model {name!r} in {models_dir()}; the cache holds: {have}.")
-    with locked(known[name]):
-        room = _room(known[name])
+    folder = models_dir() / name
+    with locked(folder):
+        room = _room(folder)
         shutil.rmtree(room, ignore_errors=True)
         try:
-            known[name].rename(room)  # gone at once, whatever happens to the rest
+            folder.rename(room)  # gone at once, whatever happens to the rest
         except FileNotFoundError:
             pass  # another process removed it first
         except OSError as error:
-            raise _unwritable(known[name], error) from error
+            raise _unwritable(folder, error) from error
         shutil.rmtree(room, ignore_errors=True)
-    return known[name]
+    return folder
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Say in one line that the cache cannot be written, if so.
+
+    Raises:
+        FetchError: the disk is full or the cache cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(place, error) from error
 
 
 @contextmanager
@@ -113,18 +137,17 @@ def installing(place: Path) -> Iterator[Path]:
     room = _room(place)
     folder = room / "new"
     try:
-        sweep(place.parent)
-        shutil.rmtree(room, ignore_errors=True)  # ours: we hold its lock
-        folder.mkdir(parents=True)
-        yield folder
-        for file in [*folder.rglob("*"), folder]:
-            _sync(file)
-        if place.exists():
-            place.rename(room / "old")
-        folder.rename(place)
-        _sync(place.parent)
-    except OSError as error:
-        raise _unwritable(place, error) from error
+        with writing(place):
+            sweep(place.parent)
+            shutil.rmtree(room, ignore_errors=True)  # ours: we hold its lock
+            folder.mkdir(parents=True)
+            yield folder
+            for file in [*folder.rglob("*"), folder]:
+                _sync(file)
+            if place.exists():
+                place.rename(room / "old")
+            folder.rename(place)
+            _sync(place.parent)
     finally:
         shutil.rmtree(room, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 
 from eyas.engine.interfaces import Runtime
 from eyas.errors import ConfigError
+from eyas.models.progress import Progress, progress_lines
 
 # Name -> where its loader lives.
 _LOADERS = {
@@ -44,6 +45,7 @@ def load_runtime(
     kv_dtype: str = "auto",
     threads: int | None = None,
     device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Runtime:
     """Load a target on a runtime.
 
@@ -59,6 +61,7 @@ def load_runtime(
         kv_dtype: the precision of keys and values, or "auto".
         threads: None leaves them to the runtime.
         device: where it computes, as torch calls devices.
+        progress: told how far a first load is; None writes a line a minute to stderr.
 
     Raises:
         ConfigError: an unknown runtime, dtype or device, or one that is not installed.
@@ -80,6 +83,7 @@ def load_runtime(
         kv_dtype=kv_dtype,
         threads=threads,
         device=device,
+        progress=progress or progress_lines(),
         **because,
     )
     if reason is not None:  # after loading, so that an error stands alone

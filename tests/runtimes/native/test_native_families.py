@@ -216,12 +216,12 @@ def test_tensors_at_odd_places_of_the_file(dtype, tmp_path):
 def default_model():
     """The default model, where this machine has it or can fetch it."""
     from eyas.errors import EyasError
-    from eyas.models import ensure_default_model
+    from eyas.models import ensure_model
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("EYAS_CACHE", raising=False)
         try:
-            return ensure_default_model()
+            return ensure_model()
         except EyasError as error:
             pytest.skip(f"no default model here: {error}")
 

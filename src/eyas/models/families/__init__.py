@@ -101,7 +101,7 @@ def find_gguf_family(architecture: str) -> Family:
     return known[architecture]
 
 
-def read_config(model: Path) -> tuple[Family, dict[str, Any]]:
+def read_family(model: Path) -> tuple[Family, dict[str, Any]]:
     """A model's family, and its config.json or what a GGUF file's metadata amount to.
 
     Raises:
@@ -135,7 +135,7 @@ def read_spec(model: Path) -> ModelSpec:
         ModelError: no readable config, an unknown family, or something in the config that the family's file
             does not know.
     """
-    family, document = read_config(model)
+    family, document = read_family(model)
     try:
         return describe(family, document)
     except Unsupported as problem:

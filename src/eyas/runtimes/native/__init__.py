@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from eyas.errors import ConfigError
 from eyas.models.formats import formats_of
-from eyas.models.progress import progress_lines
+from eyas.models.progress import Progress, progress_lines
 from eyas.runtimes.native.support import unsupported
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def load_native_runtime(
     threads: int | None = None,
     device: str = "cpu",
     name: str | None = None,
+    progress: Progress | None = None,
 ) -> "NativeRuntime":
     """Load a model of a family that `eyas.models.families` describes.
 
@@ -50,6 +51,8 @@ def load_native_runtime(
         threads: None is one per physical core. Results do not depend on it.
         device: "cpu", the only one here.
         name: what messages call the model; None is the file's or directory's name.
+        progress: told how far packing is, which takes minutes for a large model, once; None writes a line a
+            minute to stderr.
 
     Raises:
         ConfigError: an unknown dtype, another device, a bad number of threads, or an installation without
@@ -72,7 +75,7 @@ def load_native_runtime(
         kv_dtype=kv_dtype,
         threads=threads,
         name=name or Path(model).name,
-        progress=progress_lines(),  # packing a large model takes minutes, once
+        progress=progress or progress_lines(),
     )
 
 

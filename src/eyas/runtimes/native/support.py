@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from eyas.errors import ModelError
-from eyas.models.families import read_config, read_spec
+from eyas.models.families import read_family, read_spec
 from eyas.models.sources import is_gguf
 from eyas.models.spec import LayerSpec, ModelSpec, MoE
 
@@ -18,7 +18,7 @@ def unsupported(model: Path) -> str | None:
         ModelError: no readable config.json, or a GGUF file that no runtime can read.
     """
     if is_gguf(model):
-        read_config(model)  # the torch runtime needs it too
+        read_family(model)  # the torch runtime needs it too
     try:
         supported_spec(model)
     except ModelError as error:

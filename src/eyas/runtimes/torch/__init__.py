@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyas.errors import ConfigError
+from eyas.models.progress import Progress, silent
 
 if TYPE_CHECKING:
     from eyas.runtimes.torch.runtime import TorchRuntime
@@ -24,6 +25,7 @@ def load_torch_runtime(
     device: str = "cpu",
     name: str | None = None,
     reason: str | None = None,
+    progress: Progress = silent,
 ) -> "TorchRuntime":
     """Load a model, and check once that trees work on it.
 
@@ -38,6 +40,7 @@ def load_torch_runtime(
         device: where torch puts the model, such as "cpu" or "cuda:0".
         name: what messages call the model; None is the file's or directory's name.
         reason: why this runtime was chosen, for provenance.
+        progress: told how far the blocks of a GGUF file are dequantised.
 
     Raises:
         ConfigError: an unknown dtype or device, or torch and transformers are not installed.
@@ -69,6 +72,7 @@ def load_torch_runtime(
         device=device,
         name=name or Path(model).name,
         reason=reason,
+        progress=progress,
     )
 
 

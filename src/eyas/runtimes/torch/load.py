@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from eyas.errors import ConfigError, EyasError, ModelError
-from eyas.models import target_fingerprint
-from eyas.models.families import read_config
+from eyas.models import Progress, silent, target_fingerprint
+from eyas.models.families import read_family
 from eyas.models.sources import is_gguf
 from eyas.models.stock import open_stock_tensors
 from eyas.runtimes.torch.probe import check_trees
@@ -34,6 +35,7 @@ def load(
     device: str,
     name: str,
     reason: str | None = None,
+    progress: Progress = silent,
 ) -> TorchRuntime:
     """See `eyas.runtimes.torch.load_torch_runtime`."""
     place = _device(device)
@@ -46,7 +48,7 @@ def load(
     problem = unusable(config)
     if problem:
         raise refusal(config.model_type, name, problem)
-    stock = _read_model(model, config, number, place, name)
+    stock = _read_model(model, config, number, place, name, progress)
     if getattr(stock, "_is_stateful", False):
         raise refusal(config.model_type, name, "it has recurrent layers, whose state cannot branch")
     limit = context_limit(config.get_text_config(decoder=True))
@@ -90,7 +92,7 @@ def _device(device: str) -> torch.device:
 
 def _read_config(model: Path, name: str) -> Any:
     if is_gguf(model):
-        _, document = read_config(model)
+        _, document = read_family(model)
         return _stock_config(model, document, name)
     if not (model / "config.json").is_file():
         raise ModelError(f"{model} has no config.json; give the directory of a Hugging Face model.")
@@ -109,9 +111,9 @@ def _stock_config(file: Path, document: dict[str, Any], name: str) -> Any:
 
 
 def _read_model(
-    path: Path, config: Any, dtype: torch.dtype, device: torch.device, name: str
+    path: Path, config: Any, dtype: torch.dtype, device: torch.device, name: str, progress: Progress
 ) -> torch.nn.Module:
-    read = _from_gguf if is_gguf(path) else _from_directory
+    read = partial(_from_gguf, progress=progress) if is_gguf(path) else _from_directory
     try:
         try:
             model, report = read(path, config, dtype, "sdpa")
@@ -151,10 +153,15 @@ def _from_directory(directory: Path, config: Any, dtype: torch.dtype, attention:
     return model, report
 
 
-def _from_gguf(file: Path, config: Any, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+def _from_gguf(
+    file: Path, config: Any, dtype: torch.dtype, attention: str, *, progress: Progress
+) -> tuple[Any, Any]:
     """The stock model with the file's numbers, dequantised and rounded to `dtype`."""
     tensors = open_stock_tensors(file)
-    state = {name: torch.from_numpy(tensors.values(name)).to(dtype) for name in tensors}
+    state = {}
+    for name in tensors:
+        progress("reading weights", len(state), len(tensors))
+        state[name] = torch.from_numpy(tensors.values(name)).to(dtype)
     with _quiet():
         model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
             None,
