@@ -10,7 +10,7 @@ from eyas.errors import ModelError
 from eyas.models import families as registry
 from eyas.models.families import families, find_family, find_gguf_family, read_spec, register_family
 from eyas.models.families.common import Config, decoder
-from eyas.models.spec import ModelSpec
+from eyas.models.spec import GatedMLP, ModelSpec, MoE
 from eyas.models.tensors import model_shapes
 
 FAMILIES = [
@@ -24,6 +24,7 @@ FAMILIES = [
     "phi3",
     "qwen2",
     "qwen3",
+    "qwen3_moe",
     "smollm3",
 ]
 LLAMA = {
@@ -144,6 +145,33 @@ def test_layers_without_positions(tmp_path):
     assert rotating(no_rope_layers=[0, 1, 1, 1, 0]) == [False, True, True, True, False]
     with pytest.raises(ModelError, match="no_rope_layers: it needs 5 numbers"):
         rotating(no_rope_layers=[0, 1])
+
+
+MIXTURE = {
+    "model_type": "qwen3_moe",
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
+    "norm_topk_prob": True,
+}
+
+
+def test_layers_with_mixtures_of_experts(tmp_path):
+    def mixtures(**changes):
+        described = read(tmp_path, **MIXTURE, num_hidden_layers=4, **changes)
+        return [isinstance(layer.mlp, MoE) for layer in described.layers]
+
+    assert mixtures() == [True] * 4
+    assert mixtures(decoder_sparse_step=2) == [False, True, False, True]
+    assert mixtures(mlp_only_layers=[0, 2]) == [False, True, False, True]
+    described = read(tmp_path, **MIXTURE)
+    assert described.layers[0].mlp == MoE(experts=6, top_k=2, expert=GatedMLP(size=20))
+    shapes = model_shapes(described)
+    assert shapes["layers.2.router.weight"] == (6, 48)
+    assert shapes["layers.2.expert_down.5.weight"] == (48, 20)
+    assert "layers.2.gate.weight" not in shapes
+    with pytest.raises(ModelError, match="num_experts_per_tok, which is 7"):
+        read(tmp_path, **(MIXTURE | {"num_experts_per_tok": 7}))
 
 
 LONGROPE = {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 2.0], "long_factor": [1.0, 2.0, 4.0, 8.0]}

@@ -66,6 +66,9 @@ CONFIGS = {
         **SIZES, rope_parameters={**YARN, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.25}
     ),
     "qwen3": lambda: transformers.Qwen3Config(**SIZES, head_dim=24),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+        **SIZES, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True
+    ),
     "gemma2": lambda: transformers.Gemma2Config(
         **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=7
     ),
@@ -164,7 +167,7 @@ def test_transformers_reads_the_file_s_config_alike(name, folder, tmp_path):
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4 if "3" in name else 1e-9)
 
 
-@pytest.mark.parametrize("name", ["llama", "phi3", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "phi3", "gemma2", "qwen3_moe"])
 def test_parts_of_quantised_tensors_stay_quantised(name, folder, tmp_path):
     """Blocks lie along rows: rows of a fused tensor, and rows in another order, are copies of bytes."""
     kind, directory = gguf.GGMLQuantizationType.Q8_0, folder(name)

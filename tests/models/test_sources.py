@@ -69,8 +69,7 @@ def test_a_fused_tensor_is_a_slice_in_the_map(tmp_path):
             **{part: Slice(f"self_attn.{name}", parts[name]) for name in parts for part in parts[name]},
         },
     )
-    for name in plain:
-        tensor, together = names.find(name)
+    for tensor, together in names.groups(plain).items():
         fused[tensor] = np.concatenate([to_float32(plain.raw(part)) for part in together])
     (tmp_path / "fused").mkdir()
     save_file(fused, tmp_path / "fused" / "model.safetensors")

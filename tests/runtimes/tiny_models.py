@@ -29,6 +29,9 @@ FAMILIES: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
         **GROUPED, use_sliding_window=True, sliding_window=5, max_window_layers=1
     ),
     "qwen3": lambda: transformers.Qwen3Config(**GROUPED, head_dim=8),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+        **GROUPED, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True
+    ),
     "gemma2": lambda: transformers.Gemma2Config(
         **GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=6
     ),

@@ -98,6 +98,9 @@ class Config:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._document
+
     def get(self, name: str, default: Any = None) -> Any:
         """An entry as it is."""
         return self._document.get(name, default)
