@@ -181,10 +181,12 @@ class Config:
             raise Unsupported(f"its activation is {name!r}; known are {', '.join(_ACTIVATIONS)}")
         return _ACTIVATIONS[name]
 
-    def gated_mlp(self, *, size: str = "intermediate_size", activation: str = "hidden_act") -> GatedMLP:
-        """A gated MLP, by the names of its entries."""
+    def gated_mlp(self, activation: str = "hidden_act") -> GatedMLP:
+        """The MLP of a layer; `activation` names the entry of its function."""
         return GatedMLP(
-            size=self.size(size), activation=self.activation(activation), bias=self.flag("mlp_bias")
+            size=self.size("intermediate_size"),
+            activation=self.activation(activation),
+            bias=self.flag("mlp_bias"),
         )
 
     def layer_types(self, slides: Slides | None = None) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def gemma(config: Config, **options: Any) -> ModelSpec:
     bias = config.flag("attention_bias")
     return decoder(
         config,
-        mlps=(config.gated_mlp(activation="hidden_activation"),) * config.num_layers,
+        mlps=(config.gated_mlp("hidden_activation"),) * config.num_layers,
         norms=Norms(where="both", eps=config.norm_eps, offset=1.0),
         embedding_scale=config.size("hidden_size") ** 0.5,
         head=LMHead(

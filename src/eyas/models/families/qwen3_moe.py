@@ -7,7 +7,7 @@ from eyas.models.families import register_family
 from eyas.models.families.common import GGUF, HUGGING_FACE, Config, decoder
 from eyas.models.families.gguf import GGUFMetadata, GGUFNames, usual_config
 from eyas.models.families.qwen2 import qwen_windows
-from eyas.models.spec import ModelSpec, MoE
+from eyas.models.spec import GatedMLP, ModelSpec, MoE
 from eyas.models.tensors import Experts
 
 _EXPERTS = {
@@ -56,7 +56,7 @@ def spec(config: Config) -> ModelSpec:
     mixture = MoE(
         experts=experts,
         top_k=config.size("num_experts_per_tok", most=experts),
-        expert=config.gated_mlp(size="moe_intermediate_size"),
+        expert=GatedMLP(size=config.size("moe_intermediate_size"), activation=config.activation()),
         normalised=config.flag("norm_topk_prob"),
     )
     step, dense = config.size("decoder_sparse_step", 1), set(config.get("mlp_only_layers") or ())
