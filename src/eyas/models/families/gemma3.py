@@ -86,7 +86,5 @@ def _rope_parameters(config: Config) -> dict[str, dict[str, Any]]:
         "sliding_attention": {"rope_theta": config.get("rope_local_base_freq")},
     }
     thetas = {"full_attention": _THETA, "sliding_attention": _LOCAL_THETA}
-    return {
-        kind: {**rope[kind], "rope_theta": rope[kind].get("rope_theta") or theta}
-        for kind, theta in thetas.items()
-    }
+    own = {kind: rope.get(kind) or {} for kind in thetas}
+    return {kind: {**own[kind], "rope_theta": own[kind].get("rope_theta") or thetas[kind]} for kind in own}
