@@ -183,6 +183,7 @@ def test_longrope_serves_the_original_context(tmp_path):
     described = read(tmp_path, **phi, rope_scaling=LONGROPE)
     rope = described.layers[0].attention.rope
     assert described.context_limit == 32
+    assert "longrope" in described.context_reason
     assert rope.inverse_frequencies == pytest.approx([1, 0.1 / 1.1, 0.01 / 1.2, 0.001 / 2])
     assert rope.factor == pytest.approx((1 + 2 / 5) ** 0.5)  # log 4 over log 32
     assert read(tmp_path, **phi, rope_scaling={**LONGROPE, "type": "su"}) == described

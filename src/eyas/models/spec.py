@@ -10,7 +10,7 @@ Shapes in this package: V vocabulary, H hidden size, A attention heads, G key/va
 size. A linear layer's weight is (outputs, inputs), as PyTorch and safetensors store it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, Self
 
@@ -213,6 +213,7 @@ class ModelSpec:
     Attributes:
         family: its name in configs (`model_type`).
         context_limit: positions that it can serve.
+        context_reason: what sets this limit, for messages.
     """
 
     family: str
@@ -220,6 +221,7 @@ class ModelSpec:
     embedding: Embedding
     stack: StackSpec
     head: LMHead
+    context_reason: str = field(default="its max_position_embeddings", repr=False)
 
     @property
     def hidden_size(self) -> int:

@@ -158,6 +158,13 @@ class Config:
         return limit
 
     @property
+    def context_reason(self) -> str:
+        """What sets this limit."""
+        if self.context_limit < self.size("max_position_embeddings"):
+            return "its longrope rotary scaling changes every position beyond that length"
+        return "its max_position_embeddings"
+
+    @property
     def head_dim(self) -> int:
         """E, by default the hidden size over the heads."""
         return self.size("head_dim", self.size("hidden_size") // self.size("num_attention_heads"))
@@ -396,4 +403,5 @@ def decoder(
             final_norm=Norm(eps=norms.eps, offset=norms.offset),
         ),
         head=head or LMHead(tied=config.flag("tie_word_embeddings")),
+        context_reason=config.context_reason,
     )

@@ -66,6 +66,7 @@ def load(
             hidden_size=spec.hidden_size,
             vocab_size=spec.vocab_size,
             context_limit=spec.context_limit,
+            context_reason=spec.context_reason,
             threads=engine.threads,
             fingerprint=fingerprint,
         ),

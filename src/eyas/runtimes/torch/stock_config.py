@@ -64,7 +64,9 @@ def context_limit(text: Any) -> tuple[int, str] | None:
     # Some models have one set of parameters per layer type.
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     for rope in nested or [parameters]:
-        kind = str(rope.get("rope_type", "default"))
+        kind, short = str(rope.get("rope_type", "default")), rope.get("short_factor")
+        if short is not None and short == rope.get("long_factor"):
+            continue  # factors that hold at any length, as GGUF files have Llama 3's
         if any(word in kind for word in _LENGTH_DEPENDENT):
             original = rope.get("original_max_position_embeddings") or limit
             reason = f"its {kind} rotary scaling changes every position beyond that length"
