@@ -75,11 +75,14 @@ struct PyTarget {
     return out;
   }
 
+  // Rows as the table holds them: draft networks were trained with these, whatever a target's scale.
   Out<float> embed(const Ids& ids) {
     check_ids(ids);
-    const std::size_t hidden = std::size_t(network->embedding().hidden);
+    Embedding table = network->embedding();
+    table.scale = 1.0f;
+    const std::size_t hidden = std::size_t(table.hidden);
     Out<float> out = new_array<float>({ids.shape(0), hidden});
-    for (std::size_t i = 0; i < ids.shape(0); ++i) network->embedding().read(int(ids.data()[i]), out.data() + i * hidden);
+    for (std::size_t i = 0; i < ids.shape(0); ++i) table.read(int(ids.data()[i]), out.data() + i * hidden);
     return out;
   }
 };

@@ -206,3 +206,4 @@ def _add_tokenizer(writer, config):
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_pad_token_id(config["pad_token_id"])

@@ -154,9 +154,11 @@ def test_transformers_reads_the_file_s_config_alike(name, folder, tmp_path):
     """The torch runtime computes with a config made of the metadata."""
     directory = folder(name)
     _, config = read_family(write_gguf(directory, tmp_path / "model.gguf"))
-    original = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64)
+    original = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float64, experts_implementation="eager"
+    )
     made = transformers.AutoModelForCausalLM.from_config(
-        transformers.AutoConfig.for_model(**config), dtype=torch.float64
+        transformers.AutoConfig.for_model(**config), dtype=torch.float64, experts_implementation="eager"
     )
     made.load_state_dict(original.state_dict())
     ids = torch.randint(0, 97, (1, 30), generator=torch.Generator().manual_seed(5))

@@ -7,16 +7,24 @@ import pytest
 import torch
 from tiny_models import FAMILIES, Stock, save_model
 
-from eyas.models.families import families
+from eyas.models.families import describe, families
 from eyas.runtimes.native import is_built, load_native_runtime
+from eyas.runtimes.native.support import missing
 from eyas.runtimes.torch import load_torch_runtime
 
 torch.set_num_threads(1)  # tiny models are slower on several, above all on a busy machine
 
+
+def is_native(config) -> bool:
+    """Whether the native engine serves models of a config."""
+    family = families().get(config.model_type)
+    return family is not None and missing(describe(family, config.to_dict())) is None
+
+
 # Name -> its loader, its most precise dtype, the families it serves.
 RUNTIMES = {"torch": (load_torch_runtime, "float64", list(FAMILIES))}
 if is_built():
-    own = [name for name, config in FAMILIES.items() if config().model_type in families()]
+    own = [name for name, make in FAMILIES.items() if is_native(make())]
     RUNTIMES["native"] = (load_native_runtime, "float32", own)
 SERVED = [(runtime, family) for runtime, (*_, families) in RUNTIMES.items() for family in families]
 

@@ -160,6 +160,24 @@ def test_logits_are_stock_transformers(name, tmp_path):
     np.testing.assert_allclose(own_logits(directory, token_ids), wanted, rtol=0, atol=ATOL)
 
 
+def test_a_gemma_that_also_sees_pictures_is_served_as_text(tmp_path):
+    text = transformers.Gemma3TextConfig(**SIZES, **GEMMA)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = transformers.Gemma3Config(text_config=text.to_dict(), vision_config=vision)
+    directory, token_ids = save(config, tmp_path / "gemma3"), tokens(60)
+    assert unsupported(directory) is None
+    np.testing.assert_allclose(
+        own_logits(directory, token_ids), stock_logits(directory, token_ids), rtol=0, atol=ATOL
+    )
+
+
 @pytest.mark.parametrize("name", ["linear", "yarn", "llama3", "llama-own-theta"])
 def test_old_spellings_of_rotary_configs(name, tmp_path):
     """`rope_theta` next to `rope_scaling` with `type`, as configs were before transformers 5."""

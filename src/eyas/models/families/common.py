@@ -113,6 +113,10 @@ class Config:
         """This config, and the entries that it lacks."""
         return type(self)({**defaults, **self._document})
 
+    def replaced(self, **entries: Any) -> Self:
+        """This config with other values of some entries."""
+        return type(self)({**self._document, **entries})
+
     def factor(self, name: str) -> float:
         """A positive number, by default 1."""
         value = self._document.get(name, 1.0)

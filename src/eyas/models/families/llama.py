@@ -28,4 +28,4 @@ def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:
 def spec(config: Config) -> ModelSpec:
     """Biases by the config; no windows."""
     bias = config.flag("attention_bias")
-    return decoder(config, bias=bias, output_bias=bias)
+    return decoder(config, windows=config.windows(used=False), bias=bias, output_bias=bias)

@@ -39,5 +39,5 @@ def spec(config: Config) -> ModelSpec:
     """A window in every layer, where the config has one."""
     rope = config.rope_parameters
     if rope.get("rope_type", rope.get("type")) in ("su", "yarn"):  # LongRoPE under its first names
-        rope |= {"rope_type": "longrope"}
-    return decoder(config, windows=config.windows(), ropes=(config.rope(rope),) * config.num_layers)
+        config = config.replaced(rope_parameters={**rope, "rope_type": "longrope"})
+    return decoder(config, windows=config.windows())

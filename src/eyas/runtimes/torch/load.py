@@ -133,6 +133,12 @@ def _read_model(
     return model.eval()  # type: ignore[no-any-return]
 
 
+def _implementations(attention: str, dtype: torch.dtype) -> dict[str, str]:
+    """How attention and mixtures of experts are computed; the usual products of experts lack float64."""
+    chosen = {"attn_implementation": attention}
+    return chosen | {"experts_implementation": "eager"} if dtype == torch.float64 else chosen
+
+
 def _from_directory(directory: Path, config: Any, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
     if not any(directory.glob("*.safetensors")):
         raise ModelError(
@@ -143,7 +149,7 @@ def _from_directory(directory: Path, config: Any, dtype: torch.dtype, attention:
             directory,
             config=config,
             dtype=dtype,
-            attn_implementation=attention,
+            **_implementations(attention, dtype),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
@@ -168,7 +174,7 @@ def _from_gguf(
             config=config,
             state_dict=state,
             dtype=dtype,
-            attn_implementation=attention,
+            **_implementations(attention, dtype),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
