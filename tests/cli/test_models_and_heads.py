@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from tiny import write_head
 from tiny_chat import VOCAB
+from tiny_gguf import write_gguf
 
 
 @pytest.fixture
@@ -20,9 +21,11 @@ def stored(bare_model):
 
 
 def test_models_are_listed_used_and_removed(eyas, stored):
-    assert eyas("models").out.split()[0] == "bytes"
+    assert eyas("models").out.split()[:2] == ["bytes", "llama"]
     [row] = eyas("models", "--json").document["models"]
     assert row["path"] == str(stored)
+    assert (row["family"], row["bits"], row["head"]) == ("llama", 32.0, None)
+    assert row["parameters"] > 10_000
     done = eyas("generate", "hi", "--model", "bytes", "--max-new-tokens", "3", "--threads", "1", "--json")
     assert done.document["config"]["model"] == str(stored)
     assert eyas("models", "rm", "bytes").code == 0
@@ -31,6 +34,33 @@ def test_models_are_listed_used_and_removed(eyas, stored):
     done = eyas("models")
     assert (done.code, done.out) == (0, "")
     assert "eyas pull" in done.err
+
+
+def test_a_gguf_file_is_used_pulled_and_listed(eyas, tmp_path):
+    path = write_gguf(tmp_path / "tiny.gguf")
+    words = ("generate", "hi", "--max-new-tokens", "3", "--threads", "1", "--runtime", "torch", "--json")
+    wanted = eyas(*words, "--model", path).document
+    assert wanted["config"]["model"] == str(path)
+    place = Path(eyas("pull", "--from", path).out.strip())
+    assert place == Path(os.environ["EYAS_CACHE"]) / "models/tiny/tiny.gguf"
+    found = eyas(*words, "--model", "tiny").document
+    assert found["config"]["model"] == str(place)
+    assert found["text"] == wanted["text"]
+    [row] = eyas("models", "--json").document["models"]
+    assert (row["name"], row["path"], row["family"]) == ("tiny", str(place), "llama")
+    assert "exclude each other" in eyas("pull", "tiny", "--from", path).error
+    place.write_bytes(b"GGUF")
+    [row] = eyas("models", "--json").document["models"]
+    assert "is truncated" in row["problem"]
+    assert "broken" in eyas("models").out
+    assert "is truncated" in eyas("generate", "hi", "--model", "tiny").error
+    assert eyas("models", "rm", "tiny").code == 0
+
+
+def test_the_catalogue_is_in_the_help(eyas):
+    text = " ".join(eyas("pull", "--help").out.split())
+    for name in ("SmolLM2-135M-Instruct (98 MB, Apache-2.0)", "Qwen2.5-Coder-1.5B-Instruct (1.1 GB,"):
+        assert name in text
 
 
 def test_pull_from_what_is_no_model(eyas, tmp_path):

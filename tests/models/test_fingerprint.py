@@ -6,11 +6,11 @@ import shutil
 import gguf
 import numpy as np
 import pytest
-from tiny_gguf import HEADS, KV_HEADS, SIZE, write_gguf
 
 from eyas.errors import ModelError
 from eyas.models import fingerprint, target_fingerprint
 from eyas.models.gguf_convert import convert_gguf
+from tiny_gguf import HEADS, KV_HEADS, SIZE, write_gguf
 
 
 @pytest.fixture

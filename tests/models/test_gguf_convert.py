@@ -5,13 +5,13 @@ import json
 import gguf
 import numpy as np
 import pytest
-from tiny_gguf import HEADS, KV_HEADS, LAYERS, SIZE, TEMPLATE, permuted, tokens, weights, write_gguf
 
 from eyas.errors import ModelError
 from eyas.models import Tokenizer, check_model_dir, read_tensor, tensor_places
 from eyas.models.families import read_spec
 from eyas.models.gguf_convert import convert_gguf
 from eyas.models.weights import BFLOAT16
+from tiny_gguf import HEADS, KV_HEADS, LAYERS, SIZE, TEMPLATE, permuted, tokens, weights, write_gguf
 
 
 @pytest.fixture

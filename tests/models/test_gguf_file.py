@@ -9,11 +9,11 @@ import tracemalloc
 import gguf
 import numpy as np
 import pytest
-from tiny_gguf import write_gguf
 
 from eyas.errors import ModelError
 from eyas.models.families import read_spec
 from eyas.models.gguf_file import MAX_ITEMS, MAX_KEYS, MAX_TENSORS, GGUFFile
+from tiny_gguf import write_gguf
 
 UINT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 4, 6, 7, 8, 9, 10
 F32, Q8_0, IQ1_S = 0, 8, 19
@@ -113,7 +113,7 @@ BROKEN = {
     f"items in a.key, and {MAX_ITEMS} are the most": file_of(
         [text("a.key") + struct.pack("<IIQ", ARRAY, STRING, 2**62)]
     ),
-    "1120 bytes do not hold its header": file_of(
+    "1088 bytes do not hold its header": file_of(
         [text("a.key") + struct.pack("<IIQQ", ARRAY, STRING, 1, 2**64 - 1)]
     ),
     "holds text in a.key that is not UTF-8": file_of(
@@ -133,8 +133,8 @@ BROKEN = {
     "which is not aligned": file_of(tensors=[tensor("x", offset=8)]),
     "rows of 33 numbers do not divide into Q8_0 blocks": file_of(tensors=[tensor("x", (33, 2), Q8_0)]),
     "is truncated: it has 1088 bytes, and x ends at": file_of(tensors=[tensor("x", (2**20,))]),
-    f"and x ends at {64 + 4 * 2**126}": file_of(tensors=[tensor("x", (2**63, 2**63))]),
-    f"and x ends at {64 + 2**64 - 32 + 256}": file_of(tensors=[tensor("x", offset=2**64 - 32)]),
+    f"and x ends at {96 + 4 * 2**126}": file_of(tensors=[tensor("x", (2**63, 2**63))]),
+    f"and x ends at {96 + 2**64 - 32 + 256}": file_of(tensors=[tensor("x", offset=2**64 - 32)]),
     f"and x ends at {64 + 2**20 + 1}": file_of(tensors=[tensor("x", (256,), IQ1_S, 2**20)]),
     "overlap: one and two": file_of(tensors=[tensor("one"), tensor("two", offset=224)]),
 }

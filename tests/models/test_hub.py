@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from tiny_gguf import write_gguf
 
 import eyas
 from eyas.models import check_model_dir
 from eyas.models.gguf_convert import convert_gguf
+from tiny_gguf import write_gguf
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 SOURCE = str(Path(eyas.__file__).parents[1])
@@ -23,10 +23,11 @@ CODE = """
 import sys
 from eyas.errors import EyasError
 from eyas.models import resolve_model
-try:
-    print(resolve_model(sys.argv[1]))
-except EyasError as error:
-    print(type(error).__name__, error)
+for name in sys.argv[1:]:
+    try:
+        print(resolve_model(name))
+    except EyasError as error:
+        print(type(error).__name__, error)
 """
 
 
@@ -133,9 +134,9 @@ def serving(folder):
 
 @pytest.fixture
 def resolve(tmp_path):
-    """`resolve_model` in a process of its own: the hub's address is read at import."""
+    """`resolve_model` in a process of its own: the hub's address is read at import. A line for each name."""
 
-    def run(name, endpoint, **settings):
+    def run(*names, endpoint, **settings):
         environment = os.environ | {
             "PYTHONPATH": SOURCE,
             "HF_ENDPOINT": endpoint,
@@ -144,18 +145,22 @@ def resolve(tmp_path):
         for name_of_token in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
             environment.pop(name_of_token, None)
         result = subprocess.run(
-            [sys.executable, "-c", CODE, name],
+            [sys.executable, "-c", CODE, *names],
             env=environment | settings,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         assert result.stderr == ""
-        [line] = result.stdout.splitlines()
-        return line
+        lines = result.stdout.splitlines()
+        assert len(lines) == len(names)
+        return lines
 
     return run
+
+
+NOBODY = "http://127.0.0.1:1"  # nobody listens there
 
 
 def address(server):
@@ -163,88 +168,80 @@ def address(server):
 
 
 def test_a_model_is_fetched_without_its_pickle_and_kept(hub, resolve):
-    directory = Path(resolve("org/tiny", address(hub)))
+    [found] = resolve("org/tiny", endpoint=address(hub))
+    directory = Path(found)
     check_model_dir(directory)
     for file in ("config.json", "model.safetensors", "tokenizer.json", "generation_config.json"):
         assert (directory / file).read_bytes() == (hub.folder / file).read_bytes()
     assert not [path for path in hub.seen if path.endswith((".bin", ".md"))]
-    assert resolve("org/tiny", "http://127.0.0.1:1") == str(directory)  # nobody listens there
-    assert resolve("org/tiny", address(hub), HF_HUB_OFFLINE="1") == str(directory)
+    assert resolve("org/tiny", endpoint=NOBODY) == [found]
+    assert resolve("org/tiny", endpoint=address(hub), HF_HUB_OFFLINE="1") == [found]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("org/absent", "FetchError the hub has no model 'org/absent'"),
-        ("org/gated", "FetchError org/gated is gated; accept its terms"),
-        ("org/broken", "FetchError the hub gives no usable answer and org/broken is not"),
-        ("org/ba--d", "FetchError the hub has no model 'org/ba--d'"),
-    ],
-)
-def test_refusals_are_one_line(name, message, hub, resolve):
-    assert resolve(name, address(hub)).startswith(message)
+REFUSED = {
+    "org/absent": "FetchError the hub has no model 'org/absent'",
+    "org/gated": "FetchError org/gated is gated; accept its terms",
+    "org/broken": "FetchError the hub gives no usable answer and org/broken is not",
+    "org/ba--d": "FetchError the hub has no model 'org/ba--d'",
+}
+
+
+def test_refusals_are_one_line(hub, resolve):
+    for line, message in zip(resolve(*REFUSED, endpoint=address(hub)), REFUSED.values(), strict=True):
+        assert line.startswith(message)
+
+
+NAMES = ("org/tiny", "org/tiny:Q8_0", "org/tiny/a.gguf")
 
 
 def test_out_of_reach(resolve):
-    message = resolve("org/tiny", "http://127.0.0.1:1")
-    assert message.startswith("FetchError ")
-    assert "check the network" in message
-    assert "check the network" in resolve("org/tiny", "http://127.0.0.1:1", HF_HUB_OFFLINE="1")
+    for settings in ({}, {"HF_HUB_OFFLINE": "1"}):
+        for line in resolve(*NAMES, endpoint=NOBODY, **settings):
+            assert line.startswith("FetchError ")
+            assert "check the network" in line
 
 
 def test_a_repository_without_safetensors(hub, resolve):
     (hub.folder / "model.safetensors").unlink()
-    assert resolve("org/tiny", address(hub)).startswith("ModelError ")
+    [line] = resolve("org/tiny", endpoint=address(hub))
+    assert line.startswith("ModelError ")
 
 
-@pytest.mark.parametrize(
-    ("name", "files"),
-    [
-        ("org/tiny:Q8_0", ["tiny-q8_0.gguf"]),
-        ("org/tiny:q4_k_m", ["tiny.Q4_K_M.gguf"]),
-        ("org/tiny:bf16", ["BF16/tiny.gguf"]),
-        ("org/tiny:F16", [f"large/tiny-F16-{number:05}-of-00004.gguf" for number in (1, 2, 3, 4)]),
-        ("org/tiny/a-IQ4_XS.gguf", ["a-IQ4_XS.gguf"]),
-        (
-            "org/tiny/large/tiny-F16-00001-of-00004.gguf",
-            [f"large/tiny-F16-{number:05}-of-00004.gguf" for number in (1, 2, 3, 4)],
-        ),
-    ],
-)
-def test_a_gguf_file_is_fetched_alone_and_kept(name, files, gguf_hub, resolve):
-    place = resolve(name, address(gguf_hub))
-    assert place.endswith(files[0])
+IN_PARTS = [f"large/tiny-F16-{number:05}-of-00004.gguf" for number in (1, 2, 3, 4)]
+GGUF_FILES = {
+    "org/tiny:Q8_0": ["tiny-q8_0.gguf"],
+    "org/tiny:q4_k_m": ["tiny.Q4_K_M.gguf"],
+    "org/tiny:bf16": ["BF16/tiny.gguf"],
+    "org/tiny:F16": IN_PARTS,
+    f"org/tiny/{IN_PARTS[0]}": IN_PARTS,
+    "org/tiny/a-IQ4_XS.gguf": ["a-IQ4_XS.gguf"],
+}
+
+
+def test_gguf_files_are_fetched_alone_and_kept(gguf_hub, resolve):
+    places = resolve(*GGUF_FILES, endpoint=address(gguf_hub))
+    for place, files in zip(places, GGUF_FILES.values(), strict=True):
+        assert place.endswith(files[0])
+        assert Path(place).read_bytes() == (gguf_hub.folder / files[0]).read_bytes()
     fetched = {path.split(SHA, 1)[1].lstrip("/") for path in gguf_hub.seen if "/resolve/" in path}
-    assert fetched == set(files)
-    assert Path(place).read_bytes() == (gguf_hub.folder / files[0]).read_bytes()
-    assert resolve(name, "http://127.0.0.1:1") == place
-    assert resolve(name, address(gguf_hub), HF_HUB_OFFLINE="1") == place
+    assert fetched == {file for files in GGUF_FILES.values() for file in files}
+    assert resolve(*GGUF_FILES, endpoint=NOBODY) == places
+    assert resolve(*GGUF_FILES, endpoint=address(gguf_hub), HF_HUB_OFFLINE="1") == places
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("org/tiny", "ModelError org/tiny holds GGUF files; name one of them: org/tiny:BF16, org/tiny:F16, "),
-        ("org/tiny:Q5_K", "ModelError org/tiny has no GGUF file of kind Q5_K; it has BF16, F16, IQ4_XS, "),
-        (
-            "org/tiny:IQ4_XS",
-            "ModelError org/tiny has several files of kind IQ4_XS; name one of them: org/tiny",
-        ),
-        ("org/tiny:K_M", "ModelError org/tiny has no GGUF file of kind K_M"),
-        (
-            "org/tiny/absent.gguf",
-            "FetchError org/tiny has no file absent.gguf; it has BF16/tiny.gguf, a-IQ4_",
-        ),
-        ("org/absent:Q8_0", "FetchError the hub has no model 'org/absent'"),
-        ("org/gated/a.gguf", "FetchError org/gated is gated"),
-        ("org/tiny:", "ModelError 'org/tiny:' is not a directory, a GGUF file"),
-        ("folder/model.gguf", "ModelError 'folder/model.gguf' is not a directory, a GGUF file"),
-    ],
-)
-def test_what_a_repository_of_gguf_files_lacks(name, message, gguf_hub, resolve):
-    assert resolve(name, address(gguf_hub)).startswith(message)
+LACKING = {
+    "org/tiny": "ModelError org/tiny holds GGUF files; name one of them: org/tiny:BF16, org/tiny:F16, ",
+    "org/tiny:Q5_K": "ModelError org/tiny has no GGUF file of kind Q5_K; it has BF16, F16, IQ4_XS, Q4_K_M, ",
+    "org/tiny:IQ4_XS": "ModelError org/tiny has several files of kind IQ4_XS; name one of them: org/tiny/a-",
+    "org/tiny:K_M": "ModelError org/tiny has no GGUF file of kind K_M",
+    "org/tiny/absent.gguf": "FetchError org/tiny has no file absent.gguf; it has BF16/tiny.gguf, a-IQ4_XS",
+    "org/absent:Q8_0": "FetchError the hub has no model 'org/absent'",
+    "org/gated/a.gguf": "FetchError org/gated is gated",
+    "org/tiny:": "ModelError 'org/tiny:' is not a directory, a GGUF file",
+    "folder/model.gguf": "ModelError 'folder/model.gguf' is not a directory, a GGUF file",
+}
 
 
-def test_a_gguf_file_out_of_reach(resolve):
-    assert "check the network" in resolve("org/tiny:Q8_0", "http://127.0.0.1:1")
-    assert "check the network" in resolve("org/tiny/a.gguf", "http://127.0.0.1:1", HF_HUB_OFFLINE="1")
+def test_what_a_repository_of_gguf_files_lacks(gguf_hub, resolve):
+    for line, message in zip(resolve(*LACKING, endpoint=address(gguf_hub)), LACKING.values(), strict=True):
+        assert line.startswith(message)

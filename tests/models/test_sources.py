@@ -6,7 +6,6 @@ import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_gguf import weights, write_gguf
 
 from eyas.errors import ModelError
 from eyas.models.families import open_tensors, read_spec
@@ -15,6 +14,7 @@ from eyas.models.formats import FORMATS, RawTensor, bad_scales, formats_of, row_
 from eyas.models.sources import GGUFSource, SafetensorsSource, open_gguf
 from eyas.models.tensors import ModelTensors, Slice
 from tiny import write_llama
+from tiny_gguf import weights, write_gguf
 
 QUANTISED = [name for name in FORMATS if hasattr(gguf.GGMLQuantizationType, name)]
 

@@ -65,7 +65,7 @@ _ENTRIES = (
     CatalogueModel(
         name="Qwen2.5-Coder-0.5B-Instruct",
         file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-        size_bytes=491_400_032,
+        size_bytes=491_400_064,
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         licence="Apache-2.0",
         sources=(
@@ -76,7 +76,7 @@ _ENTRIES = (
     CatalogueModel(
         name="Qwen2.5-Coder-1.5B-Instruct",
         file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-        size_bytes=1_117_320_736,
+        size_bytes=1_117_320_768,
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         licence="Apache-2.0",
         sources=(

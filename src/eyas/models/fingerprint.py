@@ -40,7 +40,7 @@ def target_fingerprint(model: Path) -> str:
     for name, (path, entry) in sorted(tensor_places(model).items()):
         digest.update(f"{name} {entry['dtype']} {entry['shape']}".encode())
         digest.update(_sample(path, entry))
-    return digest.hexdigest()[:16]
+    return str(digest.hexdigest()[:16])
 
 
 def _begun(config: dict[str, Any], vocabulary: Any) -> Any:

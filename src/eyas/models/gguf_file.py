@@ -68,7 +68,7 @@ class _Array(NamedTuple):
 
     key: str
     kind: int
-    count: int
+    length: int
     start: int
 
 
@@ -91,13 +91,12 @@ class GGUFFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = path.open("rb")  # stays open: it tells whether the file changes
-            self._state = self._now()
-            size = os.fstat(self._file.fileno()).st_size
-            beginning = self._file.read(24)
-            _check_beginning(beginning)
-            self._map = mmap(self._file.fileno(), size, access=ACCESS_READ)
-            fields, self.tensors = _Header(self._map, size).read()
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                _check_beginning(file.read(24))
+                self._map = mmap(file.fileno(), status.st_size, access=ACCESS_READ)
+            self._state = _state(status)
+            fields, self.tensors = _Header(self._map, status.st_size).read()
             self.fields: Mapping[str, Any] = Fields(self, fields)
         except _Broken as fault:
             raise ModelError(f"{path} {fault}.") from None
@@ -108,14 +107,18 @@ class GGUFFile:
         """The bytes of a tensor, a read-only map of the file.
 
         Raises:
-            ModelError: the file has been written to since it was opened.
+            ModelError: the file has changed since it was opened.
         """
         self.check_unchanged()
         return np.frombuffer(self._map, np.uint8, place.num_bytes, place.start)
 
     def check_unchanged(self) -> None:
-        """Raise ModelError if the file has been written to since it was opened."""
-        if self._now() != self._state:
+        """Raise ModelError if the file has been written to, replaced or removed since it was opened."""
+        try:
+            is_same = _state(self.path.stat()) == self._state
+        except OSError:
+            is_same = False
+        if not is_same:
             raise ModelError(f"{self.path} has changed while it was in use; load the model again.")
 
     def decode(self, array: _Array) -> list[Any]:
@@ -128,13 +131,9 @@ class GGUFFile:
                 raise ModelError(
                     f"{self.path} holds text in {array.key} that is not UTF-8; fetch it again."
                 ) from None
-        found = np.frombuffer(self._map, _NUMBERS[array.kind], array.count, array.start)
+        found = np.frombuffer(self._map, _NUMBERS[array.kind], array.length, array.start)
         items: list[Any] = found.tolist()
         return items
-
-    def _now(self) -> tuple[int, int]:
-        status = os.fstat(self._file.fileno())
-        return status.st_size, status.st_mtime_ns
 
 
 class Fields(Mapping[str, Any]):
@@ -308,6 +307,11 @@ class _Header:
         return _Broken(f"is truncated: {self.size} bytes do not hold its header; fetch it again")
 
 
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from another, and from itself after a change."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _check_beginning(beginning: bytes) -> None:
     """Raise _Broken unless a file begins as those that this module reads."""
     if beginning[:4] != MAGIC:
@@ -323,7 +327,7 @@ def _check_beginning(beginning: bytes) -> None:
 
 def _texts(data: mmap, array: _Array) -> Iterator[str]:
     at = array.start
-    for _ in range(array.count):
+    for _ in range(array.length):
         start = at + 8
         at = start + _LONG.unpack_from(data, at)[0]
         yield data[start:at].decode()

@@ -138,7 +138,7 @@ def _file_of(repository: str, tag: str) -> str:
 
 def _gguf_files(repository: str) -> _Files:
     """From the hub, or if that is out of reach from its cache."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     with hub_errors(repository):
@@ -149,9 +149,22 @@ def _gguf_files(repository: str) -> _Files:
         except RepositoryNotFoundError:  # gated ones too
             raise
         except Exception:  # out of reach, in whatever way
-            folder = Path(snapshot_download(repository, allow_patterns="*.gguf", local_files_only=True))
-            names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf")]
+            names = _cached_files(repository)
     return _Files(sorted(name for name in names if name.lower().endswith(".gguf") and _is_first(name)))
+
+
+def _cached_files(repository: str) -> list[str]:
+    """The names of a repository's files that the hub's cache holds."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound, LocalEntryNotFoundError
+
+    try:
+        cached = [repo for repo in scan_cache_dir().repos if repo.repo_id == repository]
+    except CacheNotFound:
+        cached = []
+    for revision in [revision for repo in cached for revision in repo.revisions if "main" in revision.refs]:
+        return [file.file_path.relative_to(revision.snapshot_path).as_posix() for file in revision.files]
+    raise LocalEntryNotFoundError(f"{repository} is not in the cache")
 
 
 def _is_first(name: str) -> bool:

@@ -164,7 +164,7 @@ def _from_gguf(
 ) -> tuple[Any, Any]:
     """The stock model with the file's numbers, dequantised and rounded to `dtype`."""
     tensors = open_stock_tensors(file)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name in tensors:
         progress("reading weights", len(state), len(tensors))
         state[name] = torch.from_numpy(tensors.values(name)).to(dtype)
