@@ -124,7 +124,7 @@ def add_biases(writer):
         {"kind": gguf.GGMLQuantizationType.Q5_1, "split": 5},
         {"kind": gguf.GGMLQuantizationType.F16, "arch": "qwen2", "extra": add_biases},
     ],
-    ids=str,
+    ids=["float32", "blocks", "parts", "biases"],
 )
 def test_a_gguf_file_has_that_of_the_directory_made_of_it(settings, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", **settings)

@@ -49,7 +49,8 @@ def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:
 
 def query_scalar(config: dict[str, Any], is_27b: bool) -> int:
     """Of the scores of Gemma 2 and 3: the head size, but the hidden size over the heads in the 27B models."""
-    return config["hidden_size"] // config["num_attention_heads"] if is_27b else config["head_dim"]
+    scalar = config["hidden_size"] // config["num_attention_heads"] if is_27b else config["head_dim"]
+    return int(scalar)
 
 
 @register_family(

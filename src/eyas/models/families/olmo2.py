@@ -24,10 +24,10 @@ def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:
 
 @register_family(
     "olmo2",
-    tensors=replace(HUGGING_FACE, parts=HUGGING_FACE.parts | POST_NORMS),
+    tensors=replace(HUGGING_FACE, parts={**HUGGING_FACE.parts, **POST_NORMS}),
     gguf=GGUFNames(
         architecture="olmo2",
-        tensors=replace(GGUF, parts=GGUF.parts | GGUF_POST_NORMS),
+        tensors=replace(GGUF, parts={**GGUF.parts, **GGUF_POST_NORMS}),
         config=from_gguf,
     ),
 )

@@ -16,7 +16,7 @@ _EXPERTS = {
     "expert_up": "mlp.experts.{}.up_proj",
     "expert_down": "mlp.experts.{}.down_proj",
 }
-_GGUF_EXPERTS = {
+_GGUF_EXPERTS: dict[str, str | Experts] = {
     "router": "ffn_gate_inp",
     "expert_gate": Experts("ffn_gate_exps"),
     "expert_up": Experts("ffn_up_exps"),
