@@ -64,7 +64,14 @@ StackShape make_shape(int hidden, int heads, int kv_heads, int head_dim, const s
   return shape;
 }
 
-void init_layer(PyLayer* self, MatrixHandle qkv, MatrixHandle output, MatrixHandle gate_up, MatrixHandle down,
+std::vector<nb::object> borrowed(const std::vector<MatrixHandle>& matrices) {
+  std::vector<nb::object> objects;
+  for (const MatrixHandle& matrix : matrices) objects.push_back(nb::borrow(matrix));
+  return objects;
+}
+
+void init_layer(PyLayer* self, const std::vector<MatrixHandle>& qkv, MatrixHandle output,
+                const std::vector<MatrixHandle>& gate_up, MatrixHandle down,
                 std::optional<Vector> attention_norm, std::optional<Vector> attention_post_norm, std::optional<Vector> mlp_norm,
                 std::optional<Vector> mlp_post_norm, std::optional<Vector> query_norm, std::optional<Vector> key_norm,
                 bool wide_norms, float eps, const std::string& activation, int window, int rope, std::optional<float> scale,
@@ -79,9 +86,9 @@ void init_layer(PyLayer* self, MatrixHandle qkv, MatrixHandle output, MatrixHand
   options.attention_softcap = softcap;
   options.residual_multiplier = residual_multiplier;
   require(window >= 0 && softcap >= 0 && options.attention_scale >= 0, "a window, a softcap and a scale of at least 0");
-  new (self) PyLayer{nb::borrow(qkv),
+  new (self) PyLayer{borrowed(qkv),
+                     borrowed(gate_up),
                      nb::borrow(output),
-                     nb::borrow(gate_up),
                      nb::borrow(down),
                      std::move(attention_norm),
                      std::move(attention_post_norm),
@@ -106,6 +113,25 @@ const PackedMatrix& PyStack::matrix(const nb::object& matrix) {
   return nb::cast<const Matrix&>(matrix).packed;
 }
 
+std::vector<PackedMatrix> PyStack::matrices(const std::vector<nb::object>& given) {
+  std::vector<PackedMatrix> packed;
+  for (const nb::object& object : given) packed.push_back(matrix(object));
+  return packed;
+}
+
+namespace {
+
+// Whether the matrices read `k` numbers, and have the outputs in `one`, or each of those in `several`.
+bool fit(const std::vector<PackedMatrix>& matrices, int k, int one, const std::vector<int>& several) {
+  const std::vector<int> outputs = matrices.size() == 1 ? std::vector<int>{one} : several;
+  if (matrices.size() != outputs.size()) return false;
+  for (std::size_t i = 0; i < outputs.size(); ++i)
+    if (matrices[i].k != k || matrices[i].n != outputs[i]) return false;
+  return true;
+}
+
+}  // namespace
+
 Layer PyStack::layer(const PyLayer& given, const StackShape& shape) {
   const int width = shape.query_width(), kv_width = shape.key_width();
   Layer layer = given.options;
@@ -115,15 +141,16 @@ Layer PyStack::layer(const PyLayer& given, const StackShape& shape) {
   layer.mlp_post_norm = norm(given.mlp_post_norm, shape.hidden);
   layer.query_norm = norm(given.query_norm, layer.wide_norms ? width : shape.head_dim);
   layer.key_norm = norm(given.key_norm, layer.wide_norms ? kv_width : shape.head_dim);
-  layer.qkv = matrix(given.qkv);
+  layer.qkv = matrices(given.qkv);
   layer.output = matrix(given.output);
-  layer.gate_up = matrix(given.gate_up);
+  layer.gate_up = matrices(given.gate_up);
   layer.down = matrix(given.down);
   if (layer.attention_scale == 0) layer.attention_scale = 1.0f / std::sqrt(float(shape.head_dim));
   require(layer.rope >= -1 && layer.rope < int(shape.ropes.size()), "a rotary embedding of the stack's, or -1");
-  require(layer.qkv.n == width + 2 * kv_width && layer.qkv.k == shape.hidden && layer.output.n == shape.hidden &&
-              layer.output.k == width && layer.gate_up.n == 2 * round_up(layer.down.k, kLanes) &&
-              layer.gate_up.k == shape.hidden && layer.down.n == shape.hidden,
+  const int inner = layer.down.k;
+  require(fit(layer.qkv, shape.hidden, width + 2 * kv_width, {width, kv_width, kv_width}) &&
+              fit(layer.gate_up, shape.hidden, 2 * round_up(inner, kLanes), {inner, inner}) &&
+              layer.output.n == shape.hidden && layer.output.k == width && layer.down.n == shape.hidden,
           "matrices that do not fit the layer");
   return layer;
 }

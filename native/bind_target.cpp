@@ -13,7 +13,8 @@ struct PyTarget {
   std::unique_ptr<TargetNetwork> network;
 
   PyTarget(nb::handle_t<PyStack> stack_, nb::handle_t<PyLMHead> head_,
-           nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> table, bool round, float scale)
+           nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> table, bool round, float scale,
+           std::optional<std::string> format)
       : stack_owner(nb::borrow(stack_)),
         head_owner(nb::borrow(head_)),
         embedding_owner(nb::cast(table)),
@@ -22,11 +23,18 @@ struct PyTarget {
     Embedding embedding;
     embedding.data = table.data();
     embedding.bf16 = table.dtype() == nb::dtype<std::uint16_t>();
-    require(embedding.bf16 || table.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
+    if (format) {
+      embedding.format = find_weight_format(format->c_str());
+      require(embedding.format && embedding.format->is_from_file() && table.dtype() == nb::dtype<std::uint8_t>(),
+              "rows of a file's blocks, as uint8");
+    } else {
+      require(embedding.bf16 || table.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
+    }
     embedding.round = round;
     embedding.scale = scale;
     embedding.vocab = int(table.shape(0));
     embedding.hidden = int(table.shape(1));
+    if (embedding.format) embedding.hidden = embedding.hidden / embedding.format->file_bytes * embedding.format->file_inputs;
     const int hidden = stack.stack->shape().hidden;
     require(embedding.hidden == hidden && head.k == hidden, "an embedding and a head of the stack's hidden size");
     network = std::make_unique<TargetNetwork>(*stack.stack, *head.head, embedding);
@@ -92,8 +100,10 @@ struct PyTarget {
 void bind_target(nb::module_& m) {
   nb::class_<PyTarget>(m, "Target")
       .def(nb::init<nb::handle_t<PyStack>, nb::handle_t<PyLMHead>,
-                    nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>, bool, float>(),
-           "stack"_a, "head"_a, "embedding"_a, "round"_a, "embedding_scale"_a = 1.0f)
+                    nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>, bool, float,
+                    std::optional<std::string>>(),
+           "stack"_a, "head"_a, "embedding"_a, "round"_a, "embedding_scale"_a = 1.0f, "embedding_format"_a.none() = nb::none(),
+           "The embedding is (V, H) float32, bfloat16 as uint16, or (V, bytes of a row) blocks of `embedding_format`.")
       .def("forward", &PyTarget::forward, "calls"_a, "taps"_a = std::vector<int>(),
            "Run calls (cache, token ids, parents or None, logits of the last token only). Returns the\n"
            "features (T, H) of all tokens, and for each tap the states (T, H) that enter that layer; the\n"

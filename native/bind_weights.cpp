@@ -25,6 +25,7 @@ const Kernels& kernels_of(const std::optional<std::string>& isa) {
 Matrix::Matrix(const std::string& format, int n, int k, Bytes data_, std::optional<Vector> scale_, std::optional<Vector> bias_)
     : data(std::move(data_)) {
   require(n > 0 && k > 0 && k < 60'000, "a matrix needs outputs, and 1 to 59,999 inputs");
+  require(!format_of(format).is_from_file() || k % format_of(format).file_inputs == 0, "inputs in whole blocks of the format");
   packed = PackedMatrix(format_of(format), n, k);
   require(data.shape(0) == packed.bytes(), "bytes that do not fit the matrix");
   packed.data = data.data();
@@ -50,11 +51,21 @@ std::vector<std::string> weight_formats() {
 
 std::size_t num_scales(const PackedMatrix& w) { return w.format->has_scales ? std::size_t(w.blocks()) * kBlock : 0; }
 
+// (n, k) numbers, or (n, bytes of a row) blocks; checks what `format` is made from.
+PackedMatrix shape_of(const WeightFormat& format, const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>& rows) {
+  const int n = int(rows.shape(0)), columns = int(rows.shape(1));
+  if (!format.is_from_file()) {
+    require(rows.dtype() == nb::dtype<float>() || rows.dtype() == nb::dtype<std::uint16_t>(), "float32, or bfloat16 as uint16");
+    return PackedMatrix(format, n, columns);
+  }
+  require(rows.dtype() == nb::dtype<std::uint8_t>() && columns % format.file_bytes == 0, "whole blocks of the format, as uint8");
+  return PackedMatrix(format, n, columns / format.file_bytes * format.file_inputs);
+}
+
 std::tuple<Out<std::uint8_t>, Out<float>, std::size_t> py_pack(
     nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows, const std::string& format) {
-  const PackedMatrix w(format_of(format), int(rows.shape(0)), int(rows.shape(1)));
+  const PackedMatrix w = shape_of(format_of(format), rows);
   const WeightRows source{rows.data(), rows.dtype() == nb::dtype<std::uint16_t>()};
-  require(source.is_bfloat16 || rows.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
   Out<std::uint8_t> data = new_array<std::uint8_t>({w.bytes()});
   Out<float> scale = new_array<float>({num_scales(w)});
   std::size_t bad;
@@ -63,6 +74,17 @@ std::tuple<Out<std::uint8_t>, Out<float>, std::size_t> py_pack(
     bad = w.format->pack(source, w.n, w.k, data.data(), scale.data());
   }
   return {data, scale, bad};
+}
+
+Out<float> unpack(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows, const std::string& format) {
+  const PackedMatrix w = shape_of(format_of(format), rows);
+  require(w.format->is_from_file(), "a format of files: float16, or a block format");
+  Out<float> numbers = new_array<float>({std::size_t(w.n), std::size_t(w.k)});
+  const nb::gil_scoped_release release;
+  for (std::size_t row = 0; row < std::size_t(w.n); ++row)
+    w.format->unpack_row(static_cast<const std::uint8_t*>(rows.data()) + row * w.format->row_bytes(w.k), w.k,
+                         numbers.data() + row * std::size_t(w.k));
+  return numbers;
 }
 
 std::pair<std::size_t, std::size_t> packed_sizes(const std::string& format, int n, int k) {
@@ -93,7 +115,9 @@ void bind_weights(nb::module_& m) {
   m.def("has_isa", [](const std::string& name) { return find_kernels(name.c_str()) != nullptr; });
   m.def("weight_formats", &weight_formats, "Names of the formats that matrices may have.");
   m.def("pack", &py_pack, "rows"_a, "format"_a,
-        "Packed bytes, scales per output, and how many of the (n, k) weights are not finite.");
+        "Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not finite. Block\n"
+        "formats are made from (n, bytes of a row) blocks of a file.");
+  m.def("unpack", &unpack, "rows"_a, "format"_a, "The float32 numbers of (n, bytes of a row) blocks.");
   m.def("packed_sizes", &packed_sizes, "format"_a, "n"_a, "k"_a, "Bytes of a packed matrix, and the number of its scales.");
 
   nb::class_<Engine>(m, "Engine")

@@ -88,7 +88,8 @@ inline std::vector<int> to_parents(const std::optional<Ids>& parents, std::size_
 
 // A layer's weights and options as Python gives them; a stack checks them against its shape.
 struct PyLayer {
-  nb::object qkv, output, gate_up, down;  // of class Matrix
+  std::vector<nb::object> qkv, gate_up;  // of class Matrix
+  nb::object output, down;
   std::optional<Vector> attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm;
   Layer options;  // everything else
 };
@@ -107,6 +108,7 @@ struct PyStack {
  private:
   const float* norm(const std::optional<Vector>& weights, int size);
   const PackedMatrix& matrix(const nb::object& matrix);
+  std::vector<PackedMatrix> matrices(const std::vector<nb::object>& matrices);
   Layer layer(const PyLayer& given, const StackShape& shape);
 };
 

@@ -2,7 +2,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
+
+#include "half.h"
 
 namespace eyas {
 
@@ -10,10 +13,11 @@ namespace eyas {
 namespace storage {
 #include "simd_portable.h"
 #include "tiles.inl"
+#include "blocks.inl"
 #include "formats/table.inl"
 
 template <class Format>
-std::size_t pack(const WeightRows& rows, int n, int k, std::uint8_t* out, float* scale) {
+std::size_t pack_numbers(const WeightRows& rows, int n, int k, std::uint8_t* out, float* scale) {
   const std::size_t bytes = Format::block_bytes(k);
   const int blocks = (n + kBlock - 1) / kBlock, padded_k = round_up(k, Format::kGroup);
   std::vector<float> row(std::size_t(padded_k), 0.0f);
@@ -29,11 +33,28 @@ std::size_t pack(const WeightRows& rows, int n, int k, std::uint8_t* out, float*
   return bad;
 }
 
+template <class Format>
+constexpr WeightFormat row_of() {
+  WeightFormat row = {};
+  row.name = Format::kName;
+  row.activations = Format::kActivations;
+  row.has_scales = Format::kHasScales;
+  row.block_bytes = Format::block_bytes;
+  if constexpr (Format::kFileBytes > 0) {
+    row.file_inputs = Format::kInputs;
+    row.file_bytes = Format::kFileBytes;
+    row.pack = Format::pack;
+    row.unpack_row = Format::unpack_row;
+  } else {
+    row.pack = pack_numbers<Format>;
+  }
+  return row;
+}
+
 template <class... Formats>
 struct Table {
   static constexpr int size = int(sizeof...(Formats));
-  static constexpr WeightFormat rows[] = {
-      {Formats::kName, Formats::kActivations, Formats::kHasScales, Formats::block_bytes, pack<Formats>}...};
+  static constexpr WeightFormat rows[] = {row_of<Formats>()...};
 };
 }  // namespace storage
 

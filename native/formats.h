@@ -1,17 +1,20 @@
 // Weight formats: how the numbers of a matrix are stored, and so how its products are computed.
 //
 // A format is one file, formats/<name>.inl, and its name in formats/table.inl. The file says how rows are packed, which
-// activations the format multiplies, and its dot product over the vector primitives of an instruction set.
+// activations the format multiplies, and its dot product over the vector primitives of an instruction set. Formats of
+// numbers (float32, bfloat16, int8) are made from numbers; float16 and block formats (blocks.inl) from bytes of a file.
 #pragma once
+
+#include <vector>
 
 #include "types.h"
 
 namespace eyas {
 
-// (n, k) weights as a model's file holds them.
+// (n, k) weights as a model's file holds them: numbers, or blocks of the format.
 struct WeightRows {
   const void* data = nullptr;
-  bool is_bfloat16 = false;  // else float32
+  bool is_bfloat16 = false;  // else float32; numbers only
 
   // Row `row` of k numbers in float32.
   void read(int row, int k, float* out) const;
@@ -21,10 +24,17 @@ struct WeightFormat {
   const char* name;
   ActivationFormat activations;  // that it multiplies
   bool has_scales;               // a float32 factor per output is stored apart
+  int file_inputs;               // inputs of a block in a file; 0 for formats that are made from numbers
+  int file_bytes;                // of such a block
   std::size_t (*block_bytes)(int k);
   // Packs (n, k) weights; `scale` (blocks * 32,) is filled where the format has them. Returns the number of weights that
-  // are not finite.
+  // are not finite, or of blocks whose scales are not.
   std::size_t (*pack)(const WeightRows& rows, int n, int k, std::uint8_t* out, float* scale);
+  // The k numbers of a row of a file's blocks in float32; null for formats that are made from numbers.
+  void (*unpack_row)(const std::uint8_t* row, int k, float* out);
+
+  bool is_from_file() const { return file_inputs > 0; }
+  std::size_t row_bytes(int k) const { return std::size_t(k / file_inputs) * std::size_t(file_bytes); }  // in a file
 
   int index() const;  // in the table
 };
@@ -41,6 +51,7 @@ const WeightFormat* find_weight_format(const char* name);
 // the inputs follow each other in groups of 128 bytes, 4 bytes for each output: 1 input in float32, 2 in bfloat16, 4 in int8.
 //
 //     bfloat16:  [block][k / 2][32 outputs][2 inputs]
+//     Q4_K:      [block][k / 256][scales of 32 outputs, then the integers]
 struct PackedMatrix {
   const WeightFormat* format = nullptr;
   int n = 0;
@@ -56,6 +67,32 @@ struct PackedMatrix {
   int blocks() const { return (n + kBlock - 1) / kBlock; }
   const std::uint8_t* block(int index) const { return data + std::size_t(index) * block_bytes; }
   std::size_t bytes() const { return std::size_t(blocks()) * block_bytes; }
+};
+
+// Matrices over the same inputs, which may differ in format: one, or several whose outputs follow each other, those of each
+// from a multiple of 32 on.
+struct MatrixGroup {
+  const PackedMatrix* parts;
+  int count;
+
+  MatrixGroup(const PackedMatrix& matrix) : parts(&matrix), count(1) {}
+  MatrixGroup(const std::vector<PackedMatrix>& matrices) : parts(matrices.data()), count(int(matrices.size())) {}
+
+  int blocks() const {
+    int sum = 0;
+    for (int i = 0; i < count; ++i) sum += parts[i].blocks();
+    return sum;
+  }
+  // The part that holds block `index` of all; `index` becomes its number there.
+  int part_of(int& index) const {
+    int part = 0;
+    for (; part + 1 < count && index >= parts[part].blocks(); ++part) index -= parts[part].blocks();
+    return part;
+  }
+  const std::uint8_t* block(int index) const {
+    const int part = part_of(index);
+    return parts[part].block(index);
+  }
 };
 
 }  // namespace eyas

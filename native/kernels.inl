@@ -47,6 +47,7 @@ inline F softcap(F x, float cap) {
 }
 
 #include "tiles.inl"
+#include "blocks.inl"
 #include "formats/table.inl"
 #include "activations.inl"
 #include "products.inl"

@@ -2,8 +2,11 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <utility>
 
+#include "half.h"
 #include "kernels.h"
 
 namespace eyas::avx2 {

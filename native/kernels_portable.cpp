@@ -1,7 +1,10 @@
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <utility>
 
+#include "half.h"
 #include "kernels.h"
 
 namespace eyas::portable {

@@ -31,17 +31,16 @@ void best_indices(const Kernels& kernels, const float* x, int n, int k, int* ind
 }
 
 void Engine::multiply(const PackedMatrix& w, const float* x, std::size_t width, int tokens, float* y, std::size_t stride) {
-  activations_.reserve(kernels, w.format->activations, tokens, w.k);
-  const Activations activations = activations_.view(kernels, w.format->activations, w.k);
+  activations_.reserve(kernels, w, tokens);
   Epilogue epilogue;
   epilogue.y = y;
   epilogue.stride = stride;
   const int padded = round_up(w.k, kBlock);
   pool.run([&](Phase& phase) {
     phase.each(tokens, 1, [&](int begin, int end) {
-      for (int t = begin; t < end; ++t) kernels.prepare(x + std::size_t(t) * width, padded, activations, t);
+      for (int t = begin; t < end; ++t) activations_.prepare(kernels, w, x + std::size_t(t) * width, padded, t);
     });
-    multiply_together(phase, kernels, w, activations, tokens, epilogue, w);
+    multiply_together(phase, kernels, w, activations_, tokens, epilogue, w);
   });
 }
 
@@ -164,7 +163,9 @@ bool LMHead::couple(int tokens, int k, Sampler& sampler, const Columns& columns,
 
 void Embedding::read(int token_id, float* out) const {
   const std::size_t start = std::size_t(token_id) * std::size_t(hidden);
-  if (bf16) {
+  if (format) {
+    format->unpack_row(static_cast<const std::uint8_t*>(data) + std::size_t(token_id) * format->row_bytes(hidden), hidden, out);
+  } else if (bf16) {
     const std::uint16_t* row = static_cast<const std::uint16_t*>(data) + start;
     for (int i = 0; i < hidden; ++i) out[i] = from_bf16(row[i]);
   } else {

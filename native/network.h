@@ -80,6 +80,7 @@ class LMHead {
 // The table of input embeddings, as it lies in the model's file.
 struct Embedding {
   const void* data = nullptr;
+  const WeightFormat* format = nullptr;  // of its rows in the file; null for float32 and bfloat16
   bool bf16 = false;
   bool round = false;  // float32 values are rounded to bfloat16
   float scale = 1.0f;  // of its values (Gemma: sqrt(H))

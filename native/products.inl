@@ -3,7 +3,7 @@
 // One vector of 16 results of token t, at `column` of the matrix.
 inline void finish_vector(const PackedMatrix& w, const Epilogue& epilogue, int t, int column, F y) {
   if (w.bias) y = add(y, load(w.bias + column));
-  float* out = epilogue.y + std::size_t(t) * epilogue.stride + column;
+  float* out = epilogue.y + std::size_t(t) * epilogue.stride + column / kLanes * epilogue.step;
   store(out, epilogue.kind == Epilogue::Add ? add(load(out), y) : y);
 }
 
@@ -21,6 +21,27 @@ inline void finish_gated(const PackedMatrix& w, const Epilogue& epilogue, int t,
   }
 }
 
+// What becomes of the sums of R tokens from `t` on times V vectors of a block's outputs, from vector `first` on. `gates` keeps the
+// first vector for the second one.
+template <class Format, int R, int V>
+EYAS_INLINE void finish_tile(const PackedMatrix& w, const Epilogue& epilogue, int block, int first, int t, const F (&sums)[R][V],
+                             F (&gates)[R]) {
+  const bool gated = epilogue.kind == Epilogue::Gated || epilogue.kind == Epilogue::GatedActivations;
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) {
+      const int half = first + v, column = block * kBlock + half * kLanes;
+      const F y = Format::kHasScales ? mul(sums[r][v], load(w.scale + column)) : sums[r][v];
+      if (!gated) {
+        finish_vector(w, epilogue, t + r, column, y);
+      } else if (half == 0) {
+        gates[r] = y;
+      } else {
+        finish_gated(w, epilogue, t + r, column - kLanes, gates[r], y);
+      }
+    }
+  }
+}
+
 // R tokens from `t` on, one block. While they are computed, as much is fetched at `next`: by all parts together if the tokens
 // come in several, of which this is number `part`.
 template <class Format, int R, bool Whole>
@@ -28,7 +49,6 @@ void multiply_tokens(const PackedMatrix& w, int block, const Activations& x, int
                      const std::uint8_t* next) {
   constexpr int kPasses = 2 / kPerPass, V = kPerPass;
   const int groups = round_up(w.k, Format::kGroup) / Format::kGroup;
-  const bool gated = epilogue.kind == Epilogue::Gated || epilogue.kind == Epilogue::GatedActivations;
   const std::uint8_t* first = w.block(block);
   F gates[R];
   for (int r = 0; r < R; ++r) gates[r] = zero();
@@ -46,27 +66,37 @@ void multiply_tokens(const PackedMatrix& w, int block, const Activations& x, int
     }
     F sums[R][V];
     Format::tile(vectors, groups, x, t, ahead, sums);
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < V; ++v) {
-        const int half = pass * V + v, column = block * kBlock + half * kLanes;
-        const F y = Format::kHasScales ? mul(sums[r][v], load(w.scale + column)) : sums[r][v];
-        if (!gated) {
-          finish_vector(w, epilogue, t + r, column, y);
-        } else if (half == 0) {
-          gates[r] = y;
-        } else {
-          finish_gated(w, epilogue, t + r, column - kLanes, gates[r], y);
-        }
-      }
-    }
+    finish_tile<Format>(w, epilogue, block, pass * V, t, sums, gates);
   }
+}
+
+// The same for a block format.
+template <class Format, int R>
+void multiply_blocks(const PackedMatrix& w, int block, const Activations& x, int t, int part, int parts, const Epilogue& epilogue,
+                     const std::uint8_t* next) {
+  constexpr int kPasses = 2 / kPerPass, V = kPerPass;
+  F gates[R];
+  for (int r = 0; r < R; ++r) gates[r] = zero();
+  unrolled<kPasses>([&](auto pass) {
+    constexpr int kFirst = decltype(pass)::value * V;
+    const int shares = kPasses * parts, share = kPasses * part + decltype(pass)::value;
+    Ahead<1> ahead;  // a line, or a share of it, with each line that is read
+    ahead.places[0] = next + w.block_bytes * std::size_t(share) / std::size_t(shares);
+    ahead.step = (64 + shares - 1) / shares;
+    F sums[R][V];
+    block_tile<Format, kFirst>(w.block(block), w.k, x, t, ahead, sums);
+    finish_tile<Format>(w, epilogue, block, kFirst, t, sums, gates);
+  });
 }
 
 template <class Format, bool Whole, int R = Format::kTokens>
 void dispatch(int tokens, const PackedMatrix& w, int block, const Activations& x, int t, int part, int parts,
               const Epilogue& epilogue, const std::uint8_t* next) {
   if constexpr (R > 0 && (Whole || R >= Format::kTokens / 2)) {  // parts of more tokens than kTokens are never smaller
-    if (tokens == R) return multiply_tokens<Format, R, Whole>(w, block, x, t, part, parts, epilogue, next);
+    if (tokens == R) {
+      if constexpr (Format::kIsBlocks) return multiply_blocks<Format, R>(w, block, x, t, part, parts, epilogue, next);
+      else return multiply_tokens<Format, R, Whole>(w, block, x, t, part, parts, epilogue, next);
+    }
     dispatch<Format, Whole, R - 1>(tokens, w, block, x, t, part, parts, epilogue, next);
   }
 }

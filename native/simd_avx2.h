@@ -4,6 +4,7 @@ constexpr int kMaxTokens = 4;
 constexpr int kF32Tokens = 6;   // 6 tokens x 2 halves of sums, 2 of weights, 1 of inputs: 15 of 16 registers
 constexpr int kBf16Tokens = 5;  // with 4 halves of weights
 constexpr int kInt8Tokens = 6;
+constexpr int kBlockTokens = 4;
 constexpr int kPerPass = 1;
 constexpr int kValueTokens = 4;
 constexpr int kValueVectors = 1;
@@ -74,6 +75,19 @@ inline void store_int(std::int32_t* p, I x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
 }
 
+inline __m128i load_8(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
+inline I load_int8(const std::int8_t* p) { return {_mm256_cvtepi8_epi32(load_8(p)), _mm256_cvtepi8_epi32(load_8(p + 8))}; }
+inline I load_int8(const std::uint8_t* p) { return {_mm256_cvtepu8_epi32(load_8(p)), _mm256_cvtepu8_epi32(load_8(p + 8))}; }
+inline I lower_nibbles(const std::uint8_t* p) {
+  const I x = load_int8(p), mask = set_int(15);
+  return {_mm256_and_si256(x.a, mask.a), _mm256_and_si256(x.b, mask.b)};
+}
+inline I upper_nibbles(const std::uint8_t* p) {
+  const I x = load_int8(p);
+  return {_mm256_srli_epi32(x.a, 4), _mm256_srli_epi32(x.b, 4)};
+}
+inline F fused(const F& x, const F& y, const F& z) { return fma(x, y, z); }
+
 inline __m256 widen(const std::uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
@@ -85,10 +99,6 @@ inline F load_f16(const std::uint16_t* p) {
 inline F set_f16(std::uint16_t x) {
   const __m256 wide = _mm256_cvtph_ps(_mm_set1_epi16(std::int16_t(x)));
   return {wide, wide};
-}
-inline I load_int8(const std::int8_t* p) {
-  const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return {_mm256_cvtepi8_epi32(both), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(both, both))};
 }
 inline __m256i rounded_half(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
@@ -126,8 +136,25 @@ inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) {
   return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
 }
 
-inline I load_bytes(const std::uint8_t* p) {
+using Bytes = I;
+inline Bytes load_bytes(const std::uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+// Each byte moved right by kShift bits, or left by -kShift, and cut to `mask`, which holds none of its neighbour's bits.
+template <int kShift>
+inline __m256i moved_half(__m256i a) {
+  return kShift >= 0 ? _mm256_srli_epi16(a, kShift >= 0 ? kShift : 0) : _mm256_slli_epi16(a, kShift < 0 ? -kShift : 0);
+}
+template <int kShift>
+inline Bytes bits(const Bytes& x, std::uint8_t mask) {
+  const __m256i mask_all = _mm256_set1_epi8(char(mask));
+  return {_mm256_and_si256(moved_half<kShift>(x.a), mask_all), _mm256_and_si256(moved_half<kShift>(x.b), mask_all)};
+}
+inline Bytes join_bits(const Bytes& x, const Bytes& y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+// table[i] for each byte i, which is below 16.
+inline Bytes look_up(const Bytes& indices, const std::uint8_t* table) {
+  const __m256i values = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_shuffle_epi8(values, indices.a), _mm256_shuffle_epi8(values, indices.b)};
 }
 // Even and odd bytes as 16-bit numbers: no saturation, unlike the 8-bit multiply-add.
 inline __m256i dot_half(__m256i sum, __m256i w, __m256i even_x, __m256i odd_x) {

@@ -4,6 +4,7 @@
 constexpr int kMaxTokens = 12;  // 12 tokens x 2 vectors of sums, 2 of weights: 26 of 32 registers
 constexpr int kF32Tokens = kMaxTokens, kBf16Tokens = kMaxTokens;
 constexpr int kInt8Tokens = 8;  // more at a time were slower: sums move in and out oftener
+constexpr int kBlockTokens = 8;
 constexpr int kPerPass = 2;     // vectors of a block taken together
 constexpr int kValueTokens = 6;
 constexpr int kValueVectors = 4;
@@ -47,13 +48,19 @@ inline void wide_product(I a, std::uint32_t m, I& upper, I& lower) {
 }
 inline void store_int(std::int32_t* p, I a) { _mm512_storeu_si512(p, a); }
 
+inline __m128i load_16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline I load_int8(const std::int8_t* p) { return _mm512_cvtepi8_epi32(load_16(p)); }
+inline I load_int8(const std::uint8_t* p) { return _mm512_cvtepu8_epi32(load_16(p)); }
+inline I lower_nibbles(const std::uint8_t* p) { return _mm512_and_si512(load_int8(p), set_int(15)); }
+inline I upper_nibbles(const std::uint8_t* p) { return _mm512_srli_epi32(load_int8(p), 4); }
+inline F fused(F a, F b, F c) { return fma(a, b, c); }
+
 inline F load_bf16(const std::uint16_t* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 inline F load_f16(const std::uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline F set_f16(std::uint16_t x) { return _mm512_cvtph_ps(_mm256_set1_epi16(std::int16_t(x))); }
-inline I load_int8(const std::int8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 // To nearest, ties to even, in integers: the instruction for it would flush denormals.
 inline I rounded_bf16(F x) {
   const I bits = _mm512_castps_si512(x);
@@ -115,4 +122,17 @@ inline I dot_bytes(I sum, I w, const std::uint8_t* x) {
 
 #endif
 
-inline I load_bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+using Bytes = I;
+inline Bytes load_bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+// Each byte moved right by kShift bits, or left by -kShift, and cut to `mask`, which holds none of its neighbour's bits.
+template <int kShift>
+inline Bytes bits(Bytes a, std::uint8_t mask) {
+  const I moved = kShift >= 0 ? _mm512_srli_epi16(a, kShift >= 0 ? kShift : 0) : _mm512_slli_epi16(a, kShift < 0 ? -kShift : 0);
+  return _mm512_and_si512(moved, _mm512_set1_epi8(char(mask)));
+}
+inline Bytes join_bits(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+// table[i] for each byte i, which is below 16.
+inline Bytes look_up(Bytes indices, const std::uint8_t* table) {
+  const __m128i values = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), indices);
+}

@@ -2,6 +2,7 @@
 
 constexpr int kMaxTokens = 4;
 constexpr int kF32Tokens = 4, kBf16Tokens = 4, kInt8Tokens = 4;
+constexpr int kBlockTokens = 4;
 constexpr int kPerPass = 1;
 constexpr int kValueTokens = 2;
 constexpr int kValueVectors = 2;
@@ -33,6 +34,8 @@ inline F max(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i]
 inline F min(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
 // Product and sum, each rounded: most machines without vectors of their own here have no fused one either.
 inline F fma(const F& a, const F& b, const F& c) { return each<F>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
+// Product and sum, rounded once, on every machine: where results must be the same bits as other instruction sets'.
+inline F fused(const F& a, const F& b, const F& c) { return each<F>([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); }); }
 inline F abs(const F& a) { return each<F>([&](int i) { return std::fabs(a.v[i]); }); }
 inline bool any_greater(const F& a, const F& b) {
   int found = 0;
@@ -71,15 +74,12 @@ inline void wide_product(const I& a, std::uint32_t m, I& upper, I& lower) {
 }
 inline void store_int(std::int32_t* p, const I& a) { __builtin_memcpy(p, a.v, 64); }
 
-// A float's exponent counts from -127, a float16's from -15; its largest one stands for infinity and NaN.
-inline float widened_f16(std::uint16_t bits) {
-  const std::uint32_t sign = std::uint32_t(bits & 0x8000) << 16, rest = std::uint32_t(bits & 0x7fff) << 13;
-  if (rest >= 0x0f800000) return as_float(sign | 0x70000000 | rest);
-  return as_float(sign | as_bits(as_float(rest) * 0x1p112f));
-}
-inline F load_f16(const std::uint16_t* p) { return each<F>([=](int i) { return widened_f16(p[i]); }); }
-inline F set_f16(std::uint16_t x) { return set(widened_f16(x)); }
+inline F load_f16(const std::uint16_t* p) { return each<F>([=](int i) { return half_to_float(p[i]); }); }
+inline F set_f16(std::uint16_t x) { return set(half_to_float(x)); }
 inline I load_int8(const std::int8_t* p) { return each<I>([=](int i) { return std::int32_t(p[i]); }); }
+inline I load_int8(const std::uint8_t* p) { return each<I>([=](int i) { return std::int32_t(p[i]); }); }
+inline I lower_nibbles(const std::uint8_t* p) { return each<I>([=](int i) { return p[i] & 15; }); }
+inline I upper_nibbles(const std::uint8_t* p) { return each<I>([=](int i) { return p[i] >> 4; }); }
 
 inline std::uint32_t rounded_bits(float x) {
   const std::uint32_t bits = as_bits(x);
@@ -120,6 +120,24 @@ inline Bytes load_bytes(const std::uint8_t* p) {
   Bytes bytes;
   __builtin_memcpy(bytes.v, p, 64);
   return bytes;
+}
+// Each byte moved right by kShift bits, or left by -kShift, and cut to `mask`.
+template <int kShift>
+inline Bytes bits(const Bytes& a, std::uint8_t mask) {
+  Bytes out;
+  for (int i = 0; i < 64; ++i) out.v[i] = std::uint8_t((kShift >= 0 ? a.v[i] >> (kShift & 7) : a.v[i] << (-kShift & 7)) & mask);
+  return out;
+}
+inline Bytes join_bits(const Bytes& a, const Bytes& b) {
+  Bytes out;
+  for (int i = 0; i < 64; ++i) out.v[i] = a.v[i] | b.v[i];
+  return out;
+}
+// table[i] for each byte i, which is below 16.
+inline Bytes look_up(const Bytes& indices, const std::uint8_t* table) {
+  Bytes out;
+  for (int i = 0; i < 64; ++i) out.v[i] = table[indices.v[i] & 15];
+  return out;
 }
 inline I dot_bytes(const I& sum, const Bytes& w, const std::uint8_t* x) {
   const std::int8_t* four = reinterpret_cast<const std::int8_t*>(x);

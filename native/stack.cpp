@@ -4,10 +4,14 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace eyas {
 
 namespace {
+// Whether the activation is part of the product: SiLU, where a block holds gates and what they let through.
+bool is_fused(const Layer& layer) { return layer.activation == ActivationFunction::Silu && layer.gate_up.size() == 1; }
+
 constexpr int kStrip = 64;  // tokens of one head that a thread rotates at a time: neighbours share lines of the cache
 }  // namespace
 
@@ -21,31 +25,59 @@ void Buffer::reserve(std::size_t bytes) {
   bytes_ = bytes;
 }
 
-void ActivationBuffer::reserve(const Kernels& kernels, ActivationFormat format, int tokens, int k) {
-  const Activations shape = view(kernels, format, k);
-  data_.reserve(shape.stride * std::size_t(tokens));
-  if (!shape.scales) return;
-  scale_.reserve(sizeof(float) * std::size_t(tokens * shape.scales));
-  sum_.reserve(sizeof(std::int32_t) * std::size_t(tokens * shape.scales));
+void ActivationBuffer::reserve(const Kernels& kernels, const MatrixGroup& matrices, int tokens) {
+  for (int part = 0; part < matrices.count; ++part) {
+    const Activations shape = view(kernels, matrices.parts[part]);
+    Memory& memory = of_format_[int(shape.format)];
+    memory.data.reserve(shape.stride * std::size_t(tokens));
+    if (!shape.scales) continue;
+    const std::size_t scales = std::size_t(tokens) * std::size_t(shape.scales);
+    memory.scale.reserve(sizeof(float) * scales);
+    memory.sum.reserve(2 * sizeof(std::int32_t) * scales);
+    memory.scaled_sum.reserve(sizeof(float) * scales);
+  }
 }
 
-Activations ActivationBuffer::view(const Kernels& kernels, ActivationFormat format, int k) const {
+Activations ActivationBuffer::view(const Kernels& kernels, const PackedMatrix& w) const {
   Activations x;
-  x.format = format;
-  x.stride = std::size_t(round_up(k, 64)) * std::size_t(kernels.activation_bytes(format));
-  x.scales = format == ActivationFormat::Int8 ? (k + kScaled - 1) / kScaled : 0;
-  x.data = data_.as<std::uint8_t>();
-  x.scale = scale_.as<float>();
-  x.sum = sum_.as<std::int32_t>();
+  x.format = w.format->activations;
+  const Memory& memory = of_format_[int(x.format)];
+  const int inputs = x.format == ActivationFormat::Int8 ? kScaled : kRunInputs;  // that share a scale
+  x.stride = std::size_t(round_up(w.k, 64)) * std::size_t(kernels.activation_bytes(x.format));
+  x.scales = is_int8(x.format) ? (w.k + inputs - 1) / inputs : 0;
+  x.data = memory.data.as<std::uint8_t>();
+  x.scale = memory.scale.as<float>();
+  x.sum = memory.sum.as<std::int32_t>();
+  x.scaled_sum = memory.scaled_sum.as<float>();
   return x;
 }
 
-void multiply_together(Phase& phase, const Kernels& kernels, const PackedMatrix& w, const Activations& x, int tokens,
-                       const Epilogue& epilogue, const PackedMatrix& after) {
-  phase.each(w.blocks(), 1, [&](int block, int end, int thread) {
-    const bool is_last = end == phase.share_end(w.blocks(), thread);
-    const std::uint8_t* next = is_last ? after.block(phase.share_begin(after.blocks(), thread)) : w.block(end);
-    kernels.multiply(w, block, x, tokens, epilogue, next);
+void ActivationBuffer::prepare(const Kernels& kernels, const MatrixGroup& matrices, const float* x, int padded, int t) const {
+  bool done[kNumActivationFormats] = {};
+  for (int part = 0; part < matrices.count; ++part) {
+    const PackedMatrix& w = matrices.parts[part];
+    if (std::exchange(done[int(w.format->activations)], true)) continue;
+    kernels.prepare(x, padded, view(kernels, w), t);
+  }
+}
+
+void multiply_together(Phase& phase, const Kernels& kernels, const MatrixGroup& matrices, const ActivationBuffer& inputs,
+                       int tokens, const Epilogue& epilogue, const MatrixGroup& after, bool interleave) {
+  const int blocks = matrices.blocks();
+  phase.each(blocks, 1, [&](int begin, int end, int thread) {
+    int block = begin;
+    const int part = matrices.part_of(block);
+    const PackedMatrix& w = matrices.parts[part];
+    Epilogue own = epilogue;
+    if (interleave) {
+      own.y += part * kLanes;
+      own.step = matrices.count * kLanes;
+    } else {
+      own.y += std::size_t(begin - block) * kBlock;
+    }
+    const bool is_last = end == phase.share_end(blocks, thread);
+    const std::uint8_t* next = is_last ? after.block(phase.share_begin(after.blocks(), thread)) : matrices.block(end);
+    kernels.multiply(w, block, inputs.view(kernels, w), tokens, own, next);
   });
 }
 
@@ -124,21 +156,21 @@ void Stack::place(const std::vector<Call>& calls, int total) {
 // Memory for a forward, whose tokens see slots below `slots`.
 void Stack::reserve(int tokens, int slots) {
   const std::size_t count = std::size_t(tokens);
-  const int width = shape_.query_width(), qkv = width + 2 * shape_.key_width();
-  int inner = 0;
+  const int width = shape_.query_width();
+  int qkv = 0, inner = 0;
   bool has_branches = false;
   for (const Layer& layer : layers_) {
-    const bool is_fused = layer.activation == ActivationFunction::Silu;
-    inner = std::max(inner, is_fused ? layer.down.k : layer.gate_up.n);
+    qkv = std::max(qkv, MatrixGroup(layer.qkv).blocks() * kBlock);
+    inner = std::max(inner, is_fused(layer) ? layer.down.k : MatrixGroup(layer.gate_up).blocks() * kBlock);
     has_branches = has_branches || !attention_branch(layer).is_plain() || !mlp_branch(layer).is_plain();
-    input_.reserve(kernels_, layer.qkv.format->activations, tokens, shape_.hidden);
-    input_.reserve(kernels_, layer.gate_up.format->activations, tokens, shape_.hidden);
-    output_input_.reserve(kernels_, layer.output.format->activations, tokens, width);
-    down_input_.reserve(kernels_, layer.down.format->activations, tokens, layer.down.k);
+    input_.reserve(kernels_, layer.qkv, tokens);
+    input_.reserve(kernels_, layer.gate_up, tokens);
+    output_input_.reserve(kernels_, layer.output, tokens);
+    down_input_.reserve(kernels_, layer.down, tokens);
   }
   query_bytes_ = kernels_.query_bytes(shape_.cache_type, shape_.head_dim);
   score_stride_ = std::size_t(round_up(slots, kKeyBlock) + 2 * kLanes);
-  qkv_.reserve(count * std::size_t(round_up(qkv, kBlock)) * sizeof(float));
+  qkv_.reserve(count * std::size_t(qkv) * sizeof(float));
   queries_.reserve(count * std::size_t(shape_.heads) * query_bytes_);
   attended_.reserve(count * std::size_t(round_up(width, kBlock)) * sizeof(float));
   normed_.reserve(count * std::size_t(std::max(stride(), round_up(width, kBlock))) * sizeof(float));
@@ -209,9 +241,9 @@ bool Stack::tap(Phase& phase, int layer, const Branch& before, float* x, int tok
   return true;
 }
 
-// Adds `before` to x, then writes norm(x) as the next product reads it.
-void Stack::prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const Activations& out,
-                    int tokens) {
+// Adds `before` to x, then writes norm(x) as the next products read it.
+void Stack::prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const ActivationBuffer& out,
+                    const MatrixGroup& matrices, int tokens) {
   const std::size_t width = std::size_t(stride());
   phase.each(tokens, 1, [&](int begin, int end) {
     for (int t = begin; t < end; ++t) {
@@ -222,60 +254,54 @@ void Stack::prepare(Phase& phase, const Branch& before, float* x, const float* n
         kernels_.norm(token, norm, eps, shape_.hidden, normed);
         token = normed;
       }
-      kernels_.prepare(token, stride(), out, t);
+      out.prepare(kernels_, matrices, token, stride(), t);
     }
   });
 }
 
 void Stack::run_layer(Phase& phase, int index, const Branch& before, float* x, int tokens) {
   const Layer &layer = layers_[std::size_t(index)], &next = layers_[std::size_t((index + 1) % num_layers())];
-  const auto product = [&](const PackedMatrix& w, const Activations& from, const Epilogue& to, const PackedMatrix& after) {
-    multiply_together(phase, kernels_, w, from, tokens, to, after);
-  };
-  const auto input = [&](const ActivationBuffer& buffer, const PackedMatrix& w) {
-    return buffer.view(kernels_, w.format->activations, w.k);
-  };
-
-  const Activations qkv_input = input(input_, layer.qkv), output_input = input(output_input_, layer.output);
-  prepare(phase, before, x, layer.attention_norm, layer.eps, qkv_input, tokens);
+  prepare(phase, before, x, layer.attention_norm, layer.eps, input_, layer.qkv, tokens);
   Epilogue heads;
   heads.y = qkv_.as<float>();
-  heads.stride = std::size_t(layer.qkv.blocks()) * kBlock;
-  product(layer.qkv, qkv_input, heads, layer.output);
+  heads.stride = std::size_t(MatrixGroup(layer.qkv).blocks()) * kBlock;
+  multiply_together(phase, kernels_, layer.qkv, input_, tokens, heads, layer.output);
   attend(phase, index, tokens);
   const std::size_t width = std::size_t(round_up(shape_.query_width(), kBlock));
   phase.each(tokens, 1, [&](int begin, int end) {
     for (int t = begin; t < end; ++t)
-      kernels_.prepare(attended_.as<float>() + std::size_t(t) * width, int(width), output_input, t);
+      output_input_.prepare(kernels_, layer.output, attended_.as<float>() + std::size_t(t) * width, int(width), t);
   });
   const Branch attended = attention_branch(layer);
-  product(layer.output, output_input, residual(attended, x), layer.gate_up);
+  multiply_together(phase, kernels_, layer.output, output_input_, tokens, residual(attended, x), layer.gate_up);
+  run_mlp(phase, layer, attended, x, tokens, next);
+}
 
-  const Activations gate_input = input(input_, layer.gate_up), down_input = input(down_input_, layer.down);
-  prepare(phase, attended, x, layer.mlp_norm, layer.eps, gate_input, tokens);
-  const bool is_fused = layer.activation == ActivationFunction::Silu;  // SiLU is part of the product
-  const int inner = round_up(layer.down.k, kBlock);
+void Stack::run_mlp(Phase& phase, const Layer& layer, const Branch& before, float* x, int tokens, const Layer& next) {
+  prepare(phase, before, x, layer.mlp_norm, layer.eps, input_, layer.gate_up, tokens);
+  const Activations down_input = down_input_.view(kernels_, layer.down);
+  const int inner = round_up(layer.down.k, kBlock), blocks = MatrixGroup(layer.gate_up).blocks();
   Epilogue gated;
-  gated.kind = !is_fused                                     ? Epilogue::Store
-               : down_input.format == ActivationFormat::Int8 ? Epilogue::Gated
-                                                             : Epilogue::GatedActivations;
+  gated.kind = !is_fused(layer)             ? Epilogue::Store
+               : is_int8(down_input.format) ? Epilogue::Gated
+                                            : Epilogue::GatedActivations;
   gated.y = gated_.as<float>();
-  gated.stride = is_fused ? std::size_t(inner) : std::size_t(layer.gate_up.blocks()) * kBlock;
+  gated.stride = is_fused(layer) ? std::size_t(inner) : std::size_t(blocks) * kBlock;
   gated.activations = down_input;
-  product(layer.gate_up, gate_input, gated, layer.down);
+  multiply_together(phase, kernels_, layer.gate_up, input_, tokens, gated, layer.down, layer.gate_up.size() > 1);
   if (gated.kind != Epilogue::GatedActivations) {
     phase.each(tokens, 1, [&](int begin, int end) {
       for (int t = begin; t < end; ++t) {
         float* token = gated.y + std::size_t(t) * gated.stride;
-        if (!is_fused) {
-          kernels_.gate(layer.activation, token, layer.gate_up.blocks());
-          std::fill(token + layer.gate_up.blocks() * kLanes, token + inner, 0.0f);
+        if (!is_fused(layer)) {
+          kernels_.gate(layer.activation, token, blocks);
+          std::fill(token + blocks * kLanes, token + inner, 0.0f);
         }
         kernels_.prepare(token, inner, down_input, t);
       }
     });
   }
-  product(layer.down, down_input, residual(mlp_branch(layer), x), next.qkv);
+  multiply_together(phase, kernels_, layer.down, down_input_, tokens, residual(mlp_branch(layer), x), next.qkv);
 }
 
 // From the products of qkv to the heads' outputs, side by side.
@@ -297,30 +323,37 @@ void Stack::attend(Phase& phase, int index, int tokens) {
   });
 }
 
+int Stack::start_of(const Layer& layer, int kind) const {
+  if (layer.qkv.size() == 1) return kind == 0 ? 0 : shape_.query_width() + (kind - 1) * shape_.key_width();
+  int start = 0;
+  for (int part = 0; part < kind; ++part) start += layer.qkv[std::size_t(part)].blocks() * kBlock;
+  return start;
+}
+
 // Norms of a token's queries, and of its keys, each over all heads together.
 void Stack::norm_all_heads(const Layer& layer, int t) {
-  float* part = qkv_.as<float>() + std::size_t(t) * std::size_t(layer.qkv.blocks()) * kBlock;
+  float* token = qkv_.as<float>() + std::size_t(t) * std::size_t(MatrixGroup(layer.qkv).blocks()) * kBlock;
   const std::size_t room = std::size_t(std::max(stride(), round_up(shape_.query_width(), kBlock)));
   float* padded = normed_.as<float>() + std::size_t(t) * room;  // what stood there has been multiplied
-  const auto norm = [&](const float* weight, int n) {
-    if (weight) {
-      std::memcpy(padded, part, sizeof(float) * std::size_t(n));
-      std::fill(padded + n, padded + round_up(n, kBlock), 0.0f);
-      kernels_.norm(padded, weight, layer.eps, n, padded);
-      std::memcpy(part, padded, sizeof(float) * std::size_t(n));
-    }
-    part += n;
+  const auto norm = [&](const float* weight, float* part, int n) {
+    if (!weight) return;
+    std::memcpy(padded, part, sizeof(float) * std::size_t(n));
+    std::fill(padded + n, padded + round_up(n, kBlock), 0.0f);
+    kernels_.norm(padded, weight, layer.eps, n, padded);
+    std::memcpy(part, padded, sizeof(float) * std::size_t(n));
   };
-  norm(layer.query_norm, shape_.query_width());
-  norm(layer.key_norm, shape_.key_width());
+  norm(layer.query_norm, token, shape_.query_width());
+  norm(layer.key_norm, token + start_of(layer, 1), shape_.key_width());
 }
 
 void Stack::rotate_and_put(const Layer& layer, int index, int head, int begin, int end) {
   const int dim = shape_.head_dim, repeat = shape_.heads / shape_.kv_heads, kv_head = head - shape_.heads;
   const float* norm = layer.wide_norms ? nullptr : kv_head < 0 ? layer.query_norm : layer.key_norm;
+  const std::size_t stride = std::size_t(MatrixGroup(layer.qkv).blocks()) * kBlock;
   for (int t = begin; t < end; ++t) {
     const Token& token = tokens_[std::size_t(t)];
-    float* part = qkv_.as<float>() + std::size_t(t) * std::size_t(layer.qkv.blocks()) * kBlock + head * dim;
+    float* heads = qkv_.as<float>() + std::size_t(t) * stride;
+    float* part = heads + (kv_head < 0 ? head * dim : start_of(layer, 1) + kv_head * dim);
     if (norm) {
       alignas(64) float padded[kMaxHeadDim] = {};
       std::memcpy(padded, part, sizeof(float) * std::size_t(dim));
@@ -338,7 +371,7 @@ void Stack::rotate_and_put(const Layer& layer, int index, int head, int begin, i
           std::size_t(head / repeat) * tokens_.size() * std::size_t(repeat) + std::size_t(t * repeat + head % repeat);
       kernels_.put_query(shape_.cache_type, part, dim, queries_.as<std::uint8_t>() + place * query_bytes_);
     } else {
-      kernels_.put(token.cache->layer(index), kv_head, token.slot, part, part + shape_.key_width());
+      kernels_.put(token.cache->layer(index), kv_head, token.slot, part, heads + start_of(layer, 2) + kv_head * dim);
     }
   }
 }

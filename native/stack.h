@@ -45,9 +45,10 @@ struct Layer {
   const float* key_norm = nullptr;             // (head_dim,), or (key_width,)
   bool wide_norms = false;                     // query and key norms go over all heads together (OLMo 2)
   float eps = 1e-6f;                           // of all its norms
-  PackedMatrix qkv;                            // query, key and value heads one below the other
+  // Query, key and value heads one below the other, or three matrices where formats differ.
+  std::vector<PackedMatrix> qkv;
   PackedMatrix output;
-  PackedMatrix gate_up;  // blocks of 16 gate and 16 up outputs
+  std::vector<PackedMatrix> gate_up;  // blocks of 16 gate and 16 up outputs; or a matrix of gates and one of ups
   PackedMatrix down;
   ActivationFunction activation = ActivationFunction::Silu;
   int window = 0;                    // positions that a token sees; 0 is all
@@ -86,21 +87,27 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
-// Memory for activations of any format.
+// Memory for the activations that the matrices of a group read, in the formats that they multiply.
 class ActivationBuffer {
  public:
-  void reserve(const Kernels& kernels, ActivationFormat format, int tokens, int k);
-  // Activations in that memory, as a product of k inputs reads them.
-  Activations view(const Kernels& kernels, ActivationFormat format, int k) const;
+  void reserve(const Kernels& kernels, const MatrixGroup& matrices, int tokens);
+  // Activations in that memory, as one of the matrices reads them.
+  Activations view(const Kernels& kernels, const PackedMatrix& w) const;
+  // Token t, whose floats x are readable up to `padded`, in every format that the matrices multiply.
+  void prepare(const Kernels& kernels, const MatrixGroup& matrices, const float* x, int padded, int t) const;
 
  private:
-  Buffer data_, scale_, sum_;
+  struct Memory {
+    Buffer data, scale, sum, scaled_sum;
+  };
+  Memory of_format_[kNumActivationFormats];
 };
 
-// All tokens of x times w, by all threads: each its share of the blocks. At its end a thread fetches the share of `after`
-// that it begins with next, so that memory works during attention, norms and waiting.
-void multiply_together(Phase& phase, const Kernels& kernels, const PackedMatrix& w, const Activations& x, int tokens,
-                       const Epilogue& epilogue, const PackedMatrix& after);
+// All tokens in `inputs` times the matrices, by all threads: each its share of the blocks. At its end a thread fetches the
+// share of `after` that it begins with next, so that memory works during attention, norms and waiting. With `interleave`
+// the results of two matrices take turns, 16 each.
+void multiply_together(Phase& phase, const Kernels& kernels, const MatrixGroup& matrices, const ActivationBuffer& inputs,
+                       int tokens, const Epilogue& epilogue, const MatrixGroup& after, bool interleave = false);
 
 class Stack {
  public:
@@ -139,11 +146,15 @@ class Stack {
   void place(const std::vector<Call>& calls, int total);
   void grow_angles(int positions);
   void run_layer(Phase& phase, int index, const Branch& before, float* x, int tokens);
-  void prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const Activations& out, int tokens);
+  void prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const ActivationBuffer& out,
+               const MatrixGroup& matrices, int tokens);
+  void run_mlp(Phase& phase, const Layer& layer, const Branch& before, float* x, int tokens, const Layer& next);
   bool tap(Phase& phase, int layer, const Branch& before, float* x, int tokens, const std::vector<Tap>& taps);
   Epilogue residual(const Branch& branch, float* x) const;
   void add_branch(const Branch& branch, int t, float* x);
   void attend(Phase& phase, int index, int tokens);
+  // Where a token's queries (0), keys (1) and values (2) begin among the products of qkv.
+  int start_of(const Layer& layer, int kind) const;
   void norm_all_heads(const Layer& layer, int t);
   void rotate_and_put(const Layer& layer, int index, int head, int begin, int end);
   void attend_item(const Layer& layer, int index, const Item& item, float* scores);

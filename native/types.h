@@ -15,6 +15,7 @@ constexpr int kMaxHeadDim = 256;
 constexpr int kMaxTopK = 64;            // entries that the top_k kernel can find in a row
 constexpr int kScaled = 64;             // int8 activations that share a scale: an outlier costs its neighbours alone
 constexpr int kCacheScaled = 32;        // numbers of a key or value in q8_0 that share a scale
+constexpr int kRunInputs = 32;          // int8 activations that share a scale in products with block formats
 constexpr float kLeastScaled = 1e-30f;  // int8 numbers none of which is larger are all zero: 127 over it stays finite
 
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -24,7 +25,12 @@ enum class ActivationFormat : int {
   Float32,
   Bfloat16,  // two bytes, or floats of such values where the instruction set has no product of bfloat16
   Int8,      // with a scale per 64 inputs
+  Int8Runs,  // with a scale per 32 inputs, for block formats
 };
+
+constexpr int kNumActivationFormats = 4;
+
+constexpr bool is_int8(ActivationFormat format) { return format >= ActivationFormat::Int8; }
 
 // How keys and values are stored.
 enum class CacheType : int {
@@ -42,7 +48,9 @@ struct Activations {
   std::size_t stride = 0;       // bytes of a token
   int scales = 0;               // of a token, int8 only
   float* scale = nullptr;       // (T, scales)
-  std::int32_t* sum = nullptr;  // (T, scales) -128 times the sum of the int8 values: it undoes the 128 in the weights
+  std::int32_t* sum = nullptr;  // Int8: (T, scales) -128 times the sum of the int8 values: it undoes the 128 in the weights;
+                                // Int8Runs: (T, scales, 2) sums of 16 values each
+  float* scaled_sum = nullptr;  // Int8Runs: (T, scales) scale times the sum of its values
 
   std::uint8_t* token(int t) const { return data + std::size_t(t) * stride; }
 };
@@ -58,6 +66,7 @@ struct Epilogue {
   Kind kind = Store;
   float* y = nullptr;
   std::size_t stride = 0;   // floats of a token
+  int step = kLanes;        // floats from one vector of 16 outputs to the next; not for the gated kinds
   Activations activations;  // GatedActivations only
 };
 

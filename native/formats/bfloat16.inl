@@ -3,7 +3,8 @@
 struct Bfloat16 {
   static constexpr const char* kName = "bfloat16";
   static constexpr ActivationFormat kActivations = ActivationFormat::Bfloat16;
-  static constexpr bool kHasScales = false;
+  static constexpr bool kHasScales = false, kIsBlocks = false;
+  static constexpr int kFileBytes = 0;  // made from numbers
   static constexpr int kGroup = 2;
   static constexpr int kTokens = kBf16Tokens;
   static constexpr int kActivationBytes = 2 * kBf16Item;

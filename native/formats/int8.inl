@@ -4,7 +4,8 @@
 struct Int8 {
   static constexpr const char* kName = "int8";
   static constexpr ActivationFormat kActivations = ActivationFormat::Int8;
-  static constexpr bool kHasScales = true;
+  static constexpr bool kHasScales = true, kIsBlocks = false;
+  static constexpr int kFileBytes = 0;  // made from numbers
   static constexpr int kGroup = 4;
   static constexpr int kTokens = kInt8Tokens;
   static constexpr std::uint8_t kPadding = 128;
