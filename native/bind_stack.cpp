@@ -64,14 +64,16 @@ StackShape make_shape(int hidden, int heads, int kv_heads, int head_dim, const s
   return shape;
 }
 
-std::vector<nb::object> borrowed(const std::vector<MatrixHandle>& matrices) {
+using OneOrSeveral = std::variant<MatrixHandle, std::vector<MatrixHandle>>;
+
+std::vector<nb::object> borrowed(const OneOrSeveral& matrices) {
+  if (const MatrixHandle* one = std::get_if<MatrixHandle>(&matrices)) return {nb::borrow(*one)};
   std::vector<nb::object> objects;
-  for (const MatrixHandle& matrix : matrices) objects.push_back(nb::borrow(matrix));
+  for (const MatrixHandle& matrix : std::get<std::vector<MatrixHandle>>(matrices)) objects.push_back(nb::borrow(matrix));
   return objects;
 }
 
-void init_layer(PyLayer* self, const std::vector<MatrixHandle>& qkv, MatrixHandle output,
-                const std::vector<MatrixHandle>& gate_up, MatrixHandle down,
+void init_layer(PyLayer* self, const OneOrSeveral& qkv, MatrixHandle output, const OneOrSeveral& gate_up, MatrixHandle down,
                 std::optional<Vector> attention_norm, std::optional<Vector> attention_post_norm, std::optional<Vector> mlp_norm,
                 std::optional<Vector> mlp_post_norm, std::optional<Vector> query_norm, std::optional<Vector> key_norm,
                 bool wide_norms, float eps, const std::string& activation, int window, int rope, std::optional<float> scale,
@@ -214,7 +216,8 @@ void bind_stack(nb::module_& m) {
            "mlp_post_norm"_a.none() = nb::none(), "query_norm"_a.none() = nb::none(), "key_norm"_a.none() = nb::none(),
            "wide_norms"_a = false, "eps"_a = 1e-6, "activation"_a = "silu", "window"_a = 0, "rope"_a = 0,
            "scale"_a.none() = nb::none(), "softcap"_a = 0.0f, "residual_multiplier"_a = 1.0f,
-           "Matrices and options of one layer; what is not given is absent. `rope` counts the stack's, -1\n"
+           "Matrices and options of one layer; what is not given is absent. Where formats differ, `qkv` is a\n"
+           "list of three matrices and `gate_up` one of two. `rope` counts the stack's, -1\n"
            "is none; `scale` None is head_dim^(-1/2).");
   nb::class_<PyStack>(m, "Stack")
       .def(nb::init<std::shared_ptr<Engine>, const StackShape&, const std::vector<PyLayer*>&, std::optional<Vector>, float>(),

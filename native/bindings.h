@@ -10,12 +10,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <stdexcept>
+#include <variant>
 
 #include "network.h"
 

@@ -22,7 +22,8 @@ class WeightFormat:
         name: as options and errors call it.
         block: numbers that are stored together.
         num_bytes: of a block.
-        computes: runtimes that multiply with it directly; all others convert it first.
+        computes: runtimes that can be told to compute in it, whatever the format of the file (`--dtype`). The
+            native one multiplies the formats of files too (`_native.weight_formats()`).
     """
 
     name: str
@@ -52,6 +53,7 @@ FORMATS = {
         WeightFormat("Q6_K", 256, 210),
         WeightFormat("IQ4_NL", 32, 18),
         WeightFormat("IQ4_XS", 256, 136),
+        WeightFormat("MXFP4", 32, 17),
     )
 }
 # Where the float16 scales and minima of a block lie.

@@ -233,6 +233,10 @@ class ModelTensors:
         """A tensor's shape."""
         return self._shapes[name]
 
+    def format(self, name: str) -> str:
+        """A tensor's format."""
+        return self.source.format(self._names.find(name).tensor)
+
     def raw(self, name: str) -> RawTensor:
         """A tensor as it is stored: rows of one that holds several, in rotate-half's order."""
         place, shape = self._names.find(name), self._shapes[name]

@@ -129,7 +129,7 @@ def test_another_layout_is_another_name(original, monkeypatch):
     matrices.layout_key.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(matrices, "_LANES", 8)  # packs gate and up in another order
-        name = packing.packed_path(tensors_of(original), "float32").name
+        name = packing.packed_path(tensors_of(original), "float32", matrices.layout_key("float32")).name
     matrices.layout_key.cache_clear()
     [file] = packed_files()
     assert name.split("-")[:2] == file.name.split("-")[:2]

@@ -1,6 +1,6 @@
 """From the description of decoder layers to a stack of the engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,8 @@ from eyas import _native
 from eyas.models.spec import GatedMLP, LayerSpec, Norm, Rope, StackSpec
 
 Vector = Callable[[int, str], NDArray[np.float32]]  # (layer, name such as "mlp_norm") -> weights as stored
-MatrixOf = Callable[[int, str], _native.Matrix]  # (layer, one of MATRICES) -> packed, its bias included
+# (layer, one of MATRICES) -> packed, biases included: one matrix, or several where formats differ
+MatricesOf = Callable[[int, str], Sequence[_native.Matrix]]
 
 
 def cache_type(weight_format: str, kv_dtype: str = "auto") -> str:
@@ -23,7 +24,7 @@ def make_stack(
     engine: _native.Engine,
     spec: StackSpec,
     vector: Vector,
-    matrix: MatrixOf,
+    matrices: MatricesOf,
     final_norm: NDArray[np.float32] | None,
     kv_dtype: str,
 ) -> _native.Stack:
@@ -33,7 +34,7 @@ def make_stack(
         engine: instruction set and threads.
         spec: of the layers.
         vector: float32 norm weights as stored, by layer and name.
-        matrix: packed matrices by layer and name.
+        matrices: packed matrices by layer and name.
         final_norm: (H,) weights of the last norm, or None.
         kv_dtype: of keys and values: float32, bfloat16 or q8_0.
     """
@@ -47,13 +48,15 @@ def make_stack(
         ropes=[(np.asarray(rope.inverse_frequencies, dtype=np.float32), rope.factor) for rope in ropes],
         kv_dtype=kv_dtype,
     )
-    layers = [_layer(index, layer, ropes, vector, matrix) for index, layer in enumerate(spec.layers)]
+    layers = [_layer(index, layer, ropes, vector, matrices) for index, layer in enumerate(spec.layers)]
     if final_norm is None or spec.final_norm is None:
         return _native.Stack(engine, shape, layers)
     return _native.Stack(engine, shape, layers, _factors(final_norm, spec.final_norm), spec.final_norm.eps)
 
 
-def _layer(index: int, spec: LayerSpec, ropes: list[Rope], vector: Vector, matrix: MatrixOf) -> _native.Layer:
+def _layer(
+    index: int, spec: LayerSpec, ropes: list[Rope], vector: Vector, matrices: MatricesOf
+) -> _native.Layer:
     attention, norms = spec.attention, spec.norms
     assert isinstance(spec.mlp, GatedMLP), "a mixture of experts was refused"
     names = {*norms.names, *(("query_norm", "key_norm") if attention.query_key_norm != "none" else ())}
@@ -62,10 +65,10 @@ def _layer(index: int, spec: LayerSpec, ropes: list[Rope], vector: Vector, matri
         return _factors(vector(index, name), norms) if name in names else None
 
     return _native.Layer(
-        qkv=matrix(index, "qkv"),
-        output=matrix(index, "output"),
-        gate_up=matrix(index, "gate_up"),
-        down=matrix(index, "down"),
+        qkv=[*matrices(index, "qkv")],
+        output=matrices(index, "output")[0],
+        gate_up=[*matrices(index, "gate_up")],
+        down=matrices(index, "down")[0],
         attention_norm=norm("attention_norm"),
         attention_post_norm=norm("attention_post_norm"),
         mlp_norm=norm("mlp_norm"),

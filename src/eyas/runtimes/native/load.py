@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,19 @@ from eyas.models import Progress, silent, target_fingerprint
 from eyas.models.families import open_tensors
 from eyas.models.formats import formats_of
 from eyas.models.machine import usable_cores
+from eyas.models.sources import is_gguf
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import ModelTensors
 from eyas.runtimes.native.layers import cache_type, make_stack
-from eyas.runtimes.native.matrices import as_native, has_bias, layer_matrix, widen
-from eyas.runtimes.native.packing import EMBEDDING, HEAD, PackedWeights
+from eyas.runtimes.native.matrices import (
+    FILE_FORMATS,
+    MATRICES,
+    as_native,
+    has_bias,
+    layer_matrix,
+    widen,
+)
+from eyas.runtimes.native.packing import EMBEDDING, HEAD, OWN, PackedWeights
 from eyas.runtimes.native.runtime import NativeRuntime
 from eyas.runtimes.native.support import supported_spec
 
@@ -37,7 +46,8 @@ def load(
 ) -> NativeRuntime:
     """See `eyas.runtimes.native.load_native_runtime`."""
     engine = _native.Engine(_threads(threads), _isa())
-    kind = _dtype("dtype", dtype, "float32" if engine.isa == "portable" else "bfloat16")
+    numbers = "float32" if engine.isa == "portable" else "bfloat16"
+    kind = _dtype("dtype", dtype, OWN if is_gguf(model) else numbers)
     draft_kind = _dtype("draft_dtype", draft_dtype, "int8")
     if kv_dtype not in ("auto", *KV_DTYPES):
         raise ConfigError(f"kv_dtype is {kv_dtype!r}; it is auto, {', '.join(KV_DTYPES)}.")
@@ -47,8 +57,7 @@ def load(
     packed = PackedWeights(tensors, kind, progress)
     stack = _stack(engine, spec, tensors, packed, cache_type(kind, kv_dtype))
     head = _native.LMHead(engine, [packed.matrix(HEAD)], spec.head.scale, spec.head.softcap)
-    table = as_native(tensors.stored(EMBEDDING))
-    network = _native.Target(stack, head, table, kind != "float32", spec.embedding.scale)
+    network = _native.Target(stack, head, *_embedding(tensors, kind, spec.embedding.scale))
     return NativeRuntime(
         engine,
         network=network,
@@ -61,7 +70,7 @@ def load(
             name=name,
             family=spec.family,
             runtime="native",
-            dtype=kind,
+            dtype=packed.main_format if kind == OWN else kind,
             kv_dtype=cache_type(kind, kv_dtype),
             hidden_size=spec.hidden_size,
             vocab_size=spec.vocab_size,
@@ -79,13 +88,30 @@ def _stack(
     def vector(layer: int, name: str) -> NDArray[np.float32]:
         return tensors.floats(f"layers.{layer}.{name}.weight")
 
-    def matrix(layer: int, name: str) -> _native.Matrix:
-        bias: NDArray[np.float32] | None = None
-        if has_bias(spec.layers[layer], name):
-            bias = widen(layer_matrix(lambda part: tensors.floats(f"layers.{layer}.{part}"), name, "bias"))
-        return packed.matrix(f"layers.{layer}.{name}", bias)
+    def bias(layer: int, name: str) -> NDArray[np.float32] | None:
+        get = tensors.floats
+        if name in MATRICES:
+            return widen(layer_matrix(lambda part: get(f"layers.{layer}.{part}"), name, "bias"))
+        return get(f"layers.{layer}.{name}.bias")
 
-    return make_stack(engine, spec.stack, vector, matrix, tensors.floats("final_norm.weight"), kv_dtype)
+    def matrices(layer: int, matrix: str) -> list[_native.Matrix]:
+        biased = has_bias(spec.layers[layer], matrix)
+        return [
+            packed.matrix(f"layers.{layer}.{name}", bias(layer, name) if biased else None)
+            for name in packed.parts(layer, matrix)
+        ]
+
+    return make_stack(engine, spec.stack, vector, matrices, tensors.floats("final_norm.weight"), kv_dtype)
+
+
+def _embedding(
+    tensors: ModelTensors, kind: str, scale: float
+) -> tuple[NDArray[Any], bool, float, str | None]:
+    """The embedding's table, whether its numbers are rounded to bfloat16, their scale, and its format."""
+    raw = tensors.raw(EMBEDDING)
+    if kind == OWN and raw.format in FILE_FORMATS:
+        return raw.data, False, scale, raw.format
+    return as_native(tensors.stored(EMBEDDING)), kind in ("bfloat16", "int8"), scale, None
 
 
 def _dtype(option: str, dtype: str, best: str) -> str:

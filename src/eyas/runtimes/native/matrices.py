@@ -1,4 +1,8 @@
-"""How a layer's weights become the engine's four matrices, and those become packed bytes."""
+"""How a layer's weights become the engine's four matrices, and those become packed bytes.
+
+Weights whose products are taken together are one matrix where they have one format: query, key and value
+below each other, gate and up in turns. Otherwise each is a matrix of its own.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -10,14 +14,22 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.errors import ModelError
+from eyas.models.formats import FORMATS, RawTensor, stored_array
 from eyas.models.spec import GatedMLP, LayerSpec
 from eyas.models.weights import BFLOAT16
 
-Stored = NDArray[Any]  # float32 or bfloat16
+Stored = NDArray[Any]  # (n, k) float32 or bfloat16, or (n, bytes of a row) uint8 in a format of files
 Get = Callable[[str], Stored]  # a layer's weight by its name, such as "query.weight"
 MATRICES = ("qkv", "output", "gate_up", "down")
+# Formats that are packed from bytes as a file has them; the others are made from numbers.
+FILE_FORMATS = tuple(name for name in _native.weight_formats() if name not in ("float32", "bfloat16", "int8"))
 _LANES = 16
-_PARTS = {"qkv": ("query", "key", "value"), "output": ("output",), "down": ("down",)}
+PARTS = {
+    "qkv": ("query", "key", "value"),
+    "output": ("output",),
+    "gate_up": ("gate", "up"),
+    "down": ("down",),
+}
 
 
 def matrix_shapes(layer: LayerSpec, hidden: int) -> dict[str, tuple[int, int]]:
@@ -32,6 +44,19 @@ def matrix_shapes(layer: LayerSpec, hidden: int) -> dict[str, tuple[int, int]]:
     }
 
 
+def part_shapes(layer: LayerSpec, hidden: int) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each weight of a layer's matrices: `query`, `gate` and so on."""
+    attention, mlp = layer.attention, layer.mlp
+    assert isinstance(mlp, GatedMLP), "a mixture of experts was refused"
+    return {
+        "query": (attention.query_size, hidden),
+        "key": (attention.key_size, hidden),
+        "value": (attention.key_size, hidden),
+        "gate": (mlp.size, hidden),
+        "up": (mlp.size, hidden),
+    }
+
+
 def has_bias(layer: LayerSpec, matrix: str) -> bool:
     """Whether one of `MATRICES` has a bias."""
     if matrix == "qkv":
@@ -43,7 +68,7 @@ def layer_matrix(get: Get, matrix: str, kind: str = "weight") -> Stored:
     """One of `MATRICES` of a layer, or its bias with kind "bias"."""
     if matrix == "gate_up":
         return interleave(get(f"gate.{kind}"), get(f"up.{kind}"))
-    return join([get(f"{part}.{kind}") for part in _PARTS[matrix]])
+    return join([get(f"{part}.{kind}") for part in PARTS[matrix]])
 
 
 def join(parts: Sequence[Stored]) -> Stored:
@@ -79,7 +104,7 @@ def as_native(rows: Stored) -> NDArray[Any]:
 
 
 def pack_matrix(rows: Stored, weight_format: str, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Packed bytes and int8 scales of (n, k) weights.
+    """Packed bytes and int8 scales of weights.
 
     Raises:
         ModelError: a weight that is not finite.
@@ -95,8 +120,28 @@ def make_matrix(
 ) -> _native.Matrix:
     """A packed matrix in memory of its own."""
     data, scale = pack_matrix(rows, weight_format, name)
-    n, k = rows.shape
+    n, k = len(rows), columns(rows, weight_format)
     return _native.Matrix(weight_format, n, k, data, scale if len(scale) else None, bias)
+
+
+def columns(rows: Stored, weight_format: str) -> int:
+    """k of weights in a format."""
+    if rows.dtype != np.uint8:
+        return int(rows.shape[1])
+    stored = FORMATS[weight_format]
+    return int(rows.shape[1]) // stored.num_bytes * stored.block
+
+
+def rows_of(raw: RawTensor, weight_format: str) -> Stored:
+    """The rows of a tensor as `pack_matrix` takes them: bytes where the format is the file's, else numbers."""
+    if raw.format == weight_format and weight_format in FILE_FORMATS:
+        return raw.data
+    return stored_array(raw)
+
+
+def unpacked(rows: Stored, weight_format: str) -> Stored:
+    """Numbers of rows: float32 where they are bytes of a file."""
+    return _native.unpack(np.ascontiguousarray(rows), weight_format) if rows.dtype == np.uint8 else rows
 
 
 @cache
@@ -106,10 +151,14 @@ def layout_key(weight_format: str) -> str:
     They are a hash of a small layer packed by this very code and module: no number to raise by hand.
     """
     generator = np.random.default_rng(0)
-    rows = {
-        f"{name}.weight": generator.standard_normal((70, 150)).astype(np.float32)
-        for name in ("query", "key", "value", "output", "gate", "up", "down")
-    }
+    rows = {}
+    for name in ("query", "key", "value", "output", "gate", "up", "down"):
+        if weight_format in FILE_FORMATS:
+            stored = FORMATS[weight_format]
+            size = (70, 256 // stored.block * stored.num_bytes)
+            rows[f"{name}.weight"] = generator.integers(0, 64, size, dtype=np.uint8)  # no scale is infinite
+        else:
+            rows[f"{name}.weight"] = generator.standard_normal((70, 150)).astype(np.float32)
     digest = sha256()
     for matrix in MATRICES:
         for array in pack_matrix(layer_matrix(rows.__getitem__, matrix), weight_format, "a probe"):

@@ -1,17 +1,18 @@
 """A target's packed matrices as one file that is mapped: made once, shared by processes, ready at once.
 
 The file is a safetensors file of bytes and scales. Its name says what it holds: a hash of the model's weight
-files and description, the weight format, and a hash of the layout in memory. Equal models have one file
-wherever they lie; another layout has another name.
+files and description, the weight format ("own" where each matrix keeps the format that its file has), and a
+hash of the layout in memory. Equal models have one file wherever they lie; another layout has another name.
 """
 
 import mmap
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +22,18 @@ from eyas.errors import FetchError, ModelError
 from eyas.models import Progress, locked, read_header
 from eyas.models.digests import content_digest
 from eyas.models.packed import packed_dir, remove_stale, touch
-from eyas.models.spec import ModelSpec
 from eyas.models.tensors import ModelTensors
 from eyas.models.weights import dtype_code, stream_safetensors
 from eyas.runtimes.native.matrices import (
     MATRICES,
+    PARTS,
     Stored,
     layer_matrix,
     layout_key,
     matrix_shapes,
     pack_matrix,
+    part_shapes,
+    rows_of,
 )
 
 SMALL = 32 << 20  # weights below which packing costs less than a file
@@ -38,12 +41,25 @@ HEAD = "lm_head"
 EMBEDDING = "embedding.weight"
 
 
+OWN = "own"  # stands for the formats of the model's file
+
+
+class Packing(NamedTuple):
+    """How a matrix is packed."""
+
+    weight_format: str
+    rows: int
+    columns: int
+
+
 class PackedWeights:
     """The matrices of a target by name: `layers.3.qkv`, `lm_head`.
 
+    Where the weights of a matrix differ in format, there are several instead: `layers.3.query` and so on.
+
     Args:
         tensors: of the model.
-        weight_format: float32, bfloat16 or int8.
+        weight_format: float32, bfloat16 or int8; OWN keeps the format of each weight.
         progress: called while packing.
 
     Raises:
@@ -54,14 +70,15 @@ class PackedWeights:
     def __init__(self, tensors: ModelTensors, weight_format: str, progress: Progress) -> None:
         self._tensors = tensors
         self._format = weight_format
-        self._shapes = dict(_shapes(tensors.spec))
+        self._packings = dict(self._plan())
         self._arrays: dict[str, NDArray[Any]] = {}
-        size = sum(rows * columns for rows, columns in self._shapes.values())
+        size = sum(packing.rows * packing.columns for packing in self._packings.values())
         if size < SMALL:
-            for name in self._shapes:
+            for name in self._packings:
                 self._arrays[name], self._arrays[f"{name}.scale"] = self._pack(name)
             return
-        path = packed_path(tensors, weight_format)
+        layout = self._layout_key()
+        path = packed_path(tensors, weight_format, layout)
         touch(path)
         if not self._map(path):
             with locked(path):
@@ -69,22 +86,68 @@ class PackedWeights:
                     self._write(path, progress)
                     is_mapped = self._map(path)
                     assert is_mapped, "written just now"
-            remove_stale(keep=path, layout=layout_key(weight_format))
+            remove_stale(keep=path, layout=layout)
 
     def matrix(self, name: str, bias: NDArray[np.float32] | None = None) -> _native.Matrix:
         """A matrix over the mapped bytes."""
         scale = self._arrays.get(f"{name}.scale")
         has_scale = scale is not None and len(scale)
-        return _native.Matrix(
-            self._format, *self._shapes[name], self._arrays[name], scale if has_scale else None, bias
-        )
+        return _native.Matrix(*self._packings[name], self._arrays[name], scale if has_scale else None, bias)
+
+    def parts(self, layer: int, matrix: str) -> tuple[str, ...]:
+        """What one of `MATRICES` consists of: itself, or the names of its weights where formats differ."""
+        return (matrix,) if f"layers.{layer}.{matrix}" in self._packings else PARTS[matrix]
+
+    def weight_format(self, name: str) -> str:
+        """The format of a matrix."""
+        return self._packings[name].weight_format
+
+    @property
+    def main_format(self) -> str:
+        """The format that most weights have."""
+        sizes: Counter[str] = Counter()
+        for packing in self._packings.values():
+            sizes[packing.weight_format] += packing.rows * packing.columns
+        return sizes.most_common(1)[0][0]
+
+    def _plan(self) -> Iterator[tuple[str, Packing]]:
+        spec = self._tensors.spec
+        for index, layer in enumerate(spec.layers):
+            shapes = matrix_shapes(layer, spec.hidden_size)
+            for matrix in MATRICES:
+                formats = [self._format_of(f"layers.{index}.{part}.weight") for part in PARTS[matrix]]
+                if len(set(formats)) == 1:
+                    yield f"layers.{index}.{matrix}", Packing(formats[0], *shapes[matrix])
+                    continue
+                for part, weight_format in zip(PARTS[matrix], formats, strict=True):
+                    shape = part_shapes(layer, spec.hidden_size)[part]
+                    yield f"layers.{index}.{part}", Packing(weight_format, *shape)
+        yield HEAD, Packing(self._format_of(self._head_name), spec.vocab_size, spec.hidden_size)
+
+    def _format_of(self, tensor: str) -> str:
+        if self._format != OWN:
+            return self._format
+        stored = self._tensors.format(tensor)
+        return stored if stored in _native.weight_formats() else "float32"
+
+    def _layout_key(self) -> str:
+        """Changes whenever the formats of the matrices or their layouts do."""
+        if self._format != OWN:
+            return layout_key(self._format)
+        formats = sorted({packing.weight_format for packing in self._packings.values()})
+        return sha256("".join(map(layout_key, formats)).encode()).hexdigest()[:8]
 
     def rows(self, name: str) -> Stored:
-        """(n, k) weights of a matrix before packing."""
+        """Weights of a matrix before packing: (n, k) numbers, or (n, bytes of a row)."""
+        weight_format = self._packings[name].weight_format
         if name == HEAD:
-            return self._tensors.stored(self._head_name)
+            return rows_of(self._tensors.raw(self._head_name), weight_format)
         layer, matrix = name.rsplit(".", 1)
-        return layer_matrix(lambda part: self._tensors.stored(f"{layer}.{part}"), matrix)
+
+        def get(part: str) -> Stored:
+            return rows_of(self._tensors.raw(f"{layer}.{part}"), weight_format)
+
+        return layer_matrix(get, matrix) if matrix in MATRICES else get(f"{matrix}.weight")
 
     @property
     def _head_name(self) -> str:
@@ -99,7 +162,8 @@ class PackedWeights:
         if name == HEAD and not self._tensors.spec.head.tied:
             self._tensors.check_finite(EMBEDDING)  # it is never packed
         try:
-            return pack_matrix(self.rows(name), self._format, f"{self._tensors.source.path}: {name}")
+            packing = self._packings[name]
+            return pack_matrix(self.rows(name), packing.weight_format, f"{self._tensors.source.path}: {name}")
         except ModelError:
             self._name_broken_tensor(name)
             raise
@@ -110,18 +174,14 @@ class PackedWeights:
             self._tensors.check_finite(self._head_name)
             return
         layer, matrix = name.rsplit(".", 1)
-
-        def checked(part: str) -> Stored:
-            self._tensors.check_finite(f"{layer}.{part}")
-            return self._tensors.stored(f"{layer}.{part}")
-
-        layer_matrix(checked, matrix)
+        for part in PARTS.get(matrix, (matrix,)):
+            self._tensors.check_finite(f"{layer}.{part}.weight")
 
     def _layout(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """What the file holds."""
         shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
-        for name, (rows, columns) in self._shapes.items():
-            data, scale = _native.packed_sizes(self._format, rows, columns)
+        for name, packing in self._packings.items():
+            data, scale = _native.packed_sizes(*packing)
             shapes[name] = (np.dtype("u1"), (data,))
             if scale:
                 shapes[f"{name}.scale"] = (np.dtype("<f4"), (scale,))
@@ -170,11 +230,11 @@ class PackedWeights:
                 temporary.unlink()
 
 
-def packed_path(tensors: ModelTensors, weight_format: str) -> Path:
+def packed_path(tensors: ModelTensors, weight_format: str, layout: str) -> Path:
     """Where the packed matrices of these weights, in this format and layout, are kept."""
     content = content_digest(tensors.source.files()) + repr(tensors.spec)
     digest = sha256(content.encode()).hexdigest()[:16]
-    return packed_dir() / f"{digest}-{weight_format}-{layout_key(weight_format)}.safetensors"
+    return packed_dir() / f"{digest}-{weight_format}-{layout}.safetensors"
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -193,11 +253,3 @@ def _leave_memory(path: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, int]]]:
-    for index, layer in enumerate(spec.layers):
-        shapes = matrix_shapes(layer, spec.hidden_size)
-        for matrix in MATRICES:
-            yield f"layers.{index}.{matrix}", shapes[matrix]
-    yield HEAD, (spec.vocab_size, spec.hidden_size)

@@ -27,7 +27,7 @@ from eyas.runtimes.native.blocks import (
     to_float32,
 )
 from eyas.runtimes.native.layers import cache_type, make_stack
-from eyas.runtimes.native.matrices import Stored, has_bias, layer_matrix, make_matrix
+from eyas.runtimes.native.matrices import Stored, has_bias, layer_matrix, make_matrix, unpacked
 from eyas.runtimes.native.packing import HEAD, PackedWeights
 from eyas.runtimes.native.rows import NativeRows
 from eyas.runtimes.native.samplers import NativeSamplers
@@ -166,17 +166,17 @@ class NativeRuntime:
         def vector(layer: int, name: str) -> NDArray[np.float32]:
             return get(f"layers.{layer}.{name}.weight")
 
-        def matrix(layer: int, name: str) -> _native.Matrix:
+        def matrices(layer: int, name: str) -> list[_native.Matrix]:
             def part(weight: str) -> NDArray[np.float32]:
                 return get(f"layers.{layer}.{weight}")
 
             bias = (
                 to_float32(layer_matrix(part, name, "bias")) if has_bias(spec.layers[layer], name) else None
             )
-            return make_matrix(layer_matrix(part, name), self.draft_dtype, f"layers.{layer}.{name}", bias)
+            return [make_matrix(layer_matrix(part, name), self.draft_dtype, f"layers.{layer}.{name}", bias)]
 
         final_norm = get("final_norm.weight") if spec.final_norm is not None else None
-        stack = make_stack(self.engine, spec, vector, matrix, final_norm, cache_type(self.draft_dtype))
+        stack = make_stack(self.engine, spec, vector, matrices, final_norm, cache_type(self.draft_dtype))
         return NativeDraftStack(stack, self._target.context_limit)
 
     def round_score(self, values: Floats) -> Floats:
@@ -206,7 +206,8 @@ class NativeRuntime:
         return self._packed_rows(self._head_table, token_ids)
 
     def _packed_rows(self, table: Stored, token_ids: Ints) -> _native.Matrix:
-        return make_matrix(table[token_ids], self.draft_dtype, "the LM head")
+        rows = unpacked(table[token_ids], self.packed.weight_format(HEAD))
+        return make_matrix(rows, self.draft_dtype, "the LM head")
 
 
 def _native_call(call: TargetCall) -> tuple[_native.Cache, Ints, Ints | None, bool]:
