@@ -2,7 +2,7 @@
 
 constexpr int kMaxTokens = 4;
 constexpr int kF32Tokens = 4, kBf16Tokens = 4, kInt8Tokens = 4;
-constexpr int kBlockTokens = 4;
+constexpr int kBlockTokens = 2;
 constexpr int kPerPass = 1;
 constexpr int kValueTokens = 2;
 constexpr int kValueVectors = 2;

@@ -11,19 +11,19 @@ constexpr std::size_t packed_offset(int i, int lane) {
   return (std::size_t(i / group) * kBlock + std::size_t(lane)) * std::size_t(group) + std::size_t(i % group);
 }
 
+// Inlined early: GCC keeps fewer of the sums in registers otherwise, and drops prefetches.
+#define EYAS_INLINE __attribute__((always_inline)) inline
+
 // Prefetches into the second cache: with each group the line at each of L places, which move on by `step` bytes.
 template <int L>
 struct Ahead {
   const std::uint8_t* places[L > 0 ? L : 1];
   int step;
 
-  void fetch(int g) const {
+  EYAS_INLINE void fetch(int g) const {
     for (int l = 0; l < L; ++l) __builtin_prefetch(places[l] + std::size_t(g) * std::size_t(step), 0, 2);
   }
 };
-
-// Inlined early: GCC keeps fewer of the sums in registers otherwise.
-#define EYAS_INLINE __attribute__((always_inline)) inline
 
 // Sums in floats of R tokens times V vectors of outputs: vector v starts at w[v] and has a group every `stride` bytes.
 template <class Format, int R, int V, int L>
