@@ -133,7 +133,7 @@ def columns(rows: Stored, weight_format: str) -> int:
 
 
 def rows_of(raw: RawTensor, weight_format: str) -> Stored:
-    """The rows of a tensor as `pack_matrix` takes them: bytes where the format is the file's, else numbers."""
+    """A tensor's rows as `pack_matrix` takes them: bytes where the format is the file's, else numbers."""
     if raw.format == weight_format and weight_format in FILE_FORMATS:
         return raw.data
     return stored_array(raw)
