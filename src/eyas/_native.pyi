@@ -13,8 +13,12 @@ def weight_formats() -> list[str]:
 
 def pack(rows: NDArray[Any], format: str) -> tuple[NDArray[numpy.uint8], NDArray[numpy.float32], int]:
     """
-    Packed bytes, scales per output, and how many of the (n, k) weights are not finite.
+    Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not finite. Block
+    formats are made from (n, bytes of a row) blocks of a file.
     """
+
+def unpack(rows: NDArray[Any], format: str) -> NDArray[numpy.float32]:
+    """The float32 numbers of (n, bytes of a row) blocks."""
 
 def packed_sizes(format: str, n: int, k: int) -> tuple[int, int]:
     """Bytes of a packed matrix, and the number of its scales."""
@@ -70,9 +74,9 @@ class Layer:
     def __init__(
         self,
         *,
-        qkv: Matrix,
+        qkv: Matrix | Sequence[Matrix],
         output: Matrix,
-        gate_up: Matrix,
+        gate_up: Matrix | Sequence[Matrix],
         down: Matrix,
         attention_norm: NDArray[numpy.float32] | None = None,
         attention_post_norm: NDArray[numpy.float32] | None = None,
@@ -90,7 +94,8 @@ class Layer:
         residual_multiplier: float = 1.0,
     ) -> None:
         """
-        Matrices and options of one layer; what is not given is absent. `rope` counts the stack's, -1
+        Matrices and options of one layer; what is not given is absent. Where formats differ, `qkv` is a
+        list of three matrices and `gate_up` one of two. `rope` counts the stack's, -1
         is none; `scale` None is head_dim^(-1/2).
         """
 
@@ -174,8 +179,18 @@ class LMHead:
 
 class Target:
     def __init__(
-        self, stack: Stack, head: LMHead, embedding: NDArray[Any], round: bool, embedding_scale: float = 1.0
-    ) -> None: ...
+        self,
+        stack: Stack,
+        head: LMHead,
+        embedding: NDArray[Any],
+        round: bool,
+        embedding_scale: float = 1.0,
+        embedding_format: str | None = None,
+    ) -> None:
+        """
+        The embedding is (V, H) float32, bfloat16 as uint16, or (V, bytes of a row) blocks of `embedding_format`.
+        """
+
     def forward(
         self,
         calls: Sequence[tuple[Cache, NDArray[numpy.int64], NDArray[numpy.int64] | None, bool]],

@@ -241,7 +241,7 @@ def net(name, kind="float32", isa=None, threads=1, kv_dtype="auto"):
     stack = make_stack(
         machine,
         shape.stack,
-        matrix=matrix,
+        matrices=lambda layer, name: [matrix(layer, name)],
         vector=lambda layer, name: own[f"{layer}.{name}"],
         final_norm=own["norm"],
         kv_dtype=cache_type(head_kind, kv_dtype),
