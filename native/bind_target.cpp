@@ -103,7 +103,7 @@ void bind_target(nb::module_& m) {
                     nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>, bool, float,
                     std::optional<std::string>>(),
            "stack"_a, "head"_a, "embedding"_a, "round"_a, "embedding_scale"_a = 1.0f, "embedding_format"_a.none() = nb::none(),
-           "The embedding is (V, H) float32, bfloat16 as uint16, or (V, bytes of a row) blocks of `embedding_format`.")
+           "The embedding is (V, H) float32, bfloat16 as uint16, or (V, bytes of a row) in `embedding_format`.")
       .def("forward", &PyTarget::forward, "calls"_a, "taps"_a = std::vector<int>(),
            "Run calls (cache, token ids, parents or None, logits of the last token only). Returns the\n"
            "features (T, H) of all tokens, and for each tap the states (T, H) that enter that layer; the\n"

@@ -115,8 +115,8 @@ void bind_weights(nb::module_& m) {
   m.def("has_isa", [](const std::string& name) { return find_kernels(name.c_str()) != nullptr; });
   m.def("weight_formats", &weight_formats, "Names of the formats that matrices may have.");
   m.def("pack", &py_pack, "rows"_a, "format"_a,
-        "Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not finite. Block\n"
-        "formats are made from (n, bytes of a row) blocks of a file.");
+        "Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not\n"
+        "finite. Formats of files are made from (n, bytes of a row).");
   m.def("unpack", &unpack, "rows"_a, "format"_a, "The float32 numbers of (n, bytes of a row) blocks.");
   m.def("packed_sizes", &packed_sizes, "format"_a, "n"_a, "k"_a, "Bytes of a packed matrix, and the number of its scales.");
 

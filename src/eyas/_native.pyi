@@ -13,8 +13,8 @@ def weight_formats() -> list[str]:
 
 def pack(rows: NDArray[Any], format: str) -> tuple[NDArray[numpy.uint8], NDArray[numpy.float32], int]:
     """
-    Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not finite. Block
-    formats are made from (n, bytes of a row) blocks of a file.
+    Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not
+    finite. Formats of files are made from (n, bytes of a row).
     """
 
 def unpack(rows: NDArray[Any], format: str) -> NDArray[numpy.float32]:
@@ -188,7 +188,7 @@ class Target:
         embedding_format: str | None = None,
     ) -> None:
         """
-        The embedding is (V, H) float32, bfloat16 as uint16, or (V, bytes of a row) blocks of `embedding_format`.
+        The embedding is (V, H) float32, bfloat16 as uint16, or (V, bytes of a row) in `embedding_format`.
         """
 
     def forward(

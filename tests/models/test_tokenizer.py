@@ -6,13 +6,13 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_gguf import SPECIAL, write_gguf
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from eyas.errors import ConfigError, ModelError
 from eyas.models import Tokenizer
 from eyas.models.gguf_convert import convert_gguf
+from tiny_gguf import SPECIAL, write_gguf
 
 
 def byte_level():

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
-from tiny_gguf import weights, write_gguf
 
 from eyas.errors import CheckpointError, ModelError
 from eyas.models import check_model_dir, read_header, read_json, read_tensor, resolve_model, tensor_places
 from eyas.models.gguf_convert import convert_gguf
 from eyas.models.weights import write_safetensors
+from tiny_gguf import weights, write_gguf
 
 
 @pytest.fixture

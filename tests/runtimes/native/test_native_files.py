@@ -112,7 +112,7 @@ def test_a_copy_or_a_new_time_stamp_packs_nothing_again(original, tmp_path, monk
 
 def test_a_model_is_read_whole_once(original, monkeypatch):
     logits(original)
-    monkeypatch.setattr(digests, "_sha256", None)  # would be an error
+    monkeypatch.setattr(digests, "_sha256", lambda file: pytest.fail(f"{file} is read again"))
     logits(original)
 
 

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 from native_nets import ISAS, KINDS, OPTIONS, SHAPES, Reference, engine, net, same_bits, weights
+from tests.reference.blocks import LAYOUTS
 
 from eyas import _native
 from eyas.models.spec import Embedding, GatedMLP, LMHead, ModelSpec, MoE, llama_stack
