@@ -1,11 +1,14 @@
 """Every family, rotary scaling and way of storing weights against stock transformers in float32."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eyas.engine.interfaces import TargetCall
+from eyas.runtimes import load_runtime
 from eyas.runtimes.native import load_native_runtime, unsupported
 
 torch = pytest.importorskip("torch")
@@ -228,6 +231,22 @@ def test_tensors_at_odd_places_of_the_file(dtype, tmp_path):
     header += b" " * (1 - (len(header) + 8) % 2)  # data from an odd byte on
     path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
     np.testing.assert_array_equal(own_logits(directory, tokens(20)), wanted)
+
+
+@pytest.mark.slow
+def test_a_real_gemma_3_file():
+    """Windows of 512, two rotary embeddings, norms stored with 1 added; both runtimes dequantise it."""
+    file = Path(os.environ.get("EYAS_TEST_MODELS", "absent")) / "gemma-3-270m-q4_k_m.gguf"
+    if not file.is_file():
+        pytest.skip("no Gemma 3 in the folder EYAS_TEST_MODELS")
+    token_ids = np.concatenate([[2], np.random.default_rng(0).integers(300, 200_000, 20)])
+    results = []
+    for runtime in ("native", "torch"):
+        loaded = load_runtime(runtime, file, name="gemma", dtype="float32", threads=1)
+        [rows] = loaded.forward([TargetCall(loaded.new_cache(), token_ids)])
+        results.append(np.stack([rows.logits(row) for row in range(len(token_ids))]))
+    assert np.ptp(results[0]) > 20
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
