@@ -22,13 +22,8 @@ from pages import ROOT, blocks
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-NAMES = replace(
-    HUGGING_FACE,
-    parts={
-        **HUGGING_FACE.parts,
-        "attention_post_norm": "post_attention_layernorm",
-        "mlp_post_norm": "post_feedforward_layernorm",
-    },
+NAMES = HUGGING_FACE.with_parts(
+    attention_post_norm="post_attention_layernorm", mlp_post_norm="post_feedforward_layernorm"
 )
 
 

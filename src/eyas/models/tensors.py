@@ -6,10 +6,10 @@ A layer's weights are called `layers.3.query.weight`, `layers.3.mlp_norm.weight`
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +153,10 @@ class TensorNames:
     interleaved: frozenset[str] = frozenset()
     norm_offset: float = 0.0
     ignored: tuple[str, ...] = ("*rotary_emb.inv_freq",)
+
+    def with_parts(self, **parts: str | Slice | Experts) -> Self:
+        """These names, but for some parts of a layer."""
+        return replace(self, parts={**self.parts, **parts})
 
     def find(self, name: str) -> Place:
         """Where a file keeps the weight of a name of ours."""

@@ -7,25 +7,15 @@ from eyas.models.families import register_family
 from eyas.models.families.common import GGUF, HUGGING_FACE, Config, Unsupported, decoder
 from eyas.models.families.gguf import GGUFMetadata, GGUFNames, layer_types, usual_config
 from eyas.models.spec import LMHead, ModelSpec, Norms
-from eyas.models.tensors import TensorNames
 
-GEMMA = replace(
-    HUGGING_FACE,
-    parts={
-        **HUGGING_FACE.parts,
-        "attention_post_norm": "post_attention_layernorm",
-        "mlp_norm": "pre_feedforward_layernorm",
-        "mlp_post_norm": "post_feedforward_layernorm",
-    },
+GEMMA = HUGGING_FACE.with_parts(
+    attention_post_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
 )
 # llama.cpp's converter adds the 1 to the norms' weights that the model adds when it runs.
-GGUF_GEMMA: TensorNames = replace(
-    GGUF,
-    parts={
-        **GGUF.parts,
-        "attention_post_norm": "post_attention_norm",
-        "mlp_post_norm": "post_ffw_norm",
-    },
+GGUF_GEMMA = replace(
+    GGUF.with_parts(attention_post_norm="post_attention_norm", mlp_post_norm="post_ffw_norm"),
     norm_offset=1.0,
 )
 _LAYERS_OF_27B = 46
@@ -49,8 +39,8 @@ def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:
 
 def query_scalar(config: dict[str, Any], is_27b: bool) -> int:
     """Of the scores of Gemma 2 and 3: the head size, but the hidden size over the heads in the 27B models."""
-    scalar = config["hidden_size"] // config["num_attention_heads"] if is_27b else config["head_dim"]
-    return int(scalar)
+    heads = config["num_attention_heads"]
+    return int(config["hidden_size"] // heads if is_27b else config["head_dim"])
 
 
 @register_family(

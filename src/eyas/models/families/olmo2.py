@@ -1,18 +1,11 @@
 """OLMo 2 (arXiv 2501.00656): norms of each block's output, and of queries and keys over all heads."""
 
-from dataclasses import replace
 from typing import Any
 
 from eyas.models.families import register_family
 from eyas.models.families.common import GGUF, HUGGING_FACE, Config, Unsupported, decoder
 from eyas.models.families.gguf import GGUFMetadata, GGUFNames, usual_config
 from eyas.models.spec import ModelSpec, Norms
-
-POST_NORMS = {
-    "attention_post_norm": "post_attention_layernorm",
-    "mlp_post_norm": "post_feedforward_layernorm",
-}
-GGUF_POST_NORMS = {"attention_post_norm": "post_attention_norm", "mlp_post_norm": "post_ffw_norm"}
 
 
 def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:
@@ -24,10 +17,12 @@ def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:
 
 @register_family(
     "olmo2",
-    tensors=replace(HUGGING_FACE, parts={**HUGGING_FACE.parts, **POST_NORMS}),
+    tensors=HUGGING_FACE.with_parts(
+        attention_post_norm="post_attention_layernorm", mlp_post_norm="post_feedforward_layernorm"
+    ),
     gguf=GGUFNames(
         architecture="olmo2",
-        tensors=replace(GGUF, parts={**GGUF.parts, **GGUF_POST_NORMS}),
+        tensors=GGUF.with_parts(attention_post_norm="post_attention_norm", mlp_post_norm="post_ffw_norm"),
         config=from_gguf,
     ),
 )

@@ -1,6 +1,5 @@
 """Phi-3 and Phi-4 mini (arXiv 2404.14219, 2503.01743): Llama whose files fuse matrices, with LongRoPE."""
 
-from dataclasses import replace
 from typing import Any
 
 from eyas.models.families import register_family
@@ -9,12 +8,11 @@ from eyas.models.families.gguf import GGUFMetadata, GGUFNames, usual_config
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import Slice, TensorNames
 
-_QKV, _GATE_UP = ("query", "key", "value"), ("gate", "up")
-
 
 def _fused(names: TensorNames, qkv: str, gate_up: str) -> TensorNames:
-    slices = {part: Slice(qkv, _QKV) for part in _QKV} | {part: Slice(gate_up, _GATE_UP) for part in _GATE_UP}
-    return replace(names, parts={**names.parts, **slices})
+    heads, gates = ("query", "key", "value"), ("gate", "up")
+    slices = {part: Slice(qkv, heads) for part in heads} | {part: Slice(gate_up, gates) for part in gates}
+    return names.with_parts(**slices)
 
 
 def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Qwen 3 with mixtures of experts (arXiv 2505.09388): a token takes the few best of many small MLPs."""
 
-from dataclasses import replace
 from typing import Any
 
 from eyas.models.families import register_family
@@ -9,19 +8,6 @@ from eyas.models.families.gguf import GGUFMetadata, GGUFNames, usual_config
 from eyas.models.families.qwen2 import qwen_windows
 from eyas.models.spec import GatedMLP, ModelSpec, MoE
 from eyas.models.tensors import Experts
-
-_EXPERTS = {
-    "router": "mlp.gate",
-    "expert_gate": "mlp.experts.{}.gate_proj",
-    "expert_up": "mlp.experts.{}.up_proj",
-    "expert_down": "mlp.experts.{}.down_proj",
-}
-_GGUF_EXPERTS: dict[str, str | Experts] = {
-    "router": "ffn_gate_inp",
-    "expert_gate": Experts("ffn_gate_exps"),
-    "expert_up": Experts("ffn_up_exps"),
-    "expert_down": Experts("ffn_down_exps"),
-}
 
 
 def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:
@@ -42,10 +28,20 @@ def from_gguf(metadata: GGUFMetadata) -> dict[str, Any]:
 
 @register_family(
     "qwen3_moe",
-    tensors=replace(HUGGING_FACE, parts={**HUGGING_FACE.parts, **_EXPERTS}),
+    tensors=HUGGING_FACE.with_parts(
+        router="mlp.gate",
+        expert_gate="mlp.experts.{}.gate_proj",
+        expert_up="mlp.experts.{}.up_proj",
+        expert_down="mlp.experts.{}.down_proj",
+    ),
     gguf=GGUFNames(
         architecture="qwen3moe",
-        tensors=replace(GGUF, parts={**GGUF.parts, **_GGUF_EXPERTS}),
+        tensors=GGUF.with_parts(
+            router="ffn_gate_inp",
+            expert_gate=Experts("ffn_gate_exps"),
+            expert_up=Experts("ffn_up_exps"),
+            expert_down=Experts("ffn_down_exps"),
+        ),
         config=from_gguf,
     ),
 )
