@@ -20,6 +20,11 @@ def pack(rows: NDArray[Any], format: str) -> tuple[NDArray[numpy.uint8], NDArray
 def unpack(rows: NDArray[Any], format: str) -> NDArray[numpy.float32]:
     """The float32 numbers of (n, bytes of a row) blocks."""
 
+def quantise(rows: NDArray[Any], format: str, threads: int = 1) -> tuple[NDArray[numpy.uint8], int]:
+    """
+    Rows of (n, k) weights as GGUF's blocks (n, bytes), and how many of the weights no format can hold.
+    """
+
 def packed_sizes(format: str, n: int, k: int) -> tuple[int, int]:
     """Bytes of a packed matrix, and the number of its scales."""
 

@@ -233,6 +233,11 @@ class ModelTensors:
         """Our names."""
         return iter(self._shapes)
 
+    @property
+    def names(self) -> TensorNames:
+        """How its files call them."""
+        return self._names
+
     def shape(self, name: str) -> Shape:
         """A tensor's shape."""
         return self._shapes[name]
