@@ -86,44 +86,45 @@ Out<float> unpack(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu
     w.format->unpack_row(static_cast<const std::uint8_t*>(rows.data()) + row * w.format->row_bytes(w.k), w.k,
                          numbers.data() + row * std::size_t(w.k));
   return numbers;
+}
 
-  std::pair<Out<std::uint8_t>, std::size_t> py_quantise(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows,
-                                                        const std::string& format, int threads) {
-    const BlockQuantiser* quantiser = find_block_quantiser(format.c_str());
-    require(quantiser != nullptr, "a format that nothing is quantised to");
-    const std::size_t n = rows.shape(0), k = rows.shape(1), block = std::size_t(quantiser->block);
-    require(k % block == 0, "rows that do not divide into the format's blocks");
-    const WeightRows source{rows.data(), rows.dtype() == nb::dtype<std::uint16_t>()};
-    require(source.is_bfloat16 || rows.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
-    Out<std::uint8_t> blocks = new_array<std::uint8_t>({n, k / block * std::size_t(quantiser->bytes)});
-    std::size_t bad;
-    {
-      const nb::gil_scoped_release release;
-      bad = quantise_rows(source, int(n), int(k), *quantiser, blocks.data(), threads);
-    }
-    return {blocks, bad};
-  }
-
-  std::pair<std::size_t, std::size_t> packed_sizes(const std::string& format, int n, int k) {
-    const PackedMatrix w(format_of(format), n, k);
-    return {w.bytes(), num_scales(w)};
-  }
-
-  // Bytes a second that all threads together read from memory.
-  double read_bandwidth(Engine & engine, const Bytes& data) {
+std::pair<Out<std::uint8_t>, std::size_t> py_quantise(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows,
+                                                      const std::string& format, int threads) {
+  const BlockQuantiser* quantiser = find_block_quantiser(format.c_str());
+  require(quantiser != nullptr, "a format that nothing is quantised to");
+  const std::size_t n = rows.shape(0), k = rows.shape(1), block = std::size_t(quantiser->block);
+  require(k % block == 0, "rows that do not divide into the format's blocks");
+  const WeightRows source{rows.data(), rows.dtype() == nb::dtype<std::uint16_t>()};
+  require(source.is_bfloat16 || rows.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
+  Out<std::uint8_t> blocks = new_array<std::uint8_t>({n, k / block * std::size_t(quantiser->bytes)});
+  std::size_t bad;
+  {
     const nb::gil_scoped_release release;
-    const std::size_t part = 1 << 20;
-    const int parts = int(data.shape(0) / part);
-    std::atomic<std::uint64_t> sum{0};
-    const auto began = std::chrono::steady_clock::now();
-    engine.pool.run([&](Phase& phase) {
-      phase.each(parts, 1, [&](int begin, int end) {
-        for (int i = begin; i < end; ++i) sum += engine.kernels.read(data.data() + std::size_t(i) * part, part);
-      });
-    });
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
-    return double(std::size_t(parts) * part) / (took.count() + (sum.load() == 1 ? 1e-12 : 0.0));
+    bad = quantise_rows(source, int(n), int(k), *quantiser, blocks.data(), threads);
   }
+  return {blocks, bad};
+}
+
+std::pair<std::size_t, std::size_t> packed_sizes(const std::string& format, int n, int k) {
+  const PackedMatrix w(format_of(format), n, k);
+  return {w.bytes(), num_scales(w)};
+}
+
+// Bytes a second that all threads together read from memory.
+double read_bandwidth(Engine& engine, const Bytes& data) {
+  const nb::gil_scoped_release release;
+  const std::size_t part = 1 << 20;
+  const int parts = int(data.shape(0) / part);
+  std::atomic<std::uint64_t> sum{0};
+  const auto began = std::chrono::steady_clock::now();
+  engine.pool.run([&](Phase& phase) {
+    phase.each(parts, 1, [&](int begin, int end) {
+      for (int i = begin; i < end; ++i) sum += engine.kernels.read(data.data() + std::size_t(i) * part, part);
+    });
+  });
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+  return double(std::size_t(parts) * part) / (took.count() + (sum.load() == 1 ? 1e-12 : 0.0));
+}
 
 }  // namespace
 
@@ -135,23 +136,21 @@ void bind_weights(nb::module_& m) {
         "Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not\n"
         "finite. Formats of files are made from (n, bytes of a row).");
   m.def("unpack", &unpack, "rows"_a, "format"_a, "The float32 numbers of (n, bytes of a row) blocks.");
+  m.def("quantise", &py_quantise, "rows"_a, "format"_a, "threads"_a = 1,
+        "Rows of (n, k) weights as GGUF's blocks (n, bytes), and how many of the weights no format can hold.");
+  m.def("packed_sizes", &packed_sizes, "format"_a, "n"_a, "k"_a, "Bytes of a packed matrix, and the number of its scales.");
 
-        "Packed bytes, scales per output, and how many of the (n, k) weights are not finite.");
-        m.def("quantise", &py_quantise, "rows"_a, "format"_a, "threads"_a = 1,
-              "Rows of (n, k) weights as GGUF's blocks (n, bytes), and how many of the weights no format can hold.");
-        m.def("packed_sizes", &packed_sizes, "format"_a, "n"_a, "k"_a, "Bytes of a packed matrix, and the number of its scales.");
-
-        nb::class_<Engine>(m, "Engine")
-            .def(
-                "__init__",
-                [](Engine* self, int threads, std::optional<std::string> isa) { new (self) Engine(kernels_of(isa), threads); },
-                "threads"_a, "isa"_a.none() = nb::none())
-            .def_prop_ro("isa", [](const Engine& e) { return std::string(e.kernels.name); })
-            .def_prop_ro("threads", [](const Engine& e) { return e.pool.threads(); })
-            .def("read_bandwidth", &read_bandwidth, "data"_a, "Bytes a second that all threads together read from `data`.");
-        nb::class_<Matrix>(m, "Matrix")
-            .def(nb::init<const std::string&, int, int, Bytes, std::optional<Vector>, std::optional<Vector>>(), "format"_a, "n"_a,
-                 "k"_a, "data"_a, "scale"_a.none() = nb::none(), "bias"_a.none() = nb::none());
+  nb::class_<Engine>(m, "Engine")
+      .def(
+          "__init__",
+          [](Engine* self, int threads, std::optional<std::string> isa) { new (self) Engine(kernels_of(isa), threads); },
+          "threads"_a, "isa"_a.none() = nb::none())
+      .def_prop_ro("isa", [](const Engine& e) { return std::string(e.kernels.name); })
+      .def_prop_ro("threads", [](const Engine& e) { return e.pool.threads(); })
+      .def("read_bandwidth", &read_bandwidth, "data"_a, "Bytes a second that all threads together read from `data`.");
+  nb::class_<Matrix>(m, "Matrix")
+      .def(nb::init<const std::string&, int, int, Bytes, std::optional<Vector>, std::optional<Vector>>(), "format"_a, "n"_a,
+           "k"_a, "data"_a, "scale"_a.none() = nb::none(), "bias"_a.none() = nb::none());
 }
 
 }  // namespace eyas

@@ -4,17 +4,14 @@ import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_gguf import write_gguf
 
 from eyas.errors import ConfigError, ModelError
 from eyas.models import quantised
-from eyas.models.families import families, open_tensors, read_spec
+from eyas.models.families import open_tensors, read_spec
 from eyas.models.formats import RawTensor, to_float32
-from eyas.models.gguf_convert import read_gguf
 from eyas.models.quantised import QuantisedTensors, quantise
-from eyas.models.sources import GGUFSource
-from eyas.models.tensors import ModelTensors
 from tiny import write_llama
+from tiny_gguf import write_gguf
 
 native = pytest.importorskip("eyas._native")
 
@@ -78,17 +75,13 @@ def test_weights_that_blocks_cannot_hold_are_an_error(broken, tmp_path):
 
 
 def test_blocks_are_not_quantised_again(tmp_path):
-    source = GGUFSource(write_gguf(tmp_path / "tiny.gguf", kind=gguf.GGMLQuantizationType.Q8_0))
-    family = families()["llama"]
-    _, spec = read_gguf(source, family)
-    tensors = ModelTensors(source, spec, family.gguf.tensors)
+    file = write_gguf(tmp_path / "tiny.gguf", kind=gguf.GGMLQuantizationType.Q8_0)
+    tensors = open_tensors(file, read_spec(file))
     with pytest.raises(ConfigError, match=r"dtype is 'q4_k', but .*tiny\.gguf is quantised already"):
         QuantisedTensors(tensors, "q4_k")
 
 
 def test_floating_point_gguf_files_are_quantised(tmp_path):
-    source = GGUFSource(write_gguf(tmp_path / "tiny.gguf"))
-    family = families()["llama"]
-    _, spec = read_gguf(source, family)
-    tensors = QuantisedTensors(ModelTensors(source, spec, family.gguf.tensors), "q8_0")
+    file = write_gguf(tmp_path / "tiny.gguf")
+    tensors = QuantisedTensors(open_tensors(file, read_spec(file)), "q8_0")
     assert tensors.raw("layers.1.query.weight").format == "Q8_0"

@@ -54,15 +54,20 @@ RuntimeName = Annotated[
 Dtype = Annotated[
     str,
     Option(
-        "precision of the model: float32, bfloat16, int8 (native only), float16, float64 (torch only), or "
-        "auto, the fastest on this machine",
+        "precision of the model: float32, bfloat16, float16 or float64 (torch only), int8 or a GGUF format "
+        "that weights are quantised to, such as q8_0, q6_k, q4_k_m or q4_k (native only), or auto: a GGUF "
+        "file's own, otherwise the fastest of bfloat16 and float32",
         "NAME",
         common=True,
     ),
 ]
 DraftDtype = Annotated[
     str,
-    Option("precision of the draft networks, which never changes the answer; auto is the fastest", "NAME"),
+    Option(
+        "precision of the draft networks, which never changes the answer: float32, bfloat16, int8, a GGUF "
+        "format such as q4_k, or auto, the fastest",
+        "NAME",
+    ),
 ]
 KvDtype = Annotated[
     str,

@@ -5,6 +5,8 @@ depend on that row alone, and are the same bytes on every machine.
 """
 
 from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,10 @@ _NUMBERS = 1 << 24  # quantised at a time: an interrupt waits for no more of the
 class QuantisedTensors(ModelTensors):
     """The tensors of a model as blocks of a mix.
 
+    Attributes:
+        mix: its name.
+        original: the tensors with the weights of the files.
+
     Args:
         tensors: with floating-point weights.
         mix: a name in `eyas.models.mixes.MIXES`.
@@ -35,15 +41,25 @@ class QuantisedTensors(ModelTensors):
     def __init__(self, tensors: ModelTensors, mix: str, threads: int | None = None) -> None:
         super().__init__(tensors.source, tensors.spec, tensors.names)
         self.mix = mix
+        self.original = tensors
         self._formats = tensor_formats(mix, tensors.spec)
         self._threads = usable_cores() if threads is None else threads
         for name in self._formats:
-            stored = super().raw(name).format
+            stored = tensors.format(name)
             if FORMATS[stored].block > 1:
                 raise ConfigError(
                     f"dtype is {mix!r}, but {self.source.path} is quantised already ({name} is {stored}); "
                     "use auto, which runs it as it is."
                 )
+
+    @property
+    def block_formats(self) -> set[str]:
+        """The formats of its matrices."""
+        return set(self._formats.values())
+
+    def format(self, name: str) -> str:
+        """The format of a tensor in the mix."""
+        return self._formats.get(name) or super().format(name)
 
     def raw(self, name: str) -> RawTensor:
         """A tensor's blocks, or as it is stored where the mix leaves it as it is.
@@ -94,3 +110,11 @@ def _in_parts(raw: RawTensor) -> Iterator[tuple[int, NDArray[np.generic]]]:
         part = data[start : start + count]
         numbers = np.ascontiguousarray(stored_array(RawTensor(part, raw.format, (len(part), columns))))
         yield start, numbers.view(np.uint16) if numbers.dtype == BFLOAT16 else numbers
+
+
+@cache
+def quantiser_key(weight_format: str) -> str:
+    """8 hexadecimal digits that change whenever weights are quantised to other blocks."""
+    probe = np.random.default_rng(0).standard_normal((8, 512)).astype(np.float32)
+    blocks, _ = native.quantise(probe, weight_format)
+    return sha256(blocks.tobytes()).hexdigest()[:8]

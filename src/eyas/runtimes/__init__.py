@@ -103,7 +103,7 @@ def choose_runtime(model: Path, dtype: str = "auto", device: str = "cpu") -> Run
         reason = f"native computes on the cpu and device is {device!r}"
     elif not is_built():
         reason = "this installation has no native runtime"
-    elif dtype not in precisions():
+    elif dtype.lower() not in precisions():
         reason = f"native does not compute in {dtype}"
     else:
         model_reason = unsupported(model)

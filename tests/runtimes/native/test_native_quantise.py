@@ -127,7 +127,9 @@ def test_numbers_of_every_size_stay_near(name, power, kind, seed):
     weights = np.clip(draws(kind, (1, 256), seed) * 10.0**power, -65504, 65504).astype(np.float32)
     values = dequantise(quantise(weights, name), name)
     assert np.isfinite(values).all()
-    assert np.abs(values - weights).max() <= 2 * np.abs(weights).max()
+    assert (
+        np.abs(values - weights).max() <= 2 * np.abs(weights).max() + 2.0**-23
+    )  # two of the smallest halves
 
 
 @every_format

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from eyas.errors import ConfigError
 from eyas.models.formats import formats_of
+from eyas.models.mixes import MIXES
 from eyas.models.progress import Progress, progress_lines
 from eyas.runtimes.native.support import unsupported
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def precisions() -> tuple[str, ...]:
     """Values of `dtype` here."""
-    return ("auto", *formats_of("native"))
+    return ("auto", *formats_of("native"), *MIXES)
 
 
 def is_built() -> bool:
@@ -43,9 +44,11 @@ def load_native_runtime(
 
     Args:
         model: a Hugging Face directory with config.json and safetensors, or a GGUF file.
-        dtype: float32, bfloat16, or int8 (weights and activations are quantised at loading: that is then
-            the target); "auto" is the faster of bfloat16 and, with portable code alone, float32.
-        draft_dtype: precision of draft networks, which never change the ids; "auto" is int8, the fastest.
+        dtype: float32, bfloat16, int8, or a mix of block formats such as q4_k_m (`eyas.models.mixes`); the
+            last two quantise weights at loading: that is then the target. "auto" is a GGUF file's own
+            formats, and for a directory the faster of bfloat16 and, with portable code alone, float32.
+        draft_dtype: precision of draft networks, which never change the ids: as `dtype`, with single block
+            formats instead of mixes; "auto" is int8, the fastest.
         kv_dtype: of the target's keys and values: float32, bfloat16, or q8_0 (int8 with a scale per 32
             numbers, half the memory of bfloat16); "auto" is float32 for a float32 target, else bfloat16.
         threads: None is one per physical core. Results do not depend on it.

@@ -1,6 +1,7 @@
 """Loads a Hugging Face directory on the native engine, or says in one line why it cannot."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from eyas.engine.interfaces import TargetInfo
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent, target_fingerprint
 from eyas.models.families import open_tensors
-from eyas.models.formats import formats_of
+from eyas.models.formats import formats_of, stored_array
 from eyas.models.machine import usable_cores
+from eyas.models.mixes import DRAFT_FORMATS, MIXES
+from eyas.models.quantised import QuantisedTensors
 from eyas.models.sources import is_gguf
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import ModelTensors
@@ -26,7 +29,7 @@ from eyas.runtimes.native.matrices import (
     layer_matrix,
     widen,
 )
-from eyas.runtimes.native.packing import EMBEDDING, HEAD, OWN, PackedWeights
+from eyas.runtimes.native.packing import HEAD, OWN, PackedWeights
 from eyas.runtimes.native.runtime import NativeRuntime
 from eyas.runtimes.native.support import supported_spec
 
@@ -47,17 +50,19 @@ def load(
     """See `eyas.runtimes.native.load_native_runtime`."""
     engine = _native.Engine(_threads(threads), _isa())
     numbers = "float32" if engine.isa == "portable" else "bfloat16"
-    kind = _dtype("dtype", dtype, OWN if is_gguf(model) else numbers)
-    draft_kind = _dtype("draft_dtype", draft_dtype, "int8")
+    kind = _dtype("dtype", dtype, OWN if is_gguf(model) else numbers, (*DTYPES, *MIXES))
+    draft_kind = _dtype("draft_dtype", draft_dtype, "int8", (*DTYPES, *DRAFT_FORMATS))
     if kv_dtype not in ("auto", *KV_DTYPES):
         raise ConfigError(f"kv_dtype is {kv_dtype!r}; it is auto, {', '.join(KV_DTYPES)}.")
     spec = supported_spec(model)
     tensors = open_tensors(model, spec)
+    if kind in MIXES:
+        tensors = QuantisedTensors(tensors, kind, engine.threads)
     fingerprint = target_fingerprint(model)
     packed = PackedWeights(tensors, kind, progress)
     stack = _stack(engine, spec, tensors, packed, cache_type(kind, kv_dtype))
     head = _native.LMHead(engine, [packed.matrix(HEAD)], spec.head.scale, spec.head.softcap)
-    network = _native.Target(stack, head, *_embedding(tensors, kind, spec.embedding.scale))
+    network = _native.Target(stack, head, *_embedding(packed, kind, spec.embedding.scale))
     return NativeRuntime(
         engine,
         network=network,
@@ -65,7 +70,7 @@ def load(
         logits=spec.head,
         stack=stack,
         packed=packed,
-        draft_dtype=draft_kind,
+        draft_dtype=DRAFT_FORMATS.get(draft_kind, draft_kind),
         info=TargetInfo(
             name=name,
             family=spec.family,
@@ -105,21 +110,21 @@ def _stack(
 
 
 def _embedding(
-    tensors: ModelTensors, kind: str, scale: float
+    packed: PackedWeights, kind: str, scale: float
 ) -> tuple[NDArray[Any], bool, float, str | None]:
     """The embedding's table, whether its numbers are rounded to bfloat16, their scale, and its format."""
-    raw = tensors.raw(EMBEDDING)
-    if kind == OWN and raw.format in FILE_FORMATS:
+    raw = packed.embedding()
+    if kind not in DTYPES and raw.format in FILE_FORMATS:
         return raw.data, False, scale, raw.format
-    return as_native(tensors.stored(EMBEDDING)), kind in ("bfloat16", "int8"), scale, None
+    return as_native(stored_array(raw)), kind in ("bfloat16", "int8"), scale, None
 
 
-def _dtype(option: str, dtype: str, best: str) -> str:
+def _dtype(option: str, dtype: str, best: str, known: Sequence[str]) -> str:
     if dtype == "auto":
         return best
-    if dtype not in DTYPES:
-        raise ConfigError(f"{option} is {dtype!r}; on the native runtime it is auto, {', '.join(DTYPES)}.")
-    return dtype
+    if dtype.lower() not in known:  # GGUF's names are often written in capitals
+        raise ConfigError(f"{option} is {dtype!r}; on the native runtime it is auto, {', '.join(known)}.")
+    return dtype.lower()
 
 
 def _isa() -> str | None:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from eyas import _native
 from eyas.errors import ModelError
 from eyas.models.formats import FORMATS, RawTensor, stored_array
+from eyas.models.mixes import block_format
+from eyas.models.quantised import quantise
 from eyas.models.spec import GatedMLP, LayerSpec
 from eyas.models.weights import BFLOAT16
 
@@ -118,7 +120,13 @@ def pack_matrix(rows: Stored, weight_format: str, name: str) -> tuple[NDArray[np
 def make_matrix(
     rows: Stored, weight_format: str, name: str, bias: NDArray[np.float32] | None = None
 ) -> _native.Matrix:
-    """A packed matrix in memory of its own."""
+    """A packed matrix in memory of its own; numbers are quantised where the format is one of blocks.
+
+    Where the format's blocks do not divide the rows, `block_format` has another one, or else it is int8.
+    """
+    if FORMATS[weight_format].block > 1 and rows.dtype != np.uint8:
+        weight_format = block_format(weight_format, rows.shape[1]) or "int8"
+        rows = in_blocks(rows, weight_format, name)
     data, scale = pack_matrix(rows, weight_format, name)
     n, k = len(rows), columns(rows, weight_format)
     return _native.Matrix(weight_format, n, k, data, scale if len(scale) else None, bias)
@@ -130,6 +138,19 @@ def columns(rows: Stored, weight_format: str) -> int:
         return int(rows.shape[1])
     stored = FORMATS[weight_format]
     return int(rows.shape[1]) // stored.num_bytes * stored.block
+
+
+def in_blocks(rows: Stored, weight_format: str, name: str) -> Stored:
+    """Numbers quantised to a block format; any other leaves them as they are.
+
+    Raises:
+        ModelError: a weight that blocks cannot hold.
+    """
+    if FORMATS[weight_format].block == 1:
+        return rows
+    stored = "bfloat16" if rows.dtype == BFLOAT16 else "float32"
+    rows = np.ascontiguousarray(rows)
+    return quantise(RawTensor(rows.view(np.uint8), stored, rows.shape), weight_format, name).data
 
 
 def rows_of(raw: RawTensor, weight_format: str) -> Stored:

@@ -1,8 +1,9 @@
 """A target's packed matrices as one file that is mapped: made once, shared by processes, ready at once.
 
 The file is a safetensors file of bytes and scales. Its name says what it holds: a hash of the model's weight
-files and description, the weight format ("own" where each matrix keeps the format that its file has), and a
-hash of the layout in memory. Equal models have one file wherever they lie; another layout has another name.
+files and description, the weight format ("own" where each matrix keeps the format that its file has) or the
+mix, and a hash of the layout in memory. Equal models have one file wherever they lie; another layout has
+another name. A mix's file holds the input embedding too, so that a model is quantised once.
 """
 
 import mmap
@@ -21,7 +22,9 @@ from eyas import _native
 from eyas.errors import FetchError, ModelError
 from eyas.models import Progress, locked, read_header
 from eyas.models.digests import content_digest
+from eyas.models.formats import RawTensor, formats_of, row_bytes
 from eyas.models.packed import packed_dir, remove_stale, touch
+from eyas.models.quantised import QuantisedTensors, quantiser_key
 from eyas.models.tensors import ModelTensors
 from eyas.models.weights import dtype_code, stream_safetensors
 from eyas.runtimes.native.matrices import (
@@ -59,7 +62,8 @@ class PackedWeights:
 
     Args:
         tensors: of the model.
-        weight_format: float32, bfloat16 or int8; OWN keeps the format of each weight.
+        weight_format: float32, bfloat16 or int8; OWN, or a mix's name for tensors in that mix, keeps the
+            format of each weight.
         progress: called while packing.
 
     Raises:
@@ -76,6 +80,8 @@ class PackedWeights:
         if size < SMALL:
             for name in self._packings:
                 self._arrays[name], self._arrays[f"{name}.scale"] = self._pack(name)
+            if self._keeps_embedding:
+                self._arrays[EMBEDDING] = tensors.raw(EMBEDDING).data
             return
         layout = self._layout_key()
         path = packed_path(tensors, weight_format, layout)
@@ -93,6 +99,20 @@ class PackedWeights:
         scale = self._arrays.get(f"{name}.scale")
         has_scale = scale is not None and len(scale)
         return _native.Matrix(*self._packings[name], self._arrays[name], scale if has_scale else None, bias)
+
+    def embedding(self) -> RawTensor:
+        """The input embedding's table: as the model's file has it, or in a mix."""
+        if not self._keeps_embedding:
+            return self._tensors.raw(EMBEDDING)
+        shape = self._tensors.shape(EMBEDDING)
+        return RawTensor(
+            self._arrays[EMBEDDING].reshape(shape[0], -1), self._tensors.format(EMBEDDING), shape
+        )
+
+    @property
+    def _keeps_embedding(self) -> bool:
+        tensors = self._tensors
+        return isinstance(tensors, QuantisedTensors) and tensors.format(EMBEDDING) in tensors.block_formats
 
     def parts(self, layer: int, matrix: str) -> tuple[str, ...]:
         """What one of `MATRICES` consists of: itself, or the names of its weights where formats differ."""
@@ -125,17 +145,19 @@ class PackedWeights:
         yield HEAD, Packing(self._format_of(self._head_name), spec.vocab_size, spec.hidden_size)
 
     def _format_of(self, tensor: str) -> str:
-        if self._format != OWN:
+        if self._format in formats_of("native"):
             return self._format
         stored = self._tensors.format(tensor)
         return stored if stored in _native.weight_formats() else "float32"
 
     def _layout_key(self) -> str:
         """Changes whenever the formats of the matrices or their layouts do."""
-        if self._format != OWN:
+        if self._format in formats_of("native"):
             return layout_key(self._format)
-        formats = sorted({packing.weight_format for packing in self._packings.values()})
-        return sha256("".join(map(layout_key, formats)).encode()).hexdigest()[:8]
+        keys = [layout_key(name) for name in sorted({p.weight_format for p in self._packings.values()})]
+        if isinstance(self._tensors, QuantisedTensors):
+            keys += [quantiser_key(name) for name in sorted(self._tensors.block_formats)]
+        return sha256("".join(keys).encode()).hexdigest()[:8]
 
     def rows(self, name: str) -> Stored:
         """Weights of a matrix before packing: (n, k) numbers, or (n, bytes of a row)."""
@@ -149,6 +171,12 @@ class PackedWeights:
 
         return layer_matrix(get, matrix) if matrix in MATRICES else get(f"{matrix}.weight")
 
+    def head_table(self) -> Stored:
+        """The LM head's rows as `rows` has them, or the numbers of the model's files where it is in a mix."""
+        if isinstance(self._tensors, QuantisedTensors):
+            return self._tensors.original.stored(self._head_name)
+        return self.rows(HEAD)
+
     @property
     def _head_name(self) -> str:
         return EMBEDDING if self._tensors.spec.head.tied else "lm_head.weight"
@@ -159,7 +187,7 @@ class PackedWeights:
         return sum(array.nbytes for array in self._arrays.values())
 
     def _pack(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        if name == HEAD and not self._tensors.spec.head.tied:
+        if name == HEAD and not self._tensors.spec.head.tied and not self._keeps_embedding:
             self._tensors.check_finite(EMBEDDING)  # it is never packed
         try:
             packing = self._packings[name]
@@ -185,6 +213,10 @@ class PackedWeights:
             shapes[name] = (np.dtype("u1"), (data,))
             if scale:
                 shapes[f"{name}.scale"] = (np.dtype("<f4"), (scale,))
+        if self._keeps_embedding:
+            rows, columns = self._tensors.shape(EMBEDDING)
+            size = rows * row_bytes(self._tensors.format(EMBEDDING), columns)
+            shapes[EMBEDDING] = (np.dtype("u1"), (size,))
         return shapes
 
     def _map(self, path: Path) -> bool:
@@ -212,6 +244,8 @@ class PackedWeights:
             if name in scales:
                 return scales.pop(name)
             progress("packing weights", list(shapes).index(name), len(shapes))
+            if name == EMBEDDING:
+                return self._tensors.raw(name).data.reshape(-1)
             data, scales[f"{name}.scale"] = self._pack(name)
             return data
 

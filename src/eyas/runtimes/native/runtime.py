@@ -122,7 +122,7 @@ class NativeRuntime:
         key = token_ids.tobytes()
         if key not in self._draft_vocabularies:
             # Not by the map that stays: so many rows would leave most of the table in memory.
-            self._draft_vocabularies[key] = self._packed_rows(self.packed.rows(HEAD), token_ids)
+            self._draft_vocabularies[key] = self._packed_rows(self.packed.head_table(), token_ids)
         return self._lm_head(self._draft_vocabularies[key], token_ids)
 
     def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLMHead:
@@ -200,7 +200,7 @@ class NativeRuntime:
     @cached_property
     def _head_table(self) -> Stored:
         """(V, H) the LM head as it lies in its file: answers ask for some rows now and then."""
-        return self.packed.rows(HEAD)
+        return self.packed.head_table()
 
     def _head_rows(self, token_ids: Ints) -> _native.Matrix:
         return self._packed_rows(self._head_table, token_ids)
