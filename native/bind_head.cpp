@@ -120,6 +120,20 @@ std::vector<int> PyLMHead::choose(const std::vector<int>& which, const std::vect
   return chosen;
 }
 
+std::pair<std::vector<int>, std::vector<int>> PyLMHead::follow(int first, const Ids& token_ids, const Ids& parents,
+                                                               Sampler* sampler, const Generated& generated) {
+  const int count = int(token_ids.shape(0));
+  require(count > 0 && parents.shape(0) == token_ids.shape(0) && first >= 0 && first + count <= tokens,
+          "a parent per node, and nodes that are tokens of the last forward");
+  require(!sampler || sampler->config().vocab_size == head->size(), "a sampler of the whole vocabulary");
+  require(generated.size() == 1, "one answer");
+  std::vector<Answer> answers = to_answers(generated, head->size());
+  const nb::gil_scoped_release release;
+  const auto turn = engine->pool.hold();
+  LMHead::Path path = head->follow(first, count, token_ids.data(), parents.data(), sampler, answers.front());
+  return {std::move(path.nodes), std::move(path.token_ids)};
+}
+
 PyLMHead::TopK PyLMHead::coupled(const Tokens& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated,
                                  double scale) {
   require(wanted >= 1 && scale > 0, "k must be at least 1, and scale above 0");
@@ -209,6 +223,10 @@ void bind_head(nb::module_& m) {
       .def("forward", &PyLMHead::forward, "x"_a)
       .def("top_k", &PyLMHead::top_k, "x"_a, "k"_a)
       .def("choose", &PyLMHead::choose, "tokens"_a, "samplers"_a, "generated"_a)
+      .def("follow", &PyLMHead::follow, "first"_a, "token_ids"_a, "parents"_a, "sampler"_a.none(), "generated"_a,
+           "Nodes and tokens of the path that the target's own tokens take through a tree; the last token is no\n"
+           "child. Its nodes are the tokens of the last forward from `first` on. Without a sampler the largest\n"
+           "logit is the token; -1 where a logit is not a number.")
       .def("coupled", &PyLMHead::coupled, "x"_a, "k"_a, "sampler"_a, "token_ids"_a, "generated"_a, "scale"_a)
       .def("logits", &PyLMHead::logits, "token"_a)
       .def("argmax", &PyLMHead::argmax, "token"_a);

@@ -131,6 +131,8 @@ struct PyLMHead {
   void forward(const Tokens& x);
   TopK top_k(const Tokens& x, int wanted);
   std::vector<int> choose(const std::vector<int>& which, const std::vector<Sampler*>& samplers, const Generated& generated);
+  std::pair<std::vector<int>, std::vector<int>> follow(int first, const Ids& token_ids, const Ids& parents, Sampler* sampler,
+                                                       const Generated& generated);
   TopK coupled(const Tokens& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated, double scale);
   Out<float> logits(int token);
   int argmax(int token);

@@ -136,6 +136,22 @@ void LMHead::choose(const std::vector<int>& which, const std::vector<Sampler*>& 
   for (std::size_t i = 0; i < which.size(); ++i) chosen[i] = samplers[i]->choose(engine_.pool, logits(0, which[i]), answers[i]);
 }
 
+LMHead::Path LMHead::follow(int first, int count, const std::int64_t* token_ids, const std::int64_t* parents, Sampler* sampler,
+                            Answer& answer) {
+  Path path;
+  for (int node = 0; node >= 0;) {
+    path.nodes.push_back(node);
+    const int token = sampler ? sampler->choose(engine_.pool, logits(0, first + node), answer) : argmax(first + node);
+    path.token_ids.push_back(token);
+    if (sampler && sampler->edits()) answer.ids.push_back(token);
+    ++answer.length;
+    int child = node + 1;
+    while (child < count && (parents[child] != node || token_ids[child] != token)) ++child;
+    node = child < count ? child : -1;
+  }
+  return path;
+}
+
 bool LMHead::couple(int tokens, int k, Sampler& sampler, const Columns& columns, const std::vector<Answer>& answers, double scale,
                     Best& best) {
   best.columns.resize(std::size_t(tokens) * std::size_t(k));

@@ -53,6 +53,13 @@ class LMHead {
   // The tokens that samplers choose after those numbered `which`; -1 where a logit is not a number.
   void choose(const std::vector<int>& which, const std::vector<Sampler*>& samplers, const std::vector<Answer>& answers,
               std::vector<int>& chosen);
+  // The path that the target's own tokens take through a tree, whose nodes have the logits from number `first` on: nodes from
+  // the root, and the token after each, by the sampler or the largest logit. The last token is no child of the last node, or
+  // -1 where a logit is not a number. `answer` ends with the root, and grows.
+  struct Path {
+    std::vector<int> nodes, token_ids;
+  };
+  Path follow(int first, int count, const std::int64_t* token_ids, const std::int64_t* parents, Sampler* sampler, Answer& answer);
   // Best k <= size() of each token by the samplers' own draws, see Sampler::couple.
   bool couple(int tokens, int k, Sampler& sampler, const Columns& columns, const std::vector<Answer>& answers, double scale,
               Best& best);

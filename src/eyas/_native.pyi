@@ -170,6 +170,20 @@ class LMHead:
         samplers: Sequence[Sampler],
         generated: Sequence[tuple[int, Sequence[int]]],
     ) -> list[int]: ...
+    def follow(
+        self,
+        first: int,
+        token_ids: NDArray[numpy.int64],
+        parents: NDArray[numpy.int64],
+        sampler: Sampler | None,
+        generated: Sequence[tuple[int, Sequence[int]]],
+    ) -> tuple[list[int], list[int]]:
+        """
+        Nodes and tokens of the path that the target's own tokens take through a tree; the last token is no
+        child. Its nodes are the tokens of the last forward from `first` on. Without a sampler the largest
+        logit is the token; -1 where a logit is not a number.
+        """
+
     def coupled(
         self,
         x: NDArray[numpy.float32],

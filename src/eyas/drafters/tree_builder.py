@@ -79,8 +79,7 @@ class ExpectedChain(NamedTuple):
 NO_CHAIN = ExpectedChain()
 
 
-@dataclass(frozen=True, slots=True)
-class SizeCosts:
+class SizeCosts(NamedTuple):
     """The costs that decide how large a tree gets, in milliseconds.
 
     Attributes:
@@ -131,16 +130,7 @@ def new_tree_builder(
         *chain,
     )
     if costs is not None:
-        builder.size_by_costs(
-            costs.cycle_ms,
-            costs.level_ms,
-            costs.root_ms,
-            costs.left_ms,
-            costs.max_nodes,
-            costs.other_ms,
-            costs.other_tokens,
-            costs.worth,
-        )
+        builder.size_by_costs(*costs)
     return builder
 
 

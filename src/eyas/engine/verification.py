@@ -95,6 +95,18 @@ class Verifier:
         self._chosen[node] = self._rows.choose(node, self._sampler, prefix, self._num_log_probs)
         return self._chosen[node].id
 
+    def follow(self, tree: DraftTree) -> tuple[list[int], list[int]] | None:
+        """Nodes and tokens of the path that the target's own tokens take through a tree.
+
+        The tokens are those of `choose`, found in one call by rows that have a method of this name; None where
+        they have not, or where log-probabilities are reported.
+        """
+        follow = getattr(self._rows, "follow", None)
+        if follow is None or self._num_log_probs is not None:
+            return None
+        found: tuple[list[int], list[int]] | None = follow(tree, self._sampler, self._generated)
+        return found
+
     def log_probs(self, node: int, accepted: Sequence[int]) -> Floats:
         """(V,) natural logs of the processed distribution after `node`."""
         return self._sampler.log_probs(self._rows.logits(node), Prefix(self._generated, tuple(accepted)))
@@ -109,6 +121,10 @@ class Verifier:
 
     def sampled(self, cycle: Cycle) -> list[SampledToken]:
         """The cycle's tokens with log-probabilities, if asked for, and the depth each was accepted at."""
+        if self._num_log_probs is None:
+            *accepted, bonus = cycle.token_ids
+            found = [SampledToken(token, depth=depth) for depth, token in enumerate(accepted, start=1)]
+            return [*found, SampledToken(bonus)]
         tokens = list(map(self._sampled, cycle.path, cycle.token_ids))
         return [*(token.at_depth(depth) for depth, token in enumerate(tokens[:-1], start=1)), tokens[-1]]
 
@@ -117,8 +133,7 @@ class Verifier:
         known = self._chosen.get(node)
         if known is not None and known.id == token_id:
             return known
-        if self._num_log_probs is None:
-            return SampledToken(token_id)
+        assert self._num_log_probs is not None, "log-probabilities are asked for"
         return SampledToken.reported(token_id, self._rows.logits(node), self._num_log_probs)
 
     def after_auxiliary(self, tree: DraftTree) -> list[int]:
@@ -145,6 +160,8 @@ class AcceptanceRule:
 
 def accept_same_ids(tree: DraftTree, verifier: Verifier) -> Cycle:
     """Follow the target's own tokens down the tree; the first one that is no child is the bonus token."""
+    if (found := verifier.follow(tree)) is not None:
+        return Cycle(tree, *found)
     node, path = 0, [0]
     token_ids: list[int] = []
     while True:

@@ -109,10 +109,10 @@ class NativeLMHead:
         """This head and the rows of further ids."""
         if self._own_ids is _ALL:
             return self
-        wanted = np.zeros(self._source.vocab_size, dtype=np.bool_)
-        wanted[token_ids] = wanted[self._more] = True
-        wanted[self._own_ids] = False
-        return NativeLMHead(self._source, self._matrix, self._own_ids, np.flatnonzero(wanted))
+        places = np.searchsorted(self._own_ids, token_ids)
+        own = self._own_ids.take(places, mode="clip") == token_ids
+        more = sorted({*self._more.tolist(), *token_ids[~own].tolist()})
+        return NativeLMHead(self._source, self._matrix, self._own_ids, np.array(more, dtype=np.int64))
 
     def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
         """The best k continuations of each row, or all M if k is larger."""

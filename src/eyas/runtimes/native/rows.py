@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.engine.sampling import SampledToken, Sampler
-from eyas.engine.tree import Floats
+from eyas.engine.tree import DraftTree, Floats
 from eyas.runtimes.faults import broken_logits
 from eyas.runtimes.native.samplers import NativeSamplers, answer
 
@@ -65,6 +65,23 @@ class NativeRows:
         if num_log_probs is None:
             return SampledToken(token_id)
         return SampledToken.reported(token_id, self.logits(row), num_log_probs)
+
+    def follow(
+        self, tree: DraftTree, sampler: Sampler, generated: Sequence[int]
+    ) -> tuple[list[int], list[int]] | None:
+        """See `eyas.engine.verification.Verifier.follow`.
+
+        Raises:
+            ModelError: a row on the path has a logit that is not a number.
+        """
+        compiled = None if sampler.is_argmax else self._samplers.compiled(sampler)
+        if compiled is None and not sampler.is_argmax:
+            return None
+        found = answer(sampler, generated)
+        path, token_ids = self._head.follow(self._place(0), tree.token_ids, tree.parents, compiled, [found])
+        if token_ids[-1] < 0:
+            raise broken_logits(self._origin)
+        return path, token_ids
 
     def logits(self, row: int) -> Floats:
         """(V,) unprocessed logits of a row, in float64."""
