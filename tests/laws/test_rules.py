@@ -224,6 +224,9 @@ class Greedy:
     def choose(self, node, accepted):
         return len(accepted) + 1
 
+    def follow(self, tree):
+        return None
+
 
 @pytest.mark.parametrize("rule", [accept_by_speculative_sampling, accept_typical])
 def test_where_greedy_every_rule_keeps_the_same_ids(rule):

@@ -9,8 +9,12 @@ from native_nets import ISAS, engine
 
 from eyas import _native
 from eyas.engine.sampling import Sampler, SamplingConfig, keep_top_k, keep_top_p, log_softmax
+from eyas.engine.tree import DraftTree
+from eyas.engine.verification import Verifier, accept_same_ids
 from eyas.runtimes.native.matrices import make_matrix
+from eyas.runtimes.native.rows import NativeRows
 from eyas.runtimes.native.samplers import NativeSamplers, answer
+from fake import parent_lists
 
 quick = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 every_isa = pytest.mark.parametrize("isa", ISAS)
@@ -102,6 +106,30 @@ def test_ids_are_the_references(isa, row, data):
         generated = data.draw(st.lists(st.integers(0, len(row) - 1), max_size=6), label="generated")
         assume(not on_the_edge(sampler, row, generated))
         assert twin.choose(row, generated) == sampler.choose(row.astype(np.float64), generated)
+
+
+@quick
+@given(data=st.data(), parents=parent_lists, start=st.integers(0, 2))
+def test_a_path_in_one_call_is_that_of_the_choices_one_by_one(data, parents, start):
+    size = 5
+    row = st.lists(st.floats(-4, 4, width=32), min_size=size, max_size=size)
+    logits = np.array([data.draw(row) for _ in range(start + len(parents))], dtype="f4")
+    token_ids = data.draw(st.lists(st.integers(0, size - 1), min_size=len(parents), max_size=len(parents)))
+    tree = DraftTree(np.array(token_ids), np.array(parents), np.zeros(len(parents)))
+    sampler = data.draw(
+        st.one_of(st.just(Sampler(SamplingConfig(), prompt_ids=[1], vocab_size=size)), samplers(size))
+    )
+    head = _native.LMHead(engine(2), [make_matrix(np.eye(size, dtype="f4"), "float32", "one")])
+    head.forward(logits)
+    rows = NativeRows(logits[start:], head, start, len(parents), NativeSamplers(engine(2)), "a test's head")
+    generated = [token_ids[0]]
+    one_by_one = Verifier(rows, sampler, generated)
+    one_by_one.follow = lambda tree: None
+    wanted, found = (
+        accept_same_ids(tree, one_by_one),
+        accept_same_ids(tree, Verifier(rows, sampler, generated)),
+    )
+    assert (found.path, found.token_ids) == (wanted.path, wanted.token_ids)
 
 
 @pytest.mark.parametrize("isa", ISAS)
