@@ -98,8 +98,8 @@ class Verifier:
     def follow(self, tree: DraftTree) -> tuple[list[int], list[int]] | None:
         """Nodes and tokens of the path that the target's own tokens take through a tree.
 
-        The tokens are those of `choose`, found in one call by rows that have a method of this name; None where
-        they have not, or where log-probabilities are reported.
+        The tokens are those of `choose`, found in one call by rows that have a method of this name; None
+        where they have not, or where log-probabilities are reported.
         """
         follow = getattr(self._rows, "follow", None)
         if follow is None or self._num_log_probs is not None:
