@@ -12,6 +12,25 @@ inline F load_some(const float* p, int count) {
   return load(lanes);
 }
 
+// Keys and values of a long context come from memory, which has to be asked for them this far ahead.
+constexpr int kBlocksAhead = 4;  // of keys
+constexpr int kSlotsAhead = 48;  // of values
+
+// What to fetch while V blocks of keys from `block` on are read: later blocks, and behind the last one the values.
+template <int V>
+inline Ahead<V> ahead_of(const AttendItem& item, int block) {
+  const LayerStore& s = *item.store;
+  const int end = (item.slots + kKeyBlock - 1) / kKeyBlock;
+  Ahead<V> ahead;
+  for (int v = 0; v < V; ++v) {
+    const int next = block + v + kBlocksAhead;
+    const std::uint8_t* base = next < end ? s.head_keys(item.kv_head) : s.head_values(item.kv_head);
+    ahead.places[v] = base + std::size_t(next < end ? next : next - end) * s.key_block_bytes();
+  }
+  ahead.step = 64;
+  return ahead;
+}
+
 #include "cache_q8_0.inl"
 
 inline void put_value(F x, float* p) { store(p, x); }
@@ -62,7 +81,7 @@ struct FloatKeys {
     const LayerStore& s = *item.store;
     const std::uint8_t* vectors[V];
     for (int v = 0; v < V; ++v) vectors[v] = s.head_keys(item.kv_head) + std::size_t(block + v) * s.key_block_bytes();
-    strided_tile<Format, R, V>(vectors, 64, s.groups(), item.queries, Ahead<0>{}, sums);
+    strided_tile<Format, R, V>(vectors, 64, s.groups(), item.queries, ahead_of<V>(item, block), sums);
   }
 };
 
@@ -129,7 +148,9 @@ struct FloatValues {
   FloatValues(const AttendItem& item, int column)
       : first(reinterpret_cast<const T*>(item.store->head_values(item.kv_head)) + column),
         width(std::size_t(item.store->width())) {}
-  F vector(int slot, int v) const { return value_vector(first + std::size_t(slot) * width + v * kLanes); }
+  static constexpr int kVectorsOfLine = 4 / int(sizeof(T));
+  const T* at(int slot, int v) const { return first + std::size_t(slot) * width + v * kLanes; }
+  F vector(int slot, int v) const { return value_vector(at(slot, v)); }
 };
 
 // Adds the values at positions begin..end, in slots of the same numbers, to V vectors of R queries.
@@ -137,6 +158,9 @@ template <class Values, int R, int V>
 inline void add_values(const Values& values, const float* const* probs, int begin, int end, F (&sums)[R][V]) {
   for (int j = begin; j < end; ++j) {
     F value[V];
+    const int next = j + kSlotsAhead < end ? j + kSlotsAhead : end - 1;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v += Values::kVectorsOfLine) __builtin_prefetch(values.at(next, v), 0, 2);
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) value[v] = values.vector(j, v);
 #pragma GCC unroll 6

@@ -99,6 +99,7 @@ struct Int8Keys {
     const LayerStore& s = *item.store;
     const int parts = s.scales(), groups = s.groups(), padded = parts * kCacheScaled;
     const std::uint8_t* keys = s.head_keys(item.kv_head) + std::size_t(block) * s.key_block_bytes();
+    const Ahead<V> ahead = ahead_of<V>(item, block);
     const std::uint16_t* scales = s.key_scales(item.kv_head) + std::size_t(block * parts) * kKeyBlock;
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) sums[r][v] = zero();
@@ -114,6 +115,7 @@ struct Int8Keys {
       }
       for (; g < end; ++g) {
         decltype(load_bytes(nullptr)) bytes[V];
+        ahead.fetch(g);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) bytes[v] = load_bytes(keys + std::size_t(v) * s.key_block_bytes() + std::size_t(g) * 64);
 #pragma GCC unroll 16
@@ -148,8 +150,10 @@ struct Int8Values {
         scales(item.store->value_scales(item.kv_head) + column / kCacheScaled),
         width(std::size_t(item.store->width())),
         num_scales(std::size_t(item.store->scales())) {}
+  static constexpr int kVectorsOfLine = 4;
+  const std::int8_t* at(int slot, int v) const { return first + std::size_t(slot) * width + v * kLanes; }
   F vector(int slot, int v) const {
     const F scale = set_f16(scales[std::size_t(slot) * num_scales + std::size_t(v / 2)]);
-    return mul(to_float(load_int8(first + std::size_t(slot) * width + v * kLanes)), scale);  // exact
+    return mul(to_float(load_int8(at(slot, v))), scale);  // exact
   }
 };
