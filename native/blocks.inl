@@ -119,7 +119,8 @@ EYAS_INLINE void unrolled(const Function& function) {
 //
 //     kName, kFileBytes         of a block in a file
 //     kInputs, kRun             inputs of a block, and those that share a scale
-//     kOffset                   stored integers are the weights' plus this
+//     kOffset                   stored integers are the weights' plus this,
+//     kMost                     and the largest of them
 //     kHasMin
 //     decode(file, decoded)     reads a file's block
 //     Stored, put(decoded, output, stored)
@@ -166,6 +167,47 @@ struct BlockFormat {
   }
 };
 
+// Integer sums of one run, whose groups of 4 inputs begin with number `kGroup`: start(r) plus weights times the bytes of each
+// token at `at`. Where the instruction set multiplies bytes into sums of 16 bits, as many groups are added up there as fit.
+template <class Format, int kGroup, int kFirst, int R, int V, class Start, class Fetch>
+EYAS_INLINE void run_integers(const typename Format::Stored& s, int part, const std::uint8_t* const (&tokens)[R], int at,
+                              const Start& start, const Fetch& fetch, I (&whole)[R][V]) {
+  constexpr int kGroups = Format::kRun / 4, kFit = 32767 / (2 * 127 * Format::kMost);
+  constexpr bool kInPairs = kPairSums && kFit > 0;
+  constexpr int kTogether = !kInPairs ? 1 : kFit < kGroups ? kFit : kGroups;
+  static_assert(kGroups % kTogether == 0, "groups in equal parts");
+  unrolled<kGroups / kTogether>([&](auto piece) EYAS_INLINE_LAMBDA {
+    I pairs[R][V];
+    unrolled<kTogether>([&](auto group) EYAS_INLINE_LAMBDA {
+      constexpr int kOwn = decltype(piece)::value * kTogether + decltype(group)::value;
+      Bytes weights[V];
+      fetch(Index<kOwn>{});
+      unrolled<V>([&](auto v) EYAS_INLINE_LAMBDA {
+        weights[decltype(v)::value] = Format::template weights<2 * (kGroup + kOwn) + kFirst + decltype(v)::value>(s, part);
+      });
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const std::uint8_t* four = tokens[r] + at + (kGroup + kOwn) * 4;
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          if constexpr (kInPairs) {
+            const I product = pair_products(weights[v], four);
+            pairs[r][v] = decltype(group)::value == 0 ? product : add_pairs(pairs[r][v], product);
+          } else {
+            whole[r][v] = dot_bytes(kOwn == 0 ? start(r) : whole[r][v], weights[v], four);
+          }
+        }
+      }
+    });
+    if constexpr (kInPairs) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) whole[r][v] = sum_pairs(decltype(piece)::value == 0 ? start(r) : whole[r][v], pairs[r][v]);
+    }
+  });
+}
+
 // Sums in floats of R tokens from `t` on times V vectors of outputs of a block, from vector `kFirst` on. The integers take the
 // registers, so the sums in floats stay in memory.
 template <class Format, int kFirst, int R, int V, int L>
@@ -186,27 +228,16 @@ EYAS_INLINE void block_tile(const std::uint8_t* block, int k, const Activations&
     unrolled<kRuns>([&](auto run) EYAS_INLINE_LAMBDA {
       constexpr int kRunOf = decltype(run)::value;
       const std::int32_t* run_sums[R];
+      for (int r = 0; r < R; ++r) run_sums[r] = x.sum + std::size_t(2 * ((t + r) * x.scales + part));
+      const auto start = [&](int r) EYAS_INLINE_LAMBDA {
+        if (Format::kOffset == 0) return zero_int();
+        return set_int(-Format::kOffset * (kRuns == 2 ? run_sums[r][kRunOf] : run_sums[r][0] + run_sums[r][1]));
+      };
+      const auto fetch = [&](auto group) EYAS_INLINE_LAMBDA {
+        if (kRunOf * kGroups + decltype(group)::value < kLines) ahead.fetch(line + kRunOf * kGroups + decltype(group)::value);
+      };
       I whole[R][V];
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        run_sums[r] = x.sum + std::size_t(2 * ((t + r) * x.scales + part));
-        const std::int32_t sum = kRuns == 2 ? run_sums[r][kRunOf] : run_sums[r][0] + run_sums[r][1];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) whole[r][v] = Format::kOffset ? set_int(-Format::kOffset * sum) : zero_int();
-      }
-      unrolled<kGroups>([&](auto group) EYAS_INLINE_LAMBDA {
-        constexpr int kGroupOf = kRunOf * kGroups + decltype(group)::value;
-        Bytes weights[V];
-        if (kGroupOf < kLines) ahead.fetch(line + kGroupOf);
-        unrolled<V>([&](auto v) EYAS_INLINE_LAMBDA {
-          weights[decltype(v)::value] = Format::template weights<2 * kGroupOf + kFirst + decltype(v)::value>(s, own);
-        });
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-          for (int v = 0; v < V; ++v)
-            whole[r][v] = dot_bytes(whole[r][v], weights[v], tokens[r] + part * kRunInputs + kGroupOf * 4);
-      });
+      run_integers<Format, kRunOf * kGroups, kFirst>(s, own, tokens, part * kRunInputs, start, fetch, whole);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         const F scale = Format::scale(s, own * kRuns + kRunOf, kFirst + v);

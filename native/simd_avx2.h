@@ -162,6 +162,19 @@ inline __m256i dot_half(__m256i sum, __m256i w, __m256i even_x, __m256i odd_x) {
   const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd_x);
   return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
 }
+// Sums of 16 bits of two neighbours' products each; exact for bytes of at most 129.
+constexpr bool kPairSums = true;
+inline I pair_products(const Bytes& w, const std::uint8_t* x) {
+  std::int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  const __m256i xs = _mm256_set1_epi32(four);
+  return {_mm256_maddubs_epi16(w.a, xs), _mm256_maddubs_epi16(w.b, xs)};
+}
+inline I add_pairs(const I& x, const I& y) { return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)}; }
+inline I sum_pairs(const I& sum, const I& pairs) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(pairs.a, ones)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(pairs.b, ones))};
+}
 inline I dot_bytes(I sum, const I& w, const std::uint8_t* x) {
   std::int32_t four;
   __builtin_memcpy(&four, x, 4);

@@ -78,6 +78,7 @@ inline std::uint64_t read_line(const std::uint8_t* p) {
 
 #if EYAS_BF16
 
+constexpr bool kPairSums = false;  // its products are summed in 32 bits at once
 constexpr int kBf16Item = 2;
 using Pairs = __m512bh;
 inline Pairs load_pairs(const std::uint8_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
@@ -110,6 +111,15 @@ inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) {
   const float* pair = reinterpret_cast<const float*>(x);
   return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
 }
+// Sums of 16 bits of two neighbours' products each; exact for bytes of at most 129.
+constexpr bool kPairSums = true;
+inline I pair_products(I w, const std::uint8_t* x) {
+  std::int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  return _mm512_maddubs_epi16(w, set_int(four));
+}
+inline I add_pairs(I a, I b) { return _mm512_add_epi16(a, b); }
+inline I sum_pairs(I sum, I pairs) { return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))); }
 // Even and odd bytes as 16-bit numbers: no saturation, unlike the 8-bit multiply-add.
 inline I dot_bytes(I sum, I w, const std::uint8_t* x) {
   std::int32_t four;

@@ -97,6 +97,7 @@ inline std::uint64_t read_line(const std::uint8_t* p) {
   return words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4] ^ words[5] ^ words[6] ^ words[7];
 }
 
+constexpr bool kPairSums = false;  // see simd_avx2.h
 constexpr int kBf16Item = 4;
 struct Pairs {
   F first, second;

@@ -5,7 +5,7 @@ alignas(16) constexpr std::int8_t kUnevenValues[16] = {-127, -104, -83, -65, -49
 
 struct IQ4_NL : BlockFormat<IQ4_NL> {
   static constexpr const char* kName = "IQ4_NL";
-  static constexpr int kFileBytes = 18, kInputs = 32, kRun = 32, kOffset = 128;
+  static constexpr int kFileBytes = 18, kInputs = 32, kRun = 32, kOffset = 128, kMost = 241;
   static constexpr bool kHasMin = false;
   struct Stored {
     Halves d;

@@ -2,7 +2,7 @@
 
 struct IQ4_XS : BlockFormat<IQ4_XS> {
   static constexpr const char* kName = "IQ4_XS";
-  static constexpr int kFileBytes = 136, kInputs = 256, kRun = 32, kOffset = 128;
+  static constexpr int kFileBytes = 136, kInputs = 256, kRun = 32, kOffset = 128, kMost = 241;
   static constexpr bool kHasMin = false;
   struct Stored {
     Halves d;

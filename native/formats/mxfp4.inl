@@ -5,7 +5,7 @@ alignas(16) constexpr std::int8_t kTwiceE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, 
 
 struct MXFP4 : BlockFormat<MXFP4> {
   static constexpr const char* kName = "MXFP4";
-  static constexpr int kFileBytes = 17, kInputs = 32, kRun = 32, kOffset = 16;
+  static constexpr int kFileBytes = 17, kInputs = 32, kRun = 32, kOffset = 16, kMost = 28;
   static constexpr bool kHasMin = false;
   struct Stored {
     std::uint8_t exponent[kBlock];  // of half the scale, plus 128

@@ -2,7 +2,7 @@
 
 struct Q2_K : BlockFormat<Q2_K> {
   static constexpr const char* kName = "Q2_K";
-  static constexpr int kFileBytes = 84, kInputs = 256, kRun = 16, kOffset = 0;
+  static constexpr int kFileBytes = 84, kInputs = 256, kRun = 16, kOffset = 0, kMost = 3;
   static constexpr bool kHasMin = true;
   struct Stored {
     Halves d, dmin;

@@ -2,7 +2,7 @@
 
 struct Q3_K : BlockFormat<Q3_K> {
   static constexpr const char* kName = "Q3_K";
-  static constexpr int kFileBytes = 110, kInputs = 256, kRun = 16, kOffset = 4;
+  static constexpr int kFileBytes = 110, kInputs = 256, kRun = 16, kOffset = 4, kMost = 7;
   static constexpr bool kHasMin = false;
   struct Stored {
     Halves d;

@@ -2,7 +2,7 @@
 
 struct Q4_0 : BlockFormat<Q4_0> {
   static constexpr const char* kName = "Q4_0";
-  static constexpr int kFileBytes = 18, kInputs = 32, kRun = 32, kOffset = 8;
+  static constexpr int kFileBytes = 18, kInputs = 32, kRun = 32, kOffset = 8, kMost = 15;
   static constexpr bool kHasMin = false;
   struct Stored {
     Halves d;

@@ -2,7 +2,7 @@
 
 struct Q4_1 : BlockFormat<Q4_1> {
   static constexpr const char* kName = "Q4_1";
-  static constexpr int kFileBytes = 20, kInputs = 32, kRun = 32, kOffset = 0;
+  static constexpr int kFileBytes = 20, kInputs = 32, kRun = 32, kOffset = 0, kMost = 15;
   static constexpr bool kHasMin = true;
   struct Stored {
     Halves d, m;

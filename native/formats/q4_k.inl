@@ -2,7 +2,7 @@
 
 struct Q4_K : BlockFormat<Q4_K> {
   static constexpr const char* kName = "Q4_K";
-  static constexpr int kFileBytes = 144, kInputs = 256, kRun = 32, kOffset = 0;
+  static constexpr int kFileBytes = 144, kInputs = 256, kRun = 32, kOffset = 0, kMost = 15;
   static constexpr bool kHasMin = true;
   struct Stored {
     Halves d, dmin;

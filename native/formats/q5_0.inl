@@ -2,7 +2,7 @@
 
 struct Q5_0 : BlockFormat<Q5_0> {
   static constexpr const char* kName = "Q5_0";
-  static constexpr int kFileBytes = 22, kInputs = 32, kRun = 32, kOffset = 16;
+  static constexpr int kFileBytes = 22, kInputs = 32, kRun = 32, kOffset = 16, kMost = 31;
   static constexpr bool kHasMin = false;
   struct Stored {
     Halves d;

@@ -2,7 +2,7 @@
 
 struct Q5_1 : BlockFormat<Q5_1> {
   static constexpr const char* kName = "Q5_1";
-  static constexpr int kFileBytes = 24, kInputs = 32, kRun = 32, kOffset = 0;
+  static constexpr int kFileBytes = 24, kInputs = 32, kRun = 32, kOffset = 0, kMost = 31;
   static constexpr bool kHasMin = true;
   struct Stored {
     Halves d, m;

@@ -2,7 +2,7 @@
 
 struct Q5_K : BlockFormat<Q5_K> {
   static constexpr const char* kName = "Q5_K";
-  static constexpr int kFileBytes = 176, kInputs = 256, kRun = 32, kOffset = 0;
+  static constexpr int kFileBytes = 176, kInputs = 256, kRun = 32, kOffset = 0, kMost = 31;
   static constexpr bool kHasMin = true;
   struct Stored {
     Halves d, dmin;

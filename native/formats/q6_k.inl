@@ -2,7 +2,7 @@
 
 struct Q6_K : BlockFormat<Q6_K> {
   static constexpr const char* kName = "Q6_K";
-  static constexpr int kFileBytes = 210, kInputs = 256, kRun = 16, kOffset = 32;
+  static constexpr int kFileBytes = 210, kInputs = 256, kRun = 16, kOffset = 32, kMost = 63;
   static constexpr bool kHasMin = false;
   struct Stored {
     Halves d;

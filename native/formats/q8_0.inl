@@ -2,7 +2,7 @@
 
 struct Q8_0 : BlockFormat<Q8_0> {
   static constexpr const char* kName = "Q8_0";
-  static constexpr int kFileBytes = 34, kInputs = 32, kRun = 32, kOffset = 128;
+  static constexpr int kFileBytes = 34, kInputs = 32, kRun = 32, kOffset = 128, kMost = 255;
   static constexpr bool kHasMin = false;
   struct Stored {
     Halves d;
