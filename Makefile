@@ -28,6 +28,9 @@ test-fast: ## the suite without slow and network tests
 native-sanitize: ## the native engine's kernel tests under the address and undefined-behaviour sanitizers
 	PYTHON="$(PYTHON)" bash tests/runtimes/native/sanitize.sh
 
+fuzz: ## read 10,000 broken GGUF headers (EYAS_FUZZ is another number): none may crash, hang or eat memory
+	$(PYTHON) -m pytest -q -m slow tests/models/test_gguf_file.py
+
 stub: ## write the type stub of the compiled module, after its interface changed
 	$(PYTHON) native/make_stub.py src/eyas/_native.pyi && $(PYTHON) -m ruff format -q src/eyas/_native.pyi
 
@@ -76,4 +79,4 @@ serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
 	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/serve/ray
 
-.PHONY: stub docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed
+.PHONY: fuzz stub docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed

@@ -182,7 +182,7 @@ def test_a_file_that_changes_in_use(how, tmp_path):
 
 
 def test_a_vocabulary_is_read_in_no_time(tmp_path):
-    """The library takes six seconds for as many tokens and merges as Qwen has."""
+    """The library takes eight seconds for as many tokens and merges as Qwen has."""
     names = b"".join(text(f"token{index}") for index in range(150_000))
     fields = [text(f"a.{key}") + struct.pack("<IIQ", ARRAY, STRING, 150_000) + names for key in "xy"]
     content = file_of(fields)

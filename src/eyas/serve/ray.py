@@ -1,6 +1,6 @@
 """`eyas serve` as a Ray Serve application: replicas, autoscaling, and requests that survive a replica.
 
-    serve run eyas.serve.ray:app model=path/or/hub-id
+    serve run eyas.serve.ray:app model=path/to/model.gguf
     serve run docs/ray.yaml
 
 Each replica is a whole server of one process (`eyas.serve.app`), spoken to in ASGI. Before them stands a
