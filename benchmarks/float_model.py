@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
 
-from eyas.models.families import find_gguf_family
+from eyas.models.families import open_tensors, read_spec
 from eyas.models.formats import RawTensor, to_float32
-from eyas.models.gguf_convert import read_gguf
-from eyas.models.sources import GGUFSource
 from eyas.models.spec import LayerSpec, Norm, Rope
 from eyas.models.tensors import ModelTensors, layer_shapes
 
@@ -60,19 +58,15 @@ def _in_int8(inputs: torch.Tensor, size: int, *, halves: bool = False) -> torch.
 
 
 class FloatModel:
-    """The model of a GGUF file.
+    """The model of a GGUF file, or of a Hugging Face directory.
 
     Raises:
-        ModelError: not a whole GGUF file of a known architecture.
+        ModelError: a file that is not whole, or a family that is unknown.
     """
 
-    def __init__(self, file: Path) -> None:
-        source = GGUFSource(file)
-        family = find_gguf_family(source.architecture)
-        _, self.spec = read_gguf(source, family)
-        assert family.gguf is not None, "found by its GGUF architecture"
-        self.fields = source.fields
-        self._tensors = ModelTensors(source, self.spec, family.gguf.tensors)
+    def __init__(self, model: Path) -> None:
+        self.spec = read_spec(model)
+        self._tensors = open_tensors(model, self.spec)
 
     def features(self, segments: Sequence[Ids], roundings: Mapping[str, Rounding]) -> dict[str, list[torch.Tensor]]:
         """(T, H) inputs of the LM head for each segment, by the name of a rounding."""

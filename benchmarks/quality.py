@@ -24,7 +24,7 @@ from float_model import FloatModel, Ids, Rounding, exact, llama_cpp_scales, scal
 from numpy.typing import NDArray
 
 from eyas.bench.provenance import provenance
-from eyas.models.gguf_tokenizer import build_tokenizer
+from eyas.models.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["docs/algorithm.md", "src/eyas/engine/cycle.py", "docs/laws.md", "native/sampler.cpp"]
@@ -39,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     model = FloatModel(args.model)
-    segments = read_segments(model, args.texts, args.tokens)
+    segments = read_segments(args)
     engines = {name: ENGINES[name](args) for name in args.engines}
     roundings: dict[str, Rounding] = {REFERENCE: exact}
     for scale in args.scales:
@@ -77,10 +77,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_segments(model: FloatModel, texts: list[str], tokens: int) -> list[Ids]:
-    tokenizer = build_tokenizer(model.fields)
-    whole = [tokenizer.encode((ROOT / text).read_text(encoding="utf-8")).ids[:tokens] for text in texts]
-    return [np.array(ids, dtype=np.int64) for ids in whole]
+def read_segments(args: argparse.Namespace) -> list[Ids]:
+    tokenizer = Tokenizer.load(args.model)
+    whole = [tokenizer.encode((ROOT / text).read_text(encoding="utf-8")) for text in args.texts]
+    return [np.array(ids[: args.tokens], dtype=np.int64) for ids in whole]
 
 
 @dataclass
@@ -142,10 +142,10 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def eyas_engine(args: argparse.Namespace) -> Engine:
-    import eyas
     from eyas.engine.interfaces import TargetCall
+    from eyas.runtimes.native import load_native_runtime
 
-    runtime = eyas.load(args.model, runtime="native", threads=args.threads).runtime
+    runtime = load_native_runtime(args.model, threads=args.threads)
 
     def run(ids: Ids) -> NDArray[np.float32]:
         [rows] = runtime.forward([TargetCall(runtime.new_cache(), ids)])
