@@ -4,7 +4,7 @@
 
 Each program runs in a process of its own, which sleeps while the other one works; the order alternates.
 A pass is over T random tokens behind a context, after which they are dropped again; of a few passes in a row
-the first is left out, since the other program has filled the caches. Figures are medians over repeats; a ratio
+the first is left out, since the other program has filled the caches. Figures are medians of repeats; a ratio
 is eyas / llama.cpp. `--llama` is a Python that has llama-cpp-python; without it only eyas is measured.
 
 Printed besides: seconds to load the file the first time (weights are packed) and again, the resident set
