@@ -110,6 +110,13 @@ class GenerationOptions(Options):
     ] = None
     system: Annotated[str | None, Option("system message before the prompt", "TEXT", common=True)] = None
     raw: Annotated[bool, Option("take the prompt as it is, without the chat template", common=True)] = False
+    parse_special: Annotated[
+        bool,
+        Option(
+            "make control tokens of names such as <|im_end|> in the prompt and in messages; without it they "
+            "are text, so that nobody ends a turn by typing"
+        ),
+    ] = False
     drafting: Mapping[str, Any] = field(default_factory=dict)  # options of single methods that were given
 
     def check(self) -> None:

@@ -26,9 +26,10 @@ def to_token_ids(prompt: Prompt, tokenizer: Tokenizer, options: GenerationOption
         if not prompt.strip():
             raise ConfigError("the prompt is empty; give it some text.")
         if options.raw:
-            return tokenizer.encode(prompt)
+            return tokenizer.encode(prompt, parse_special=options.parse_special)
         system = [] if options.system is None else [{"role": "system", "content": options.system}]
-        return tokenizer.apply_chat_template([*system, {"role": "user", "content": prompt}])
+        turns = [*system, {"role": "user", "content": prompt}]
+        return tokenizer.apply_chat_template(turns, parse_special=options.parse_special)
     if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
         raise ConfigError(f"the prompt is of type {type(prompt).__name__}; give a string, messages or ids.")
     if options.system is not None:
@@ -39,7 +40,7 @@ def to_token_ids(prompt: Prompt, tokenizer: Tokenizer, options: GenerationOption
     messages = [dict(part) for part in parts if isinstance(part, Mapping)]
     token_ids = [int(part) for part in parts if isinstance(part, Integral)]
     if len(messages) == len(parts):
-        return tokenizer.apply_chat_template(messages)
+        return tokenizer.apply_chat_template(messages, parse_special=options.parse_special)
     if len(token_ids) == len(parts):
         return token_ids
     raise ConfigError(

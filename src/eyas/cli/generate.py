@@ -10,7 +10,13 @@ from eyas.api.llm import LLM
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
-from eyas.cli.session import announce_method, generation_settings, load_llm, read_prompt
+from eyas.cli.session import (
+    announce_method,
+    generation_settings,
+    load_llm,
+    note_control_names,
+    read_prompt,
+)
 
 INTERRUPTED = 130
 
@@ -33,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     settings = generation_settings(args)
     prompt = read_prompt(args.prompt)
     llm = load_llm(args)
+    note_control_names(llm, prompt, settings)
     if args.json:
         answer = llm.generate(prompt, **settings)
         announce_method(args, llm)

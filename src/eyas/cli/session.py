@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from eyas.api.llm import LLM, load
@@ -67,6 +68,13 @@ def read_prompt(text: str | None) -> str:
     if not text.strip():
         raise ConfigError("the prompt is empty; give it some text.")
     return text
+
+
+def note_control_names(llm: LLM, prompt: str, settings: Mapping[str, Any]) -> None:
+    """Say that names of control tokens in a prompt are taken as text, which its writer may not have meant."""
+    names = () if settings.get("parse_special") else dict.fromkeys(llm.tokenizer.spelled_control(prompt))
+    if names:
+        note(f"the prompt spells {', '.join(names)}: taken as text; --parse-special makes tokens of them")
 
 
 def _why(llm: LLM) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eyas.errors import ModelError
 from eyas.models.families import read_family, read_spec
-from eyas.models.gguf_tokenizer import build_tokenizer, tokenizer_settings
+from eyas.models.gguf_tokenizer import GGUFTokenizer
 from eyas.models.progress import Progress, silent
 from eyas.models.sources import open_gguf
 from eyas.models.stock import StockTensors, open_stock_tensors
@@ -30,8 +30,8 @@ def convert_gguf(source: Path, target: Path, progress: Progress = silent) -> Non
     _, config = read_family(source)
     spec = read_spec(source)
     try:
-        tokenizer = build_tokenizer(fields)
-        settings = tokenizer_settings(fields, spec.context_limit)
+        described = GGUFTokenizer(fields)
+        tokenizer, settings = described.build(), described.settings(spec.context_limit)
     except KeyError as error:
         raise ModelError(f"{source} lacks the metadata {error}; fetch it again.") from error
     except ValueError as error:

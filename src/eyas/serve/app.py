@@ -105,9 +105,15 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
         tokenizer = service.llm.tokenizer
         if body.messages is not None:
             messages = [message.to_dict() for message in body.messages]
-            tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=body.add_generation_prompt)
+            tokens = tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=body.add_generation_prompt,
+                parse_special=body.parse_special,
+            )
         else:
-            tokens = tokenizer.encode(body.prompt or "", add_special=body.add_special_tokens)
+            tokens = tokenizer.encode(
+                body.prompt or "", add_special=body.add_special_tokens, parse_special=body.parse_special
+            )
         limit = service.llm.runtime.target.context_limit
         return {"count": len(tokens), "max_model_len": limit, "tokens": tokens}
 

@@ -75,14 +75,17 @@ class StreamOptions(Body):
 
 
 class EyasOptions(Body):
-    """Fields that only eyas has; the options of the draft tree are added."""
+    """Fields that only eyas has; the options of draft trees are added."""
 
     method: Text | None = Field(None, description="how tokens are drafted; null is the server's own method")
     trace: bool = Field(False, description="report the draft tree of each cycle")
+    parse_special: bool = Field(
+        False, description="make control tokens of names such as <|im_end|> in prompts and messages"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the draft tree that were given."""
+        """The options that were given: of draft trees and of the prompt."""
         return self.model_dump(exclude={"method", "trace"}, exclude_none=True)
 
 
@@ -365,6 +368,7 @@ class TokenizeRequest(Body):
     messages: list[Message] | None = Field(None, min_length=1)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
+    parse_special: bool = False
 
     @model_validator(mode="after")
     def _check_one(self) -> "TokenizeRequest":
