@@ -34,6 +34,14 @@ def test_what_cannot_be_measured_says_why(model):
         PEERS["llama.cpp"](alone)
 
 
+def test_a_gguf_file_is_run_as_it_is_by_the_one_peer_that_can(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    settings = PeerSettings(model=tmp_path / "model.gguf", dtype="float32", threads=1)
+    for name, reason in {"transformers": "convert it to floats", "llama.cpp-Q8_0": "runs as it is"}.items():
+        with pytest.raises(Absent, match=reason):
+            PEERS[name](settings)
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     pytest.importorskip("gguf")
     (tmp_path / "file").write_text("")

@@ -93,6 +93,16 @@ def test_a_head_lies_beside_it(file):
     assert llm.heads.find("eagle").path == place
 
 
+@pytest.mark.skipif(not is_built(), reason="not built")
+def test_weights_larger_than_memory_are_mapped_and_said_so(file, monkeypatch, caplog):
+    from eyas.runtimes.native import load
+
+    monkeypatch.setattr(load, "memory_bytes", lambda: 100_000)
+    llm = eyas.load(file, runtime="native", threads=1, method="pld")
+    assert "tiny.gguf has 0.0 GB of weights and there are 0.0 GB of memory" in caplog.text
+    assert llm.generate("hello", **OPTIONS).text
+
+
 def refused(model, **options):
     with pytest.raises(EyasError) as caught:
         eyas.load(model, threads=1, **options)

@@ -108,6 +108,23 @@ def test_a_containers_quota_limits_the_threads(cgroups, name):
     assert machine.usable_cores() == cores
 
 
+MEMORY = {
+    "none": ("0::/\n", {"memory.max": "max\n"}, 8 << 30),
+    "version 2": ("0::/a/b\n", {"a/memory.max": "3000000000\n", "a/b/memory.max": "max\n"}, 3_000_000_000),
+    "version 1": ("5:memory:/x\n", {"memory/x/memory.limit_in_bytes": "2000000000\n"}, 2_000_000_000),
+    "version 1, no limit": ("5:memory:/\n", {"memory/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, 8 << 30),
+    "nonsense": ("x\n0::/\n", {"memory.max": "much\n"}, 8 << 30),
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_a_container_limits_the_memory(cgroups, name, monkeypatch):
+    lines, files, wanted = MEMORY[name]
+    cgroups(lines, files)
+    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 2 << 20, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert machine.memory_bytes() == wanted
+
+
 def test_affinity_limits_the_threads(cgroups, monkeypatch):
     cgroups(*NO_LIMIT)
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1, 32}, raising=False)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -61,16 +62,37 @@ def cpu_quota() -> float | None:
     `cpu.max` (cgroup v2) and of `cpu.cfs_quota_us` (v1).
     """
     found: list[float] = []
+    for folder, is_v1 in _groups("cpu"):
+        found += _quota_v1(folder) if is_v1 else _quota_v2(folder)
+    return min(found, default=None)
+
+
+def memory_bytes() -> int | None:
+    """Bytes of memory that this process may use: the machine's, or its container's where that is less.
+
+    None where the system does not tell. Sources as in `cpu_quota`: `memory.max`, `memory.limit_in_bytes`.
+    """
+    found: list[int] = []
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for folder, is_v1 in _groups("memory"):
+        lines = _lines(folder / ("memory.limit_in_bytes" if is_v1 else "memory.max"))
+        found += [int(line) for line in lines if line.isdecimal()]  # or "max"
+    return min(found, default=None)
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """Folders of the control groups that limit this process, and whether they are of version 1."""
     for line in _lines(CGROUPS):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        is_v1 = "cpu" in controllers.split(",")
+        is_v1 = controller in controllers.split(",")
         if not (is_v1 or number == "0"):
             continue
-        for name in {controllers, "cpu"} if is_v1 else {""}:  # v1 is mounted under one of the two, or both
+        # Version 1 is mounted under one of the two names, or both.
+        for name in {controllers, controller} if is_v1 else {""}:
             for folder in _up_to_root(CGROUP_ROOT / name, path):
-                found += _quota_v1(folder) if is_v1 else _quota_v2(folder)
-    return min(found, default=None)
+                yield folder, is_v1
 
 
 def _up_to_root(root: Path, path: str) -> list[Path]:

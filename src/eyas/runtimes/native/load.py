@@ -1,5 +1,6 @@
 """Loads a Hugging Face directory on the native engine, or says in one line why it cannot."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from eyas.errors import ConfigError
 from eyas.models import Progress, silent, target_fingerprint
 from eyas.models.families import open_tensors
 from eyas.models.formats import formats_of, stored_array
-from eyas.models.machine import usable_cores
+from eyas.models.machine import memory_bytes, usable_cores
 from eyas.models.mixes import DRAFT_FORMATS, MIXES
 from eyas.models.quantised import QuantisedTensors
 from eyas.models.sources import is_gguf
@@ -34,6 +35,7 @@ from eyas.runtimes.native.runtime import NativeRuntime
 from eyas.runtimes.native.support import supported_spec
 
 DTYPES = formats_of("native")
+_LOGGER = logging.getLogger("eyas.runtimes")
 KV_DTYPES = ("float32", "bfloat16", "q8_0")
 
 
@@ -60,6 +62,7 @@ def load(
         tensors = QuantisedTensors(tensors, kind, engine.threads)
     fingerprint = target_fingerprint(model)
     packed = PackedWeights(tensors, kind, progress)
+    _warn_if_large(name, packed.num_bytes)
     stack = _stack(engine, spec, tensors, packed, cache_type(kind, kv_dtype))
     head = _native.LMHead(engine, [packed.matrix(HEAD)], spec.head.scale, spec.head.softcap)
     network = _native.Target(stack, head, *_embedding(packed, kind, spec.embedding.scale))
@@ -85,6 +88,19 @@ def load(
             fingerprint=fingerprint,
         ),
     )
+
+
+def _warn_if_large(name: str, num_bytes: int) -> None:
+    """Say so where the weights do not fit into memory: they are mapped, so it works, slowly."""
+    memory = memory_bytes()
+    if memory is not None and num_bytes > memory:
+        _LOGGER.warning(
+            "eyas: %s has %.1f GB of weights and there are %.1f GB of memory: every pass reads the rest from "
+            "the disk",
+            name,
+            num_bytes / 1e9,
+            memory / 1e9,
+        )
 
 
 def _stack(
