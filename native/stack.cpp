@@ -122,8 +122,26 @@ void Stack::grow_angles(int positions) {
   }
 }
 
+// Queries of a kv head that share a read of its keys and values, and are computed by one thread: many, but so that no thread
+// is without work for long.
+int Stack::queries_together(const std::vector<Call>& calls) const {
+  constexpr long kRead = 2;  // what a read takes, in times of a query
+  const long repeat = shape_.heads / shape_.kv_heads, threads = pool_.threads();
+  int best = 1;
+  long least = 0;
+  for (int size = 1; size <= kernels_.max_queries; ++size) {
+    long items = 0;
+    for (const Call& call : calls) items += (call.count * repeat + size - 1) / size * shape_.kv_heads;
+    const long time = (items + threads - 1) / threads * (size + kRead);
+    if (size > 1 && time > least) continue;
+    best = size;
+    least = time;
+  }
+  return best;
+}
+
 // Appends the tokens to their caches and decides who attends to what.
-void Stack::place(const std::vector<Call>& calls, int total) {
+void Stack::place(const std::vector<Call>& calls) {
   const int repeat = shape_.heads / shape_.kv_heads;
   tokens_.clear();
   views_.clear();
@@ -135,8 +153,7 @@ void Stack::place(const std::vector<Call>& calls, int total) {
       scattered += std::size_t(call.cache->scattered(i));
   }
   rest_.resize(windows_.size() * scattered + 1);
-  const int share = (total * repeat * shape_.kv_heads + 3 * pool_.threads() - 1) / (3 * pool_.threads());
-  const int chunk = std::min(kernels_.max_queries, std::max(1, share));
+  const int chunk = queries_together(calls);
   int* rest = rest_.data();
   for (const Call& call : calls) {
     const int first = int(tokens_.size()), pending = call.cache->num_pending() - call.count;
@@ -188,7 +205,7 @@ void Stack::forward(const std::vector<Call>& calls, float* x, const std::vector<
   grow_angles(slots);
   reserve(tokens, slots);
   pool_.start();
-  place(calls, tokens);  // after what may fail: caches never hold tokens that were not computed
+  place(calls);  // after what may fail: caches never hold tokens that were not computed
 
   pool_.run([&](Phase& phase) {
     Branch before;  // what the block before has still to add to x
@@ -282,9 +299,7 @@ void Stack::run_mlp(Phase& phase, const Layer& layer, const Branch& before, floa
   const Activations down_input = down_input_.view(kernels_, layer.down);
   const int inner = round_up(layer.down.k, kBlock), blocks = MatrixGroup(layer.gate_up).blocks();
   Epilogue gated;
-  gated.kind = !is_fused(layer)             ? Epilogue::Store
-               : is_int8(down_input.format) ? Epilogue::Gated
-                                            : Epilogue::GatedActivations;
+  gated.kind = !is_fused(layer) ? Epilogue::Store : is_int8(down_input.format) ? Epilogue::Gated : Epilogue::GatedActivations;
   gated.y = gated_.as<float>();
   gated.stride = is_fused(layer) ? std::size_t(inner) : std::size_t(blocks) * kBlock;
   gated.activations = down_input;

@@ -143,7 +143,8 @@ class Stack {
   };
 
   void reserve(int tokens, int slots);
-  void place(const std::vector<Call>& calls, int total);
+  void place(const std::vector<Call>& calls);
+  int queries_together(const std::vector<Call>& calls) const;
   void grow_angles(int positions);
   void run_layer(Phase& phase, int index, const Branch& before, float* x, int tokens);
   void prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const ActivationBuffer& out,
