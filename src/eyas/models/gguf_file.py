@@ -126,7 +126,7 @@ class GGUFFile:
         self.check_unchanged()
         if array.kind == _STRING:
             try:
-                return list(_texts(self._map, array))
+                return _texts(self._map, array)
             except UnicodeDecodeError:
                 raise ModelError(
                     f"{self.path} holds text in {array.key} that is not UTF-8; fetch it again."
@@ -325,9 +325,10 @@ def _check_beginning(beginning: bytes) -> None:
         raise _Broken(f"has GGUF version {version}; versions {VERSIONS[0]} and {VERSIONS[1]} are read")
 
 
-def _texts(data: mmap, array: _Array) -> Iterator[str]:
-    at = array.start
+def _texts(data: mmap, array: _Array) -> list[str]:
+    texts, at, length_at = [], array.start, _LONG.unpack_from
     for _ in range(array.length):
         start = at + 8
-        at = start + _LONG.unpack_from(data, at)[0]
-        yield data[start:at].decode()
+        at = start + length_at(data, at)[0]
+        texts.append(data[start:at].decode())
+    return texts

@@ -115,9 +115,9 @@ class GGUFTokenizer:
     def chat_templates(self) -> dict[str, str]:
         """The file's chat templates by name; the usual one is "default"."""
         templates = {"default": self._fields[_TEMPLATE]} if _TEMPLATE in self._fields else {}
-        for key, text in self._fields.items():
+        for key in self._fields:  # not its items: they would all be decoded
             if key.startswith(f"{_TEMPLATE}."):
-                templates.setdefault(key.removeprefix(f"{_TEMPLATE}."), text)
+                templates.setdefault(key.removeprefix(f"{_TEMPLATE}."), self._fields[key])
         return templates
 
     @property
