@@ -164,3 +164,12 @@ def test_answers_to_one_prompt_are_read_once_and_differ(llm, monkeypatch):
         request = llm.request("The sea is deep", options, at)
         [*pieces] = llm.engine().stream(request)
         assert pieces[-1][0].generated == list(choice.token_ids)
+
+
+@pytest.mark.parametrize("prompt", ["</s>", [{"role": "user", "content": "</s>"}]])
+@pytest.mark.parametrize("raw", [False, True])
+def test_names_of_control_tokens_are_text_unless_asked_for(llm, prompt, raw):
+    end = llm.tokenizer.control_names["</s>"]
+    for parse in (False, True):
+        answer = llm.generate(prompt, raw=raw, parse_special=parse, max_new_tokens=1)
+        assert (end in answer.prompt_token_ids) == parse

@@ -289,3 +289,14 @@ def test_a_conversation_answers_one_turn_at_a_time(llm):
     first.close()
     assert [*conversation.say("two")]
     assert [message["role"] for message in conversation.messages] == ["user", "assistant"] * 2
+
+
+@pytest.mark.parametrize("raw", [[], ["--raw"]])
+def test_names_of_control_tokens_are_text_and_it_says_so(eyas, model, raw):
+    words = ("generate", "a</s>b</s>", "--model", model, "--json", *raw, *SHORT)
+    done = eyas(*words)
+    assert 2 not in json.loads(done.out)["prompt_token_ids"]
+    assert "the prompt spells </s>: taken as text; --parse-special makes tokens of them" in done.err
+    done = eyas(*words, "--parse-special")
+    assert json.loads(done.out)["prompt_token_ids"].count(2) == 2
+    assert "spells" not in done.err

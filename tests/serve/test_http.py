@@ -265,11 +265,33 @@ def test_tokens_and_texts(server, llm):
     assert server.post("/detokenize", tokens=ids).json() == {"prompt": "The sea ☂"}
     chat = server.post("/tokenize", messages=MESSAGES).json()["tokens"]
     assert chat == llm.tokenizer.apply_chat_template(MESSAGES)
+    typed = [{"role": "user", "content": "</s>"}]
+    for parse in (False, True):
+        tokens = server.post("/tokenize", prompt="</s>", parse_special=parse).json()["tokens"]
+        assert (tokens == [2]) == parse
+        tokens = server.post("/tokenize", messages=typed, parse_special=parse).json()["tokens"]
+        assert (2 in tokens) == parse
     refusal(server.post("/detokenize", tokens=[10**6]))
     refusal(server.post("/detokenize", tokens=[-1]))
     refusal(server.post("/tokenize"))
     refusal(server.post("/tokenize", prompt="x", messages=MESSAGES))
     refusal(server.post("/tokenize", prompt="x", model="other"), 404)
+
+
+def test_names_of_control_tokens_are_text_unless_asked_for(server):
+    for route, body in (
+        (CHAT, {"messages": [{"role": "user", "content": "</s>"}]}),
+        ("/v1/completions", {"prompt": "</s>"}),
+    ):
+        lengths = [
+            server.post(route, **body, max_tokens=1, eyas={"parse_special": parse}).json()["usage"][
+                "prompt_tokens"
+            ]
+            for parse in (False, True)
+        ]
+        assert lengths[0] - lengths[1] == len("</s>") - 1
+        default = server.post(route, **body, max_tokens=1).json()["usage"]["prompt_tokens"]
+        assert default == lengths[0]
 
 
 def test_what_an_operator_asks(server):

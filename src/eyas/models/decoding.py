@@ -163,14 +163,16 @@ def _steps(decoder: Any) -> Iterator[str]:
 
 def _find_anchor(backend: Any, special: frozenset[int]) -> int:
     """A token whose text is the same wherever it stands: letters if there are any; -1 without one."""
-    tokens = {
-        token_id: token
-        for token, token_id in backend.get_vocab().items()
-        if token_id not in special and not _BYTE_TOKEN.fullmatch(token)
-    }
-    letters = [token_id for token_id, token in tokens.items() if token.isascii() and token.isalpha()]
-    others = [token_id for token_id, token in tokens.items() if token.isprintable() and "\u2581" not in token]
-    return min(letters or others, default=-1)
+    other = -1
+    for token_id in range(backend.get_vocab_size()):
+        token = backend.id_to_token(token_id)
+        if token is None or token_id in special or _BYTE_TOKEN.fullmatch(token):
+            continue
+        if token.isascii() and token.isalpha():
+            return token_id
+        if other < 0 and token.isprintable() and "\u2581" not in token:
+            other = token_id
+    return other
 
 
 def _byte_of_sign() -> dict[str, int]:

@@ -229,11 +229,11 @@ class GGUFTokenizer:
         scores, normal = self._scores(), self._of_type(_NORMAL)
         pieces = {self.tokens[token_id] for token_id in normal}
         merges = []
-        for token in (self.tokens[i] for i in sorted(normal, key=lambda i: -scores[i])):
-            for cut in range(len(token) - 1, 0, -1):
-                left = token[:cut]
-                if left in pieces and token[cut:] in pieces:
-                    merges.append((left, token[cut:]))
+        for piece in (self.tokens[i] for i in sorted(normal, key=lambda i: -scores[i])):
+            for cut in range(len(piece) - 1, 0, -1):
+                left = piece[:cut]
+                if left in pieces and piece[cut:] in pieces:
+                    merges.append((left, piece[cut:]))
         return merges
 
     def _add_space_rules(self, tokenizer: Any, first: Iterable[Any] = ()) -> None:
