@@ -1,5 +1,7 @@
 """Texts that tell tokenizers apart: scripts, digits, white space, joined emoji, names of special tokens."""
 
+import hashlib
+
 HARD_TEXTS = (
     "",
     " ",
@@ -63,3 +65,6 @@ HARD_TEXTS = (
     ),
     "The quick brown fox jumps over the lazy dog. THE QUICK BROWN FOX. The Quick Brown Fox.",
 )
+
+# Names the texts to which ids in golden files belong.
+DIGEST = hashlib.sha256("\0".join(HARD_TEXTS).encode()).hexdigest()[:16]

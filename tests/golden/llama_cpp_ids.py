@@ -8,7 +8,6 @@ Small vocabularies are those of tests/models/tiny_vocabularies.py; of a model's 
 read, and its ids are kept under its name.
 """
 
-import hashlib
 import json
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 import llama_cpp
 from tiny_vocabularies import byte_level, learned, sentence_piece, write_vocabulary
 
-from hard_texts import HARD_TEXTS
+from hard_texts import DIGEST, HARD_TEXTS
 
 HERE = Path(__file__).parent
 # Names of pre-tokenizers that eyas knows and llama.cpp too.
@@ -41,31 +40,30 @@ NAMES = (
 
 
 def ids_of(path):
-    """For each text its ids, as text and with control tokens parsed; None where llama.cpp cannot open it."""
+    """Each text's ids as text and, where they are others, with control tokens parsed; None if it cannot."""
     try:
         model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     except ValueError as error:
         print(f"{path.name}: {error}", file=sys.stderr)
         return None
-    return {
-        name: [model.tokenize(text.encode(), add_bos=False, special=parse) for text in HARD_TEXTS]
-        for name, parse in (("text", False), ("parsed", True))
-    }
-
-
-def digest(texts):
-    """Names the texts that ids belong to."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    texts = [text.encode() for text in HARD_TEXTS]
+    pairs = [
+        [model.tokenize(text, add_bos=False, special=parse) for parse in (False, True)] for text in texts
+    ]
+    return [[plain] if plain == parsed else [plain, parsed] for plain, parsed in pairs]
 
 
 def keep(name, vocabularies):
     """Write the ids of some vocabularies, a line for each text."""
-    document = {"llama_cpp_python": llama_cpp.__version__, "texts": digest(HARD_TEXTS), "ids": vocabularies}
-    text = json.dumps(document, indent=1)
-    for _ in range(8):  # lists of numbers in one line
-        text = text.replace(",\n     ", ", ").replace("[\n     ", "[").replace("\n    ]", "]")
+    rows = [
+        f"{json.dumps(key)}: [\n"
+        + ",\n".join(json.dumps(ids, separators=(",", ":")) for ids in texts)
+        + "\n]"
+        for key, texts in vocabularies.items()
+    ]
+    head = f'"llama_cpp_python": "{llama_cpp.__version__}", "texts": "{DIGEST}"'
     path = HERE / f"tokens_{name}.json"
-    path.write_text(text + "\n")
+    path.write_text(f'{{{head}, "ids": {{\n' + ",\n".join(rows) + "\n}}\n")
     print(path, path.stat().st_size)
 
 
