@@ -213,7 +213,6 @@ def broken(**changes):
 REFUSED = {
     "kind 'mystery'; known are 'gpt2', 'llama', 't5'": broken(model="mystery"),
     "pre-tokenizer 'mystery'; known are " + ", ".join(map(repr, SPLIT_RULES)): broken(pre="mystery"),
-    "lack 1 of the bytes": broken(tokens=["other", *broken()["tokenizer.ggml.tokens"][1:]], merges=[]),
     "names a special token 9999": broken(eos_token_id=9999),
     "names a special token 9998": broken(fim_pre_token_id=9998),
     "not all have a type": broken(token_type=[1]),

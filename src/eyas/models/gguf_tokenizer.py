@@ -166,17 +166,13 @@ class GGUFTokenizer:
 
     def _byte_level(self) -> Any:
         """Byte-level BPE."""
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+        from tokenizers import Tokenizer, decoders, models, normalizers
 
         name = self._fields.get("tokenizer.ggml.pre")
         if name is None:
             raise ValueError("it does not say how a text is split (tokenizer.ggml.pre); get a newer file")
         if name not in SPLIT_RULES:
             raise ValueError(f"it has the pre-tokenizer {name!r}; known are {_listed(SPLIT_RULES)}")
-        in_no_text = {chr(byte) for byte in (0xC0, 0xC1, *range(0xF5, 0x100))}  # UTF-8 has no such bytes
-        lacking = set(pre_tokenizers.ByteLevel.alphabet()) - self._ids.keys() - in_no_text
-        if lacking:
-            raise ValueError(f"its tokens lack {len(lacking)} of the bytes that a text may have")
         rule = SPLIT_RULES[name]
         merges = [tuple(merge.split(" ", 1)) for merge in self._list("merges", str)]
         if not all(len(pair) == 2 for pair in merges):
