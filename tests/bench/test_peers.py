@@ -37,7 +37,8 @@ def test_what_cannot_be_measured_says_why(model):
 def test_a_gguf_file_is_run_as_it_is_by_the_one_peer_that_can(tmp_path):
     (tmp_path / "model.gguf").touch()
     settings = PeerSettings(model=tmp_path / "model.gguf", dtype="float32", threads=1)
-    for name, reason in {"transformers": "would convert to floats", "llama.cpp-Q8_0": "runs as it is"}.items():
+    reasons = {"transformers": "would convert to floats", "llama.cpp-Q8_0": "runs as it is"}
+    for name, reason in reasons.items():
         with pytest.raises(Absent, match=reason):
             PEERS[name](settings)
 

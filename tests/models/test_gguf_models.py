@@ -119,13 +119,17 @@ def test_what_no_runtime_can_read_is_named(runtime, tmp_path):
     assert "use the original model's folder" in message
 
 
-def test_weights_that_are_no_numbers(tmp_path):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", ["token_embd", "blk.1.attn_q", "blk.0.ffn_down", "output_norm"])
+def test_weights_that_are_no_numbers(name, runtime, tmp_path):
+    """In a block the scale, in a norm a number."""
     path = write_gguf(tmp_path / "a.gguf", kind=gguf.GGMLQuantizationType.Q8_0)
-    place = gguf.GGUFReader(path).get_tensor(3)
+    [place] = [each for each in gguf.GGUFReader(path).tensors if each.name == f"{name}.weight"]
+    broken = np.float32("inf") if name == "output_norm" else np.float16("nan")
     content = bytearray(path.read_bytes())
-    content[place.data_offset : place.data_offset + 2] = np.float16("nan").tobytes()
+    content[place.data_offset : place.data_offset + broken.nbytes] = broken.tobytes()
     path.write_bytes(content)
-    assert "not finite" in refused(path, runtime="torch")
+    assert "not finite" in refused(path, runtime=runtime)
 
 
 def test_a_file_without_a_tokenizer(tmp_path):
