@@ -4,104 +4,88 @@
 
 namespace eyas {
 
-namespace {
-
-struct PyTarget {
-  nb::object stack_owner, head_owner, embedding_owner;
-  PyStack& stack;
-  PyLMHead& head;
-  std::unique_ptr<TargetNetwork> network;
-
-  PyTarget(nb::handle_t<PyStack> stack_, nb::handle_t<PyLMHead> head_,
-           nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> table, bool round, float scale,
-           std::optional<std::string> format)
-      : stack_owner(nb::borrow(stack_)),
-        head_owner(nb::borrow(head_)),
-        embedding_owner(nb::cast(table)),
-        stack(nb::cast<PyStack&>(stack_owner)),
-        head(nb::cast<PyLMHead&>(head_owner)) {
-    Embedding embedding;
-    embedding.data = table.data();
-    embedding.bf16 = table.dtype() == nb::dtype<std::uint16_t>();
-    if (format) {
-      embedding.format = find_weight_format(format->c_str());
-      require(embedding.format && embedding.format->is_from_file() && table.dtype() == nb::dtype<std::uint8_t>(),
-              "rows of a file's blocks, as uint8");
-    } else {
-      require(embedding.bf16 || table.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
-    }
-    embedding.round = round;
-    embedding.scale = scale;
-    embedding.vocab = int(table.shape(0));
-    embedding.hidden = int(table.shape(1));
-    if (embedding.format) embedding.hidden = embedding.hidden / embedding.format->file_bytes * embedding.format->file_inputs;
-    const int hidden = stack.stack->shape().hidden;
-    require(embedding.hidden == hidden && head.k == hidden, "an embedding and a head of the stack's hidden size");
-    network = std::make_unique<TargetNetwork>(*stack.stack, *head.head, embedding);
+PyTarget::PyTarget(nb::handle_t<PyStack> stack_, nb::handle_t<PyLMHead> head_, const Table& table, bool round, float scale,
+                   const std::optional<std::string>& format)
+    : stack_owner(nb::borrow(stack_)),
+      head_owner(nb::borrow(head_)),
+      embedding_owner(nb::cast(table)),
+      stack(nb::cast<PyStack&>(stack_owner)),
+      head(nb::cast<PyLMHead&>(head_owner)) {
+  Embedding embedding;
+  embedding.data = table.data();
+  embedding.bf16 = table.dtype() == nb::dtype<std::uint16_t>();
+  if (format) {
+    embedding.format = find_weight_format(format->c_str());
+    require(embedding.format && embedding.format->is_from_file() && table.dtype() == nb::dtype<std::uint8_t>(),
+            "rows of a file's blocks, as uint8");
+  } else {
+    require(embedding.bf16 || table.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
   }
+  embedding.round = round;
+  embedding.scale = scale;
+  embedding.vocab = int(table.shape(0));
+  embedding.hidden = int(table.shape(1));
+  if (embedding.format) embedding.hidden = embedding.hidden / embedding.format->file_bytes * embedding.format->file_inputs;
+  const int hidden = stack.stack->shape().hidden;
+  require(embedding.hidden == hidden && head.k == hidden, "an embedding and a head of the stack's hidden size");
+  network = std::make_unique<TargetNetwork>(*stack.stack, *head.head, embedding);
+}
 
-  void check_ids(const Ids& ids) const {
-    for (std::size_t i = 0; i < ids.shape(0); ++i)
-      require(ids.data()[i] >= 0 && ids.data()[i] < network->embedding().vocab, "a token id outside the vocabulary");
-  }
+void PyTarget::check_ids(const Ids& ids) const {
+  for (std::size_t i = 0; i < ids.shape(0); ++i)
+    require(ids.data()[i] >= 0 && ids.data()[i] < network->embedding().vocab, "a token id outside the vocabulary");
+}
 
-  using Calls = std::vector<std::tuple<PyCache*, Ids, std::optional<Ids>, bool>>;
-
-  std::pair<Out<float>, std::vector<Out<float>>> forward(const Calls& calls, const std::vector<int>& taps) {
-    std::vector<TargetCall> ready;
-    std::vector<std::vector<int>> parents;
-    std::size_t total = 0;
-    int wanted = 0;
-    for (const int layer : taps) require(layer >= 0 && layer <= stack.stack->num_layers(), "a tap at one of the layers");
-    for (const auto& [cache, ids, above, last_only] : calls) {
-      require(cache != nullptr && ids.shape(0) > 0, "a call needs a cache and tokens");
-      check_ids(ids);
-      parents.push_back(to_parents(above, ids.shape(0)));
-      TargetCall call;
-      call.call = {&cache->cache, int(ids.shape(0)), above ? parents.back().data() : nullptr};
-      call.token_ids = ids.data();
-      call.last_only = last_only;
-      cache->admit(stack.stack->cache_shape(0), call.call.count, call.call.parents);
-      for (const TargetCall& other : ready) require(other.call.cache != call.call.cache, "a cache in two calls");
-      ready.push_back(call);
-      total += ids.shape(0);
-      wanted += last_only ? 1 : int(ids.shape(0));
-    }
-    const std::size_t hidden = std::size_t(network->embedding().hidden);
-    std::pair<Out<float>, std::vector<Out<float>>> out{new_array<float>({total, hidden}), {}};
-    std::vector<Tap> kept;
-    for (const int layer : taps) {
-      out.second.push_back(new_array<float>({total, hidden}));
-      kept.push_back({layer, out.second.back().data()});
-    }
-    {
-      const nb::gil_scoped_release release;
-      const auto turn = stack.engine->pool.hold();
-      network->forward(ready, out.first.data(), std::move(kept));
-      head.tokens = wanted;
-    }
-    return out;
-  }
-
-  // Rows as the table holds them: draft networks were trained with these, whatever a target's scale.
-  Out<float> embed(const Ids& ids) {
+std::pair<Out<float>, std::vector<Out<float>>> PyTarget::forward(const Calls& calls, const std::vector<int>& taps) {
+  std::vector<TargetCall> ready;
+  std::vector<std::vector<int>> parents;
+  std::size_t total = 0;
+  int wanted = 0;
+  for (const int layer : taps) require(layer >= 0 && layer <= stack.stack->num_layers(), "a tap at one of the layers");
+  for (const auto& [cache, ids, above, last_only] : calls) {
+    require(cache != nullptr && ids.shape(0) > 0, "a call needs a cache and tokens");
     check_ids(ids);
-    Embedding table = network->embedding();
-    table.scale = 1.0f;
-    const std::size_t hidden = std::size_t(table.hidden);
-    Out<float> out = new_array<float>({ids.shape(0), hidden});
-    for (std::size_t i = 0; i < ids.shape(0); ++i) table.read(int(ids.data()[i]), out.data() + i * hidden);
-    return out;
+    parents.push_back(to_parents(above, ids.shape(0)));
+    TargetCall call;
+    call.call = {&cache->cache, int(ids.shape(0)), above ? parents.back().data() : nullptr};
+    call.token_ids = ids.data();
+    call.last_only = last_only;
+    cache->admit(stack.stack->cache_shape(0), call.call.count, call.call.parents);
+    for (const TargetCall& other : ready) require(other.call.cache != call.call.cache, "a cache in two calls");
+    ready.push_back(call);
+    total += ids.shape(0);
+    wanted += last_only ? 1 : int(ids.shape(0));
   }
-};
+  const std::size_t hidden = std::size_t(network->embedding().hidden);
+  std::pair<Out<float>, std::vector<Out<float>>> out{new_array<float>({total, hidden}), {}};
+  std::vector<Tap> kept;
+  for (const int layer : taps) {
+    out.second.push_back(new_array<float>({total, hidden}));
+    kept.push_back({layer, out.second.back().data()});
+  }
+  {
+    const nb::gil_scoped_release release;
+    const auto turn = stack.engine->pool.hold();
+    network->forward(ready, out.first.data(), std::move(kept));
+    head.tokens = wanted;
+  }
+  return out;
+}
 
-}  // namespace
+Out<float> PyTarget::embed(const Ids& ids) const {
+  check_ids(ids);
+  Embedding table = network->embedding();
+  table.scale = 1.0f;
+  const std::size_t hidden = std::size_t(table.hidden);
+  Out<float> out = new_array<float>({ids.shape(0), hidden});
+  for (std::size_t i = 0; i < ids.shape(0); ++i) table.read(int(ids.data()[i]), out.data() + i * hidden);
+  return out;
+}
 
 void bind_target(nb::module_& m) {
   nb::class_<PyTarget>(m, "Target")
-      .def(nb::init<nb::handle_t<PyStack>, nb::handle_t<PyLMHead>,
-                    nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>, bool, float,
-                    std::optional<std::string>>(),
+      .def(nb::init<nb::handle_t<PyStack>, nb::handle_t<PyLMHead>, const PyTarget::Table&, bool, float,
+                    const std::optional<std::string>&>(),
            "stack"_a, "head"_a, "embedding"_a, "round"_a, "embedding_scale"_a = 1.0f, "embedding_format"_a.none() = nb::none(),
            "The embedding is (V, H) float32, bfloat16 as uint16, or (V, bytes of a row) in `embedding_format`.")
       .def("forward", &PyTarget::forward, "calls"_a, "taps"_a = std::vector<int>(),

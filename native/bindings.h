@@ -142,10 +142,29 @@ struct PyLMHead {
   TopK to_arrays(const Best& best, int count) const;
 };
 
+struct PyTarget {
+  using Table = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+  using Calls = std::vector<std::tuple<PyCache*, Ids, std::optional<Ids>, bool>>;
+
+  nb::object stack_owner, head_owner, embedding_owner;
+  PyStack& stack;
+  PyLMHead& head;
+  std::unique_ptr<TargetNetwork> network;
+
+  PyTarget(nb::handle_t<PyStack> stack, nb::handle_t<PyLMHead> head, const Table& table, bool round, float scale,
+           const std::optional<std::string>& format);
+  std::pair<Out<float>, std::vector<Out<float>>> forward(const Calls& calls, const std::vector<int>& taps);
+  // Rows as the table holds them: draft networks were trained with these, whatever a target's scale.
+  Out<float> embed(const Ids& ids) const;
+
+ private:
+  void check_ids(const Ids& ids) const;
+};
+
 void bind_weights(nb::module_& m);   // Engine, Matrix, packing
 void bind_stack(nb::module_& m);     // Cache, StackShape, Layer, Stack
 void bind_head(nb::module_& m);      // Linear, Sampler, LMHead
 void bind_target(nb::module_& m);    // Target
-void bind_drafting(nb::module_& m);  // Candidates, Growth
+void bind_drafting(nb::module_& m);  // TreeBuilder, EagleHead
 
 }  // namespace eyas

@@ -362,6 +362,9 @@ class FreeRuntime:
     def decoder_stack(self, *_):
         return FreeStack()
 
+    def tree_grower(self, *_):
+        return None
+
     def round_score(self, values):
         return values
 

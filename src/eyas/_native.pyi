@@ -262,3 +262,24 @@ class TreeBuilder:
     def spent_ms(self) -> float: ...
     @property
     def cycle_ms(self) -> float: ...
+
+class EagleHead:
+    def __init__(self, target: Target, fc: Sequence[Matrix], stack: Stack) -> None: ...
+    def grow(
+        self,
+        builder: TreeBuilder,
+        cache: Cache,
+        lm_head: LMHead,
+        columns: NDArray[numpy.int64],
+        token_ids: NDArray[numpy.int64],
+        features: NDArray[numpy.float32],
+        k: int,
+        sampler: Sampler | None = None,
+        answer_length: int = 0,
+        scales: Sequence[float] = [],
+    ) -> int:
+        """
+        Read and commit the pairs of token ids (T,) and features (T, H), then grow the tree level by level.
+        `columns` are the LM head's ids, empty for 0, 1, ... With a sampler children are chosen by its
+        draws. Returns the number of levels, each a pass of the head; 0 if a logit is not a number.
+        """

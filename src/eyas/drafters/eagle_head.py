@@ -30,6 +30,7 @@ relative, count from it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,7 +41,18 @@ from eyas.drafters.head_layers import stack_config, stack_shapes
 from eyas.drafters.heads import HeadFile, read_head, register_head, write_plain
 from eyas.drafters.ranked import Frontier, RankedSession
 from eyas.drafters.target import AnswerHead, check_target
-from eyas.engine.interfaces import Coupling, DraftContext, DraftStack, Features, Linear, Runtime, TopK
+from eyas.drafters.tree_builder import AnyTreeBuilder, TreeBuilder
+from eyas.engine.interfaces import (
+    Coupling,
+    DraftContext,
+    DraftStack,
+    Features,
+    Linear,
+    Runtime,
+    TopK,
+    TreeCoupling,
+    TreeGrower,
+)
 from eyas.engine.tree import Floats, Ints, Prefix
 from eyas.errors import CheckpointError, DataError
 from eyas.models.spec import StackSpec
@@ -180,6 +192,11 @@ class EagleHead:
             acceptance=config.acceptance,
         )
 
+    @cached_property
+    def grower(self) -> TreeGrower | None:
+        """Drafts whole trees, where the runtime can."""
+        return self.runtime.tree_grower(self.fc, self.stack)
+
     def scale(self, depth: int) -> float:
         """Scale of the coupled confidence of nodes at `depth` (1 is below the root)."""
         return self.coupled_scale[min(depth, len(self.coupled_scale)) - 1]
@@ -201,6 +218,9 @@ class HeadState:
         self._answer_head = AnswerHead(self.head.runtime, self.head.draft_ids)
         self._context = context
         self._is_coupled = context.is_coupled
+        self._grower = self.head.grower
+        if self._grower and self._is_coupled and not self._grower.accepts(context.sampler):
+            self._grower = None
         waiting, self._waiting = self._waiting, []
         start = self._num_skipped + self._cache.length
         self._cache.truncate(max(0, min(keep, start) - self._num_skipped))
@@ -229,9 +249,30 @@ class HeadState:
 
     def expander(self, token_ids: Sequence[int], most_read: int | None) -> "Expander":
         """Get ready to draft below the root `token_ids[-1]`, reading at most the last `most_read` pairs."""
+        return Expander(self, token_ids, most_read)
+
+    def grow(self, builder: AnyTreeBuilder, token_ids: Sequence[int], most_read: int | None, k: int) -> bool:
+        """Draft a whole tree in one call of the runtime; False, and nothing is done, where it cannot."""
+        grower, laps = self._grower, self._context.laps
+        if grower is None or isinstance(builder, TreeBuilder):
+            return False
+        coupling = None
+        if self._is_coupled:
+            answer_length = len(token_ids) - len(self._context.prompt_ids)
+            coupling = TreeCoupling(self._context.sampler, answer_length, self.head.coupled_scale)
+        lm_head, waiting = self._answer_head.after(token_ids), self._to_read(most_read)
+        if laps is not None:
+            laps.mark("tree")
+        self.num_forwards += grower.grow(builder, self._cache, lm_head, waiting, k, coupling)
+        if laps is not None:
+            laps.mark("draft")
+        self._end_reading(token_ids)
+        return True
+
+    def answer(self, token_ids: Sequence[int]) -> list[Prefix]:
+        """The answer below the prompt, up to the root `token_ids[-1]`; none if greedy."""
         is_greedy = self._context.sampler.config.is_greedy
-        answer = [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
-        return Expander(self, token_ids, answer, most_read)
+        return [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
 
     def read(self, token_ids: Sequence[int], most: int | None) -> Features:
         """Read the waiting pairs; (1, H), what the head predicts below the root `token_ids[-1]`."""
@@ -239,11 +280,15 @@ class HeadState:
         features, tokens = self._to_read(most)
         output = self.append(tokens, features, None)
         self._cache.commit(range(len(tokens)))
+        self._end_reading(token_ids)
+        return output[-1:]
+
+    def _end_reading(self, token_ids: Sequence[int]) -> None:
+        """What waited below the root `token_ids[-1]` is committed."""
         self._waiting = []
         assert self._num_skipped + self._cache.length == len(token_ids) - 1, (
             "the head's cache ends before the root"
         )
-        return output[-1:]
 
     def _to_read(self, most: int | None) -> tuple[Features, Ints]:
         """The waiting pairs; those of several cycles are read in one pass."""
@@ -326,16 +371,13 @@ class Expander:
     The head first reads what waits when it is asked for the root's children.
     """
 
-    def __init__(
-        self, state: HeadState, token_ids: Sequence[int], prefixes: list[Prefix], most_read: int | None
-    ) -> None:
+    def __init__(self, state: HeadState, token_ids: Sequence[int], most_read: int | None) -> None:
         self._state = state
         self._token_ids = token_ids
         self._most_read = most_read
         self._features: Features  # (F, H) predicted features below the frontier's nodes
-        self._prefixes = (
-            prefixes  # per frontier node: the answer up to and including its token; none if greedy
-        )
+        # Per frontier node: the answer up to and including its token; none if greedy.
+        self._prefixes: list[Prefix] = []
         self._first_row: int | None = None  # where the frontier's rows start among the pending ones
         self._depth = 1  # of the children to come
 
@@ -344,6 +386,10 @@ class Expander:
 
     def __exit__(self, *_: object) -> None:
         self._state.drop_tree()
+
+    def grow(self, builder: AnyTreeBuilder, k: int) -> bool:
+        """Draft all levels of a dynamic tree in one call; False, and nothing is done, where none can."""
+        return self._state.grow(builder, self._token_ids, self._most_read, k)
 
     def __call__(self, frontier: Frontier | None, k: int) -> tuple[Ints, Floats]:
         """The `k` best children of each frontier node (None: of the root), as `expansion` asks."""
@@ -372,6 +418,7 @@ class Expander:
         """Predict the features below a frontier; None is the root, and comes first."""
         if frontier is None:
             self._features = self._state.read(self._token_ids, self._most_read)
+            self._prefixes = self._state.answer(self._token_ids)
             return
         first = self._first_row
         above = np.full(len(frontier.token_ids), -1) if first is None else first + frontier.parent_rows

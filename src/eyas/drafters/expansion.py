@@ -15,7 +15,14 @@ from eyas.engine.tree import DraftTree
 
 
 def grow(builder: AnyTreeBuilder, expand: Expand, k: int) -> None:
-    """Draft level by level, `k` children for each node, until the builder has no use for another."""
+    """Draft level by level, `k` children for each node, until the builder has no use for another.
+
+    Where `expand` has a method `grow` that takes the builder, it drafts all levels at once, with the same
+    result.
+    """
+    at_once = getattr(expand, "grow", None)
+    if at_once is not None and at_once(builder, k):
+        return
     frontier: Frontier | None = None
     while True:
         found = builder.step(*expand(frontier, k))

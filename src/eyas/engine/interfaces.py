@@ -158,6 +158,20 @@ class Coupling:
         return best, log_probs
 
 
+@dataclass(frozen=True, slots=True)
+class TreeCoupling:
+    """`Coupling` of all levels of a tree.
+
+    Attributes:
+        answer_length: tokens up to and including the root.
+        scales: of the children at depth 1, 2, ..; the last one serves all deeper levels.
+    """
+
+    sampler: Sampler
+    answer_length: int
+    scales: Sequence[float]
+
+
 class LMHead(Protocol):
     """Rows of the target's LM head: all, or those of a draft vocabulary."""
 
@@ -191,6 +205,44 @@ class Linear(Protocol):
 
     def __call__(self, *inputs: Features) -> Features:
         """Inputs (T, H_i) each; the result is (T, outputs)."""
+        ...
+
+
+class TreeGrower(Protocol):
+    """The networks of an EAGLE head, which draft all levels of a dynamic tree in one call.
+
+    It does what `eyas.drafters.expansion.grow` does with the head's `Expander`, and gives the same bits.
+    """
+
+    def accepts(self, sampler: Sampler) -> bool:
+        """Whether drafts can be coupled to this sampler: an answer's length must be all that it needs."""
+        ...
+
+    def grow(
+        self,
+        builder: object,
+        cache: PathCache,
+        lm_head: LMHead,
+        waiting: tuple[Features, Ints],
+        k: int,
+        coupling: TreeCoupling | None,
+    ) -> int:
+        """Read and commit what waits, then add levels until the builder has no use for another.
+
+        Args:
+            builder: a compiled `TreeBuilder` without nodes, of at least one level.
+            cache: of the head's stack; the tree's rows stay pending.
+            lm_head: ranks the children.
+            waiting: (T, H) features and (T,) the token after each.
+            k: children of each node.
+            coupling: chooses them with the sampler's noise; None ranks them by logit.
+
+        Returns:
+            The number of passes of the head, one a level.
+
+        Raises:
+            ModelError: the head gave a logit that is not a number.
+        """
         ...
 
 
@@ -317,6 +369,10 @@ class Runtime(Protocol):
 
     def decoder_stack(self, spec: StackSpec, weights: Weights) -> DraftStack:
         """Decoder layers from weights named `layers.0.self_attn.q_proj.weight` and so on."""
+        ...
+
+    def tree_grower(self, fc: Linear, stack: DraftStack) -> TreeGrower | None:
+        """An EAGLE head of blocks of this runtime; None where it drafts level by level only."""
         ...
 
     def round_score(self, values: Floats) -> Floats:

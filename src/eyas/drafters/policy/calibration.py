@@ -9,7 +9,8 @@ import numpy as np
 
 import eyas
 from eyas.drafters.autoregressive import Autoregressive
-from eyas.drafters.ranked import Frontier, RankedSession
+from eyas.drafters.expansion import grow
+from eyas.drafters.ranked import RankedSession
 from eyas.drafters.tree_builder import new_tree_builder
 from eyas.engine.costs import MAX_ROWS, CostTable
 from eyas.engine.cycle import Engine, Request
@@ -36,7 +37,7 @@ LARGE = (
 )
 EXPANDED_NODES = (1, 2, 4, 7, 10)
 MANY_PAIRS = 32  # read for one tree, against one: enough to hide the noise of a single pass
-LEVELS = 5  # below the first: the time of one is their mean
+LEVELS = 5  # below the first: the time of one is their mean, since a tree may be drafted in one call
 CONTEXT = 256  # committed tokens while measuring
 SECONDS = 2.0  # rounds go on until then, since whoever generates first waits for them, but
 ROUNDS = (4, 15)  # at least and at most this many: a median of fewer is no better than its worst neighbour
@@ -86,7 +87,8 @@ def _scatter(measured: Measured) -> float:
 def _table(ms: dict[tuple[str, int], float], scatter: float, bench: "_Bench") -> CostTable:
     pairs, most = bench.pairs, bench.verified[-1]
     root = ms.get(("root", 1), 0.0)
-    draft = tuple((nodes, max(1e-3, round(ms["level", nodes], 4))) for nodes in bench.expanded) or NO_DRAFT_MS
+    levels = {nodes: (ms["tree", nodes] - root) / bench.levels for nodes in bench.expanded}
+    draft = tuple((nodes, max(1e-3, round(level, 4))) for nodes, level in levels.items()) or NO_DRAFT_MS
     return CostTable(
         verify_ms=tuple((rows, round(ms["verify", rows], 4)) for rows in bench.verified),
         draft_ms=draft,
@@ -130,8 +132,8 @@ class _Bench:
             self._session.extend(self._features, self._ids[1:])
             limits = self._session.limits(self._ids)
             self._width = limits.top_k
-            self._levels = max(0, min(LEVELS, limits.depth - 1))
-            if self._levels:
+            self.levels = max(0, min(LEVELS, limits.depth - 1))
+            if self.levels:
                 self.expanded = tuple(nodes for nodes in EXPANDED_NODES if nodes <= limits.top_k)
         self._plain = Engine(runtime, Autoregressive())
         self._run, _ = self._plain.start(self._request())
@@ -140,7 +142,7 @@ class _Bench:
         """The largest passes once, untimed: buffers grow, pages come in."""
         self._verify(self._cache, self.verified[-1])
         if self._session is not None:
-            self._draft(self._session, self._width, self._levels, self.pairs)
+            self._draft(self._session, self._width, self.levels, self.pairs)
 
     def measure(self, *, large: bool) -> Iterator[tuple[str, int, float]]:
         """One round: (part, rows, milliseconds) of everything, with or without the `LARGE` passes."""
@@ -150,10 +152,10 @@ class _Bench:
         if large:
             yield "empty", self.verified[-1], self._verify(self._empty, self.verified[-1])
         if self._session is not None:
-            yield "root", 1, self._draft(self._session, 1, 0)[0]
-            yield "read", self.pairs, self._draft(self._session, 1, 0, self.pairs)[0]
+            yield "root", 1, self._draft(self._session, 1, 0)
+            yield "read", self.pairs, self._draft(self._session, 1, 0, self.pairs)
             for nodes in self.expanded:
-                yield "level", nodes, self._draft(self._session, nodes, self._levels)[1]
+                yield "tree", nodes, self._draft(self._session, nodes, self.levels)
         if self._run.is_finished:
             self._run, _ = self._plain.start(self._request(), self._run)
         self._plain.laps = Laps()
@@ -171,26 +173,22 @@ class _Bench:
         cache.truncate(cache.length)
         return ms
 
-    def _draft(self, session: RankedSession, nodes: int, levels: int, pairs: int = 1) -> tuple[float, float]:
-        """Milliseconds of the first level, tree included, and of each of `levels` more that expand `nodes`
-        nodes.
+    def _draft(self, session: RankedSession, nodes: int, levels: int, pairs: int = 1) -> float:
+        """Milliseconds of a tree: the first level, and `levels` more that expand `nodes` nodes each.
 
         `pairs` committed tokens are read first, with their features.
         """
         kept = len(self._ids) - 1 - pairs  # the last ones are read again: the tree before has read them
         self._begin(session, kept)
         session.extend(self._features[-pairs:], self._ids[-pairs:])
-        began = perf_counter()
-        builder = new_tree_builder(nodes, levels + 1)
-        with session.expander(self._ids) as expand:
-            found = builder.step(*expand(None, self._width))
-            first = perf_counter()
-            while found is not None:
-                found = builder.step(*expand(Frontier(*found), self._width))
-            last = perf_counter()
-        builder.finish(self._ids[-1], 7)
-        ended = perf_counter()
-        return 1e3 * (first - began + ended - last), 1e3 * (last - first) / max(1, levels)
+
+        def draft() -> None:
+            builder = new_tree_builder(nodes, levels + 1)
+            with session.expander(self._ids) as expand:
+                grow(builder, expand, self._width)
+            builder.finish(self._ids[-1], 7)
+
+        return _milliseconds(draft)
 
     def _begin(self, session: RankedSession, keep: int) -> None:
         sampler = Sampler(SamplingConfig(), prompt_ids=self._ids, vocab_size=self._runtime.target.vocab_size)

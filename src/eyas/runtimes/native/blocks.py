@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.engine.interfaces import Coupling, Features, PathCache, TopK
+from eyas.engine.interfaces import Coupling, Features, LMHead, PathCache, TopK, TreeCoupling
+from eyas.engine.sampling import Sampler
 from eyas.engine.tree import Floats, Ints
-from eyas.models.spec import LMHead
+from eyas.models.spec import LMHead as LogitSpec
 from eyas.runtimes.faults import broken_draft
 from eyas.runtimes.native.samplers import NativeSamplers, answer
 
@@ -26,6 +27,7 @@ class NativeLinear:
     """y = W [x1; x2; ...] + b."""
 
     def __init__(self, engine: _native.Engine, matrix: _native.Matrix) -> None:
+        self.matrices = [matrix]
         self._linear = _native.Linear(engine, matrix)
 
     def __call__(self, *inputs: Features) -> NDArray[np.float32]:
@@ -41,6 +43,7 @@ class NativePiecewiseLinear:
     """
 
     def __init__(self, linears: Sequence[NativeLinear]) -> None:
+        self.matrices = [matrix for linear in linears for matrix in linear.matrices]
         self._linears = linears
 
     def __call__(self, *inputs: Features) -> NDArray[np.float32]:
@@ -80,7 +83,7 @@ class HeadSource(NamedTuple):
     samplers: NativeSamplers
     vocab_size: int
     rows: Callable[[Ints], _native.Matrix]  # of the target's LM head, by their ids
-    logits: LMHead  # how logits follow from the products
+    logits: LogitSpec  # how logits follow from the products
 
 
 class NativeLMHead:
@@ -104,6 +107,11 @@ class NativeLMHead:
         logits = source.logits
         self._head = _native.LMHead(source.engine, parts, logits.scale, logits.softcap)
         self._token_ids = np.concatenate((self._own_ids, more)) if len(more) else self._own_ids
+
+    @property
+    def columns(self) -> tuple[_native.LMHead, Ints]:
+        """The compiled head, and the ids of its columns; none for 0..M-1."""
+        return self._head, self._token_ids
 
     def plus(self, token_ids: Ints) -> "NativeLMHead":
         """This head and the rows of further ids."""
@@ -152,17 +160,60 @@ class NativeDraftStack:
     """Runs tokens through draft layers; their keys and values go to a cache of this stack."""
 
     def __init__(self, stack: _native.Stack, limit: int) -> None:
-        self._stack = stack
+        self.compiled = stack
         self._limit = limit
 
     def new_cache(self) -> PathCache:
         """An empty cache, grown as needed."""
-        return self._stack.new_cache(self._limit)
+        return self.compiled.new_cache(self._limit)
 
     def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> NDArray[np.float32]:
         """Append tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H)."""
         assert isinstance(cache, _native.Cache), "a cache of this stack"
-        return self._stack.forward(cache, as_rows(inputs), parents)
+        return self.compiled.forward(cache, as_rows(inputs), parents)
+
+
+class NativeTreeGrower:
+    """The networks of an EAGLE head, which draft a whole tree in one call of the engine.
+
+    Args:
+        head: its input layer and its stack.
+        samplers: of the engine.
+    """
+
+    def __init__(self, head: _native.EagleHead, samplers: NativeSamplers) -> None:
+        self._head = head
+        self._samplers = samplers
+
+    def accepts(self, sampler: Sampler) -> bool:
+        """Whether drafts can be coupled to this sampler: compiled, and without edits of the logits."""
+        compiled = self._samplers.compiled(sampler)
+        return compiled is not None and not compiled.edits
+
+    def grow(
+        self,
+        builder: object,
+        cache: PathCache,
+        lm_head: LMHead,
+        waiting: tuple[Features, Ints],
+        k: int,
+        coupling: TreeCoupling | None,
+    ) -> int:
+        """All levels of a tree, see `eyas.engine.interfaces.TreeGrower`."""
+        assert isinstance(builder, _native.TreeBuilder), "a compiled builder"
+        assert isinstance(cache, _native.Cache), "a cache of the head's stack"
+        assert isinstance(lm_head, NativeLMHead), "an LM head of this runtime"
+        features, token_ids = waiting
+        sampler, answer_length, scales = None, 0, ()
+        if coupling is not None:
+            sampler = self._samplers.compiled(coupling.sampler)
+            answer_length, scales = coupling.answer_length, coupling.scales
+        passes = self._head.grow(
+            builder, cache, *lm_head.columns, token_ids, as_rows(features), k, sampler, answer_length, scales
+        )
+        if not passes:
+            raise broken_draft()
+        return passes
 
 
 def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:

@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.engine.interfaces import FINAL, Features, PathCache, Shortcut, TargetCall, TargetInfo, Weights
+from eyas.engine.interfaces import (
+    FINAL,
+    DraftStack,
+    Features,
+    Linear,
+    PathCache,
+    Shortcut,
+    TargetCall,
+    TargetInfo,
+    Weights,
+)
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
 from eyas.models.families.common import DRAFT
@@ -23,6 +33,7 @@ from eyas.runtimes.native.blocks import (
     NativeLMHead,
     NativePiecewiseLinear,
     NativeResBlock,
+    NativeTreeGrower,
     as_rows,
     to_float32,
 )
@@ -178,6 +189,12 @@ class NativeRuntime:
         final_norm = get("final_norm.weight") if spec.final_norm is not None else None
         stack = make_stack(self.engine, spec, vector, matrices, final_norm, cache_type(self.draft_dtype))
         return NativeDraftStack(stack, self._target.context_limit)
+
+    def tree_grower(self, fc: Linear, stack: DraftStack) -> NativeTreeGrower:
+        """An EAGLE head of these blocks, which drafts whole trees."""
+        assert isinstance(fc, NativeLinear | NativePiecewiseLinear), "a linear layer of this runtime"
+        assert isinstance(stack, NativeDraftStack), "a stack of this runtime"
+        return NativeTreeGrower(_native.EagleHead(self._network, fc.matrices, stack.compiled), self._samplers)
 
     def round_score(self, values: Floats) -> Floats:
         """`values` rounded to the target's precision (int8 computes its scores in float32)."""

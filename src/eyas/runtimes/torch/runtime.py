@@ -9,7 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eyas.engine.interfaces import FINAL, Features, Shortcut, TargetCall, TargetInfo, Weights
+from eyas.engine.interfaces import (
+    FINAL,
+    DraftStack,
+    Features,
+    Linear,
+    Shortcut,
+    TargetCall,
+    TargetInfo,
+    Weights,
+)
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ModelError
 from eyas.models.spec import StackSpec
@@ -174,6 +183,9 @@ class TorchRuntime:
     def decoder_stack(self, spec: StackSpec, weights: Weights) -> TorchDraftStack:
         """Decoder layers in the target's precision, from weights by their names in checkpoints."""
         return TorchDraftStack(spec, weights, dtype=self.dtype, device=self.device)
+
+    def tree_grower(self, fc: Linear, stack: DraftStack) -> None:
+        """Trees are drafted level by level here."""
 
     def round_score(self, values: Floats) -> Floats:
         """`values` rounded to the target's precision."""
