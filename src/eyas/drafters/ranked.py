@@ -58,6 +58,9 @@ class TreeLimits:
     shape: TreeShape | None = None
 
 
+DEFAULT_LIMITS = TreeLimits()
+
+
 class SizableSession(DraftSession, ABC):
     """A session whose trees have a size that can be chosen."""
 
@@ -98,7 +101,7 @@ class RankedSession(SizableSession):
 
     def limits(self, token_ids: Sequence[int]) -> TreeLimits:  # noqa: ARG002
         """How large a tree below the root `token_ids[-1]` may get."""
-        return TreeLimits()
+        return DEFAULT_LIMITS
 
     def unread(self, token_ids: Sequence[int], most: int) -> int:  # noqa: ARG002
         """Committed tokens that the network reads before it drafts below the root `token_ids[-1]`.

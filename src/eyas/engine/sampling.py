@@ -19,6 +19,7 @@ One more option that cuts logits, such as min_p: a field of `SamplingConfig`, a 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -278,12 +279,12 @@ class Sampler:
         self.processors = [(processor, values) for processor, values in chosen if values is not None]
         self._noise: dict[int, Floats] = {}
 
-    @property
+    @cached_property
     def is_argmax(self) -> bool:
         """Whether the choice is the argmax of the raw logits: no noise, no processor."""
         return self.config.is_greedy and not self.edits_logits
 
-    @property
+    @cached_property
     def edits_logits(self) -> bool:
         """Whether the choice depends on more of the answer than its length, or the logits are edited."""
         config = self.config

@@ -83,7 +83,7 @@ class CostAwareTrees:
         self.may_draft = is_affordable and self._pays_in_batch(first, unread)
         if not (self.may_draft or has_chain):
             return None
-        own = SequenceCosts.of(costs, self._share)
+        own = first if self._share.is_single else SequenceCosts.of(costs, self._share)
         return SizeCosts(
             cycle_ms=own.cycle_ms,
             level_ms=costs.levels,

@@ -7,7 +7,13 @@ from time import perf_counter
 from eyas.drafters.expansion import best_of, grow
 from eyas.drafters.policy.cost_aware import CostAwareTrees
 from eyas.drafters.policy.lookup import ExpectedChains, Find, PromptLookup
-from eyas.drafters.ranked import ContinuationSession, PlainSession, RankedSession, SizableSession, TreeLimits
+from eyas.drafters.ranked import (
+    DEFAULT_LIMITS,
+    ContinuationSession,
+    PlainSession,
+    RankedSession,
+    SizableSession,
+)
 from eyas.drafters.tree_builder import NO_CHAIN, new_tree_builder
 from eyas.engine.interfaces import (
     DraftContext,
@@ -131,7 +137,7 @@ class _AutoTrees:
         self._context, self._costs = context, context.costs
         self._began, self._predicted_ms = 0.0, 0.0  # of the cycle under way
         self._ranked = session if isinstance(session, RankedSession) else None
-        limits = TreeLimits() if self._ranked is None else self._ranked.limits(context.prompt_ids)
+        limits = DEFAULT_LIMITS if self._ranked is None else self._ranked.limits(context.prompt_ids)
         self._trees = CostAwareTrees(context.costs, limits, context.share, can_draft=self._ranked is not None)
         self._chains: ExpectedChains | None = None
         find: Find | None = PromptLookup(context.stop_token_ids) if context.tree.lookup else None

@@ -92,7 +92,7 @@ class NativeLMHead:
     Args:
         source: of the runtime.
         matrix: its rows.
-        token_ids: (M,) target ids of these; None if they are 0..M-1.
+        token_ids: (M,) ascending target ids of these; None if they are 0..M-1.
         more: ids of the target's rows that are added.
     """
 
@@ -204,7 +204,8 @@ class NativeTreeGrower:
         assert isinstance(cache, _native.Cache), "a cache of the head's stack"
         assert isinstance(lm_head, NativeLMHead), "an LM head of this runtime"
         features, token_ids = waiting
-        sampler, answer_length, scales = None, 0, ()
+        sampler, answer_length = None, 0
+        scales: Sequence[float] = ()
         if coupling is not None:
             sampler = self._samplers.compiled(coupling.sampler)
             answer_length, scales = coupling.answer_length, coupling.scales
