@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from eyas.drafters.eagle2 import Eagle2Options
 from eyas.drafters.eagle_head import HeadState
+from eyas.drafters.expansion import grow
 from eyas.drafters.policy import session as policy_session
 from eyas.drafters.registry import methods
+from eyas.drafters.tree_builder import new_tree_builder
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import DraftFiles
 from eyas.engine.metrics import Laps
@@ -189,6 +191,35 @@ def test_a_call_is_a_draft_pass(engine):
     assert all(cycle["draft"] > 0 for cycle in laps.cycles)
     num_forwards = found[-2][1]
     assert len(used) < num_forwards <= 3 * len(used)
+
+
+@pytest.mark.parametrize("most_read", [None, 2])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_ctrl_c_interrupts_can_be_drafted_again(engine, monkeypatch, most_read, at_once):
+    """It arrives when the call has returned: its rows are in the cache, and nobody knows."""
+    from eyas.runtimes.native.blocks import NativeDraftStack, NativeTreeGrower
+
+    def tree(run):
+        builder = new_tree_builder(3, 3)
+        with run.session.session.expander(run.token_ids, most_read) as expand:
+            grow(builder, expand, 3)
+        return builder.finish(run.token_ids[-1], 9)
+
+    def interrupted(*args):
+        compute(*args)
+        raise KeyboardInterrupt
+
+    wanted = make_request([5, 9, 11, 8], vocab_size=VOCAB, options=Eagle2Options())
+    one, other = engine.start(wanted)[0], engine.start(wanted)[0]
+    if not at_once:
+        monkeypatch.setattr(HeadState, "grow", lambda *_: False)
+    kind, name = (NativeTreeGrower, "grow") if at_once else (NativeDraftStack, "forward")
+    compute = getattr(kind, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tree(one)
+    same([tree(one)], [tree(other)])
 
 
 def test_scores_in_the_models_precision_go_level_by_level(engine):

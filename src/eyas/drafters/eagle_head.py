@@ -261,12 +261,17 @@ class HeadState:
             answer_length = len(token_ids) - len(self._context.prompt_ids)
             coupling = TreeCoupling(self._context.sampler, answer_length, self.head.coupled_scale)
         lm_head, waiting = self._answer_head.after(token_ids), self._to_read(most_read)
+        length = self._cache.length
         if laps is not None:
             laps.mark("tree")
-        self.num_forwards += grower.grow(builder, self._cache, lm_head, waiting, k, coupling)
+        try:
+            self.num_forwards += grower.grow(builder, self._cache, lm_head, waiting, k, coupling)
+        except BaseException:  # Ctrl-C, too: what waits may be in the cache already
+            self._cache.truncate(length)
+            raise
+        self._end_reading(token_ids)
         if laps is not None:
             laps.mark("draft")
-        self._end_reading(token_ids)
         return True
 
     def answer(self, token_ids: Sequence[int]) -> list[Prefix]:
@@ -301,6 +306,7 @@ class HeadState:
             self._num_skipped += self._cache.length + len(tokens) - most
             self._cache.truncate(0)
             features, tokens = features[-most:], tokens[-most:]
+            self._waiting = [(features, tokens)]
         return features, tokens
 
     @property

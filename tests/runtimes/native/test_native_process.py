@@ -16,7 +16,7 @@ from eyas.engine.interfaces import DraftFiles, TargetCall
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
 from eyas.runtimes.native import load_native_runtime
-from eyas.runtimes.native.blocks import NativeDraftStack
+from eyas.runtimes.native.blocks import NativeDraftStack, NativeTreeGrower
 from eyas.runtimes.native.runtime import NativeRuntime
 from tiny import write_head, write_llama
 
@@ -219,12 +219,20 @@ def test_ctrl_c_during_a_forward_leaves_everything_usable(model):
     assert run(INTERRUPT, model) == [True] * 4
 
 
-@pytest.mark.parametrize("where", ["target", "draft"])
+STOPPED = {  # what returns when Ctrl-C arrives, and options with which it is called
+    "target": (NativeRuntime, "forward", {}),
+    "draft": (NativeTreeGrower, "grow", {}),
+    "level": (NativeDraftStack, "forward", {"score_precision": "model"}),
+}
+
+
+@pytest.mark.parametrize("where", STOPPED)
 def test_an_engine_whose_answer_was_stopped_goes_on(model, monkeypatch, tmp_path, where):
     """Ctrl-C arrives when the forward has returned: its tokens are pending, and no caller got the result."""
     runtime = load_native_runtime(model, dtype="float32", threads=1)
     head = write_head(tmp_path / "head")
     engine = Engine(runtime, methods()["eagle2"].drafter.load(runtime, DraftFiles(head=lambda: head)))
+    kind, name, options = STOPPED[where]
 
     def request(prompt):
         return fake.make_request(
@@ -232,21 +240,20 @@ def test_an_engine_whose_answer_was_stopped_goes_on(model, monkeypatch, tmp_path
             SamplingConfig(),
             StoppingConfig(max_new_tokens=12, ignore_eos=True),
             vocab_size=64,
-            options=Eagle2Options(),
+            options=Eagle2Options(**options),
         )
 
     wanted, _ = fake.answer(engine, request([5, 6, 7]))
     stream = engine.stream(request([5, 6, 7]))
     run_, _ = next(stream)
-    kind = NativeRuntime if where == "target" else NativeDraftStack
-    forward = kind.forward
+    compute = getattr(kind, name)
 
     def interrupted(*arguments):
-        forward(*arguments)
+        compute(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "forward", interrupted)
+        patch.setattr(kind, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             next(stream)
     again, _ = fake.answer(engine, request([5, 6, 7]))
