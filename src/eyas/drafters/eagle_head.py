@@ -269,9 +269,9 @@ class HeadState:
         except BaseException:  # Ctrl-C, too: what waits may be in the cache already
             self._cache.truncate(length)
             raise
-        self._end_reading(token_ids)
         if laps is not None:
             laps.mark("draft")
+        self._end_reading(token_ids)
         return True
 
     def answer(self, token_ids: Sequence[int]) -> list[Prefix]:
