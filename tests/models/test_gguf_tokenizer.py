@@ -264,7 +264,7 @@ def test_a_large_vocabulary_opens_at_once():
         if len(merges) > 151_000:
             break
     fields = byte_level("qwen2", merges)
-    started = time.perf_counter()
+    started = time.process_time()
     tokenizer = Tokenizer(GGUFTokenizer(fields).build())
-    assert time.perf_counter() - started < 5, "1 on a quiet machine"
+    assert time.process_time() - started < 5, "1 on a quiet machine"
     assert tokenizer.vocab_size > 150_000
