@@ -60,6 +60,9 @@ speed: ## EAGLE-2 against plain decoding on the native engine, on EYAS_EVAL_DATA
 peers: ## measure eyas beside transformers and llama.cpp (about half an hour on 2 cores)
 	bash benchmarks/peers.sh
 
+quality: ## how far a quantised model is from its weights in float32: make quality MODEL=file.gguf (minutes)
+	$(PYTHON) benchmarks/quality.py $(MODEL) --scales 32 256 llama.cpp
+
 bench: ## every method side by side on EYAS_EVAL_DATA, then tables and figures (hours on 2 cores)
 	bash benchmarks/bench.sh
 
