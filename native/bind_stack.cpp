@@ -73,7 +73,17 @@ std::vector<nb::object> borrowed(const OneOrSeveral& matrices) {
   return objects;
 }
 
-void init_layer(PyLayer* self, const OneOrSeveral& qkv, MatrixHandle output, const OneOrSeveral& gate_up, MatrixHandle down,
+void init_mixture(PyMixture* self, MatrixHandle router, const std::vector<OneOrSeveral>& gate_up,
+                  const std::vector<MatrixHandle>& down, int top_k, bool is_normalised) {
+  require(!down.empty() && gate_up.size() == down.size(), "the matrices of at least one expert");
+  require(top_k >= 1 && top_k <= int(down.size()), "a token takes one of the experts, or more");
+  std::vector<std::vector<nb::object>> gates;
+  for (const OneOrSeveral& matrices : gate_up) gates.push_back(borrowed(matrices));
+  new (self) PyMixture{nb::borrow(router), std::move(gates), borrowed(down), top_k, is_normalised};
+}
+
+void init_layer(PyLayer* self, const OneOrSeveral& qkv, MatrixHandle output, const OneOrSeveral& gate_up,
+                std::optional<MatrixHandle> down, std::optional<nb::handle_t<PyMixture>> mixture,
                 std::optional<Vector> attention_norm, std::optional<Vector> attention_post_norm, std::optional<Vector> mlp_norm,
                 std::optional<Vector> mlp_post_norm, std::optional<Vector> query_norm, std::optional<Vector> key_norm,
                 bool wide_norms, float eps, const std::string& activation, int window, int rope, std::optional<float> scale,
@@ -88,10 +98,12 @@ void init_layer(PyLayer* self, const OneOrSeveral& qkv, MatrixHandle output, con
   options.attention_softcap = softcap;
   options.residual_multiplier = residual_multiplier;
   require(window >= 0 && softcap >= 0 && options.attention_scale >= 0, "a window, a softcap and a scale of at least 0");
+  require(down.has_value() != mixture.has_value(), "an MLP or a mixture of experts");
   new (self) PyLayer{borrowed(qkv),
                      borrowed(gate_up),
                      nb::borrow(output),
-                     nb::borrow(down),
+                     down ? nb::borrow(*down) : nb::none(),
+                     mixture ? nb::borrow(*mixture) : nb::none(),
                      std::move(attention_norm),
                      std::move(attention_post_norm),
                      std::move(mlp_norm),
@@ -132,7 +144,30 @@ bool fit(const std::vector<PackedMatrix>& matrices, int k, int one, const std::v
   return true;
 }
 
+// Whether these are the matrices of a gated MLP of `hidden` numbers.
+bool fit_mlp(const std::vector<PackedMatrix>& gate_up, const PackedMatrix& down, int hidden) {
+  const int inner = down.k;
+  return down.n == hidden && fit(gate_up, hidden, 2 * round_up(inner, kLanes), {inner, inner});
+}
+
 }  // namespace
+
+Mixture PyStack::mixture(const PyMixture& given, const StackShape& shape) {
+  Mixture mixture;
+  mixture.router = matrix(given.router);
+  mixture.top_k = given.top_k;
+  mixture.is_normalised = given.is_normalised;
+  require(mixture.router.n == int(given.down.size()) && mixture.router.k == shape.hidden, "a router to the experts");
+  for (std::size_t e = 0; e < given.down.size(); ++e) {
+    mixture.experts.push_back({matrices(given.gate_up[e]), matrix(given.down[e])});
+    const Expert &expert = mixture.experts.back(), &first = mixture.experts.front();
+    bool same =
+        expert.gate_up.size() == first.gate_up.size() && expert.down.k == first.down.k && expert.down.format == first.down.format;
+    for (std::size_t i = 0; same && i < first.gate_up.size(); ++i) same = expert.gate_up[i].format == first.gate_up[i].format;
+    require(same && fit_mlp(expert.gate_up, expert.down, shape.hidden), "experts of one size and format that fit the layer");
+  }
+  return mixture;
+}
 
 Layer PyStack::layer(const PyLayer& given, const StackShape& shape) {
   const int width = shape.query_width(), kv_width = shape.key_width();
@@ -145,14 +180,17 @@ Layer PyStack::layer(const PyLayer& given, const StackShape& shape) {
   layer.key_norm = norm(given.key_norm, layer.wide_norms ? kv_width : shape.head_dim);
   layer.qkv = matrices(given.qkv);
   layer.output = matrix(given.output);
-  layer.gate_up = matrices(given.gate_up);
-  layer.down = matrix(given.down);
+  if (!given.mixture.is_none()) {
+    layer.mixture = mixture(nb::cast<const PyMixture&>(given.mixture), shape);
+  } else {
+    layer.gate_up = matrices(given.gate_up);
+    layer.down = matrix(given.down);
+    require(fit_mlp(layer.gate_up, layer.down, shape.hidden), "matrices that do not fit the layer");
+  }
   if (layer.attention_scale == 0) layer.attention_scale = 1.0f / std::sqrt(float(shape.head_dim));
   require(layer.rope >= -1 && layer.rope < int(shape.ropes.size()), "a rotary embedding of the stack's, or -1");
-  const int inner = layer.down.k;
-  require(fit(layer.qkv, shape.hidden, width + 2 * kv_width, {width, kv_width, kv_width}) &&
-              fit(layer.gate_up, shape.hidden, 2 * round_up(inner, kLanes), {inner, inner}) &&
-              layer.output.n == shape.hidden && layer.output.k == width && layer.down.n == shape.hidden,
+  require(fit(layer.qkv, shape.hidden, width + 2 * kv_width, {width, kv_width, kv_width}) && layer.output.n == shape.hidden &&
+              layer.output.k == width,
           "matrices that do not fit the layer");
   return layer;
 }
@@ -210,14 +248,19 @@ void bind_stack(nb::module_& m) {
           nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "ropes"_a, "kv_dtype"_a,
           "`ropes` holds the rotary embeddings that layers refer to: (rotated numbers / 2,) inverse\n"
           "frequencies, and the factor of the cosines and sines.");
+  nb::class_<PyMixture>(m, "Mixture")
+      .def("__init__", &init_mixture, nb::kw_only(), "router"_a, "gate_up"_a, "down"_a, "top_k"_a, "is_normalised"_a = true,
+           "Experts' matrices, of each as a layer has them, and the router's (experts, H). Of each token the\n"
+           "`top_k` best are taken; `is_normalised`: their weights sum to 1.");
   nb::class_<PyLayer>(m, "Layer")
-      .def("__init__", &init_layer, nb::kw_only(), "qkv"_a, "output"_a, "gate_up"_a, "down"_a,
-           "attention_norm"_a.none() = nb::none(), "attention_post_norm"_a.none() = nb::none(), "mlp_norm"_a.none() = nb::none(),
-           "mlp_post_norm"_a.none() = nb::none(), "query_norm"_a.none() = nb::none(), "key_norm"_a.none() = nb::none(),
-           "wide_norms"_a = false, "eps"_a = 1e-6, "activation"_a = "silu", "window"_a = 0, "rope"_a = 0,
-           "scale"_a.none() = nb::none(), "softcap"_a = 0.0f, "residual_multiplier"_a = 1.0f,
+      .def("__init__", &init_layer, nb::kw_only(), "qkv"_a, "output"_a, "gate_up"_a = nb::list(), "down"_a.none() = nb::none(),
+           "mixture"_a.none() = nb::none(), "attention_norm"_a.none() = nb::none(), "attention_post_norm"_a.none() = nb::none(),
+           "mlp_norm"_a.none() = nb::none(), "mlp_post_norm"_a.none() = nb::none(), "query_norm"_a.none() = nb::none(),
+           "key_norm"_a.none() = nb::none(), "wide_norms"_a = false, "eps"_a = 1e-6, "activation"_a = "silu", "window"_a = 0,
+           "rope"_a = 0, "scale"_a.none() = nb::none(), "softcap"_a = 0.0f, "residual_multiplier"_a = 1.0f,
            "Matrices and options of one layer; what is not given is absent. Where formats differ, `qkv` is a\n"
-           "list of three matrices and `gate_up` one of two. `rope` counts the stack's, -1\n"
+           "list of three matrices and `gate_up` one of two; a mixture of experts stands in place of `gate_up`\n"
+           "and `down`. `rope` counts the stack's, -1\n"
            "is none; `scale` None is head_dim^(-1/2).");
   nb::class_<PyStack>(m, "Stack")
       .def(nb::init<std::shared_ptr<Engine>, const StackShape&, const std::vector<PyLayer*>&, std::optional<Vector>, float>(),

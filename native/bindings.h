@@ -88,10 +88,20 @@ inline std::vector<int> to_parents(const std::optional<Ids>& parents, std::size_
   return out;
 }
 
+// A mixture's weights as Python gives them; of class Matrix.
+struct PyMixture {
+  nb::object router;
+  std::vector<std::vector<nb::object>> gate_up;  // of each expert
+  std::vector<nb::object> down;
+  int top_k;
+  bool is_normalised;
+};
+
 // A layer's weights and options as Python gives them; a stack checks them against its shape.
 struct PyLayer {
   std::vector<nb::object> qkv, gate_up;  // of class Matrix
   nb::object output, down;
+  nb::object mixture;  // of class Mixture, or None; then there is neither gate_up nor down
   std::optional<Vector> attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm;
   Layer options;  // everything else
 };
@@ -111,6 +121,7 @@ struct PyStack {
   const float* norm(const std::optional<Vector>& weights, int size);
   const PackedMatrix& matrix(const nb::object& matrix);
   std::vector<PackedMatrix> matrices(const std::vector<nb::object>& matrices);
+  Mixture mixture(const PyMixture& given, const StackShape& shape);
   Layer layer(const PyLayer& given, const StackShape& shape);
 };
 

@@ -108,7 +108,7 @@ void Mixtures::run(Phase& phase, const Kernels& kernels, const Mixture& mixture,
     epilogue.stride = width;
     if (takes_turns) epilogue.step = 2 * kLanes;
     const PackedMatrix& w = group.parts[part];
-    kernels.multiply(w, block, input_.view(kernels, w).from(run.begin), run.count, epilogue, next);
+    kernels.multiply(w, block, from_token(input_.view(kernels, w), run.begin), run.count, epilogue, next);
   });
   phase.each(rows, 1, [&](int begin, int end) {
     for (int row = begin; row < end; ++row) {
@@ -125,7 +125,7 @@ void Mixtures::run(Phase& phase, const Kernels& kernels, const Mixture& mixture,
     Epilogue epilogue;
     epilogue.y = results_.as<float>() + std::size_t(run.begin) * std::size_t(stride);
     epilogue.stride = std::size_t(stride);
-    kernels.multiply(w, block, down_input_.view(kernels, w).from(run.begin), run.count, epilogue, next);
+    kernels.multiply(w, block, from_token(down_input_.view(kernels, w), run.begin), run.count, epilogue, next);
   });
 }
 

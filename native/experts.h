@@ -9,7 +9,7 @@
 
 #include <vector>
 
-#include "activations.h"
+#include "buffers.h"
 #include "kernels.h"
 #include "thread_pool.h"
 
@@ -26,6 +26,8 @@ struct Mixture {
   std::vector<Expert> experts;  // none: the layer has an MLP
   int top_k = 0;                // experts that a token takes
   bool is_normalised = true;    // their weights sum to 1
+
+  explicit operator bool() const { return !experts.empty(); }
 };
 
 // Memory and work of the mixtures of a stack.

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
-#include <utility>
 
 namespace eyas {
 
@@ -14,72 +12,6 @@ bool is_fused(const Layer& layer) { return layer.activation == ActivationFunctio
 
 constexpr int kStrip = 64;  // tokens of one head that a thread rotates at a time: neighbours share lines of the cache
 }  // namespace
-
-void Buffer::reserve(std::size_t bytes) {
-  if (bytes <= bytes_) return;
-  bytes = (bytes + 4095) / 4096 * 4096;
-  void* memory = std::aligned_alloc(64, bytes);
-  if (!memory) throw std::bad_alloc();
-  std::memset(memory, 0, bytes);
-  memory_.reset(static_cast<std::uint8_t*>(memory));
-  bytes_ = bytes;
-}
-
-void ActivationBuffer::reserve(const Kernels& kernels, const MatrixGroup& matrices, int tokens) {
-  for (int part = 0; part < matrices.count; ++part) {
-    const Activations shape = view(kernels, matrices.parts[part]);
-    Memory& memory = of_format_[int(shape.format)];
-    memory.data.reserve(shape.stride * std::size_t(tokens));
-    if (!shape.scales) continue;
-    const std::size_t scales = std::size_t(tokens) * std::size_t(shape.scales);
-    memory.scale.reserve(sizeof(float) * scales);
-    memory.sum.reserve(2 * sizeof(std::int32_t) * scales);
-    memory.scaled_sum.reserve(sizeof(float) * scales);
-  }
-}
-
-Activations ActivationBuffer::view(const Kernels& kernels, const PackedMatrix& w) const {
-  Activations x;
-  x.format = w.format->activations;
-  const Memory& memory = of_format_[int(x.format)];
-  const int inputs = x.format == ActivationFormat::Int8 ? kScaled : kRunInputs;  // that share a scale
-  x.stride = std::size_t(round_up(w.k, 64)) * std::size_t(kernels.activation_bytes(x.format));
-  x.scales = is_int8(x.format) ? (w.k + inputs - 1) / inputs : 0;
-  x.data = memory.data.as<std::uint8_t>();
-  x.scale = memory.scale.as<float>();
-  x.sum = memory.sum.as<std::int32_t>();
-  x.scaled_sum = memory.scaled_sum.as<float>();
-  return x;
-}
-
-void ActivationBuffer::prepare(const Kernels& kernels, const MatrixGroup& matrices, const float* x, int padded, int t) const {
-  bool done[kNumActivationFormats] = {};
-  for (int part = 0; part < matrices.count; ++part) {
-    const PackedMatrix& w = matrices.parts[part];
-    if (std::exchange(done[int(w.format->activations)], true)) continue;
-    kernels.prepare(x, padded, view(kernels, w), t);
-  }
-}
-
-void multiply_together(Phase& phase, const Kernels& kernels, const MatrixGroup& matrices, const ActivationBuffer& inputs,
-                       int tokens, const Epilogue& epilogue, const MatrixGroup& after, bool interleave) {
-  const int blocks = matrices.blocks();
-  phase.each(blocks, 1, [&](int begin, int end, int thread) {
-    int block = begin;
-    const int part = matrices.part_of(block);
-    const PackedMatrix& w = matrices.parts[part];
-    Epilogue own = epilogue;
-    if (interleave) {
-      own.y += part * kLanes;
-      own.step = matrices.count * kLanes;
-    } else {
-      own.y += std::size_t(begin - block) * kBlock;
-    }
-    const bool is_last = end == phase.share_end(blocks, thread);
-    const std::uint8_t* next = is_last ? after.block(phase.share_begin(after.blocks(), thread)) : matrices.block(end);
-    kernels.multiply(w, block, inputs.view(kernels, w), tokens, own, next);
-  });
-}
 
 Stack::Stack(const Kernels& kernels, ThreadPool& pool, const StackShape& shape, std::vector<Layer> layers,
              const float* final_norm, float final_eps)
@@ -178,12 +110,18 @@ void Stack::reserve(int tokens, int slots) {
   bool has_branches = false;
   for (const Layer& layer : layers_) {
     qkv = std::max(qkv, MatrixGroup(layer.qkv).blocks() * kBlock);
-    inner = std::max(inner, is_fused(layer) ? layer.down.k : MatrixGroup(layer.gate_up).blocks() * kBlock);
     has_branches = has_branches || !attention_branch(layer).is_plain() || !mlp_branch(layer).is_plain();
     input_.reserve(kernels_, layer.qkv, tokens);
-    input_.reserve(kernels_, layer.gate_up, tokens);
     output_input_.reserve(kernels_, layer.output, tokens);
-    down_input_.reserve(kernels_, layer.down, tokens);
+    if (layer.mixture) {
+      input_.reserve(kernels_, layer.mixture.router, tokens);
+      router_.reserve(count * std::size_t(layer.mixture.router.blocks()) * kBlock * sizeof(float));
+      mixtures_.reserve(kernels_, layer.mixture, tokens, stride());
+    } else {
+      inner = std::max(inner, is_fused(layer) ? layer.down.k : MatrixGroup(layer.gate_up).blocks() * kBlock);
+      input_.reserve(kernels_, layer.gate_up, tokens);
+      down_input_.reserve(kernels_, layer.down, tokens);
+    }
   }
   query_bytes_ = kernels_.query_bytes(shape_.cache_type, shape_.head_dim);
   score_stride_ = std::size_t(round_up(slots, kKeyBlock) + 2 * kLanes);
@@ -290,8 +228,32 @@ void Stack::run_layer(Phase& phase, int index, const Branch& before, float* x, i
       output_input_.prepare(kernels_, layer.output, attended_.as<float>() + std::size_t(t) * width, int(width), t);
   });
   const Branch attended = attention_branch(layer);
-  multiply_together(phase, kernels_, layer.output, output_input_, tokens, residual(attended, x), layer.gate_up);
-  run_mlp(phase, layer, attended, x, tokens, next);
+  const MatrixGroup following = layer.mixture ? MatrixGroup(layer.mixture.router) : MatrixGroup(layer.gate_up);
+  multiply_together(phase, kernels_, layer.output, output_input_, tokens, residual(attended, x), following);
+  if (layer.mixture) {
+    run_mixture(phase, layer, attended, x, tokens);
+  } else {
+    run_mlp(phase, layer, attended, x, tokens, next);
+  }
+}
+
+void Stack::run_mixture(Phase& phase, const Layer& layer, const Branch& before, float* x, int tokens) {
+  const Mixture& mixture = layer.mixture;
+  prepare(phase, before, x, layer.mlp_norm, layer.eps, input_, mixture.router, tokens);
+  Epilogue logits;
+  logits.y = router_.as<float>();
+  logits.stride = std::size_t(mixture.router.blocks()) * kBlock;
+  multiply_together(phase, kernels_, mixture.router, input_, tokens, logits, mixture.router);
+  const float* inputs = layer.mlp_norm ? normed_.as<float>() : x;
+  mixtures_.run(phase, kernels_, mixture, layer.activation, logits.y, inputs, stride(), tokens);
+  const bool is_plain = mlp_branch(layer).is_plain();
+  phase.each(tokens, 1, [&](int begin, int end) {
+    for (int t = begin; t < end; ++t) {
+      float* y = (is_plain ? x : branch_.as<float>()) + std::size_t(t) * std::size_t(stride());
+      if (!is_plain) std::fill(y, y + stride(), 0.0f);
+      mixtures_.add(kernels_, t, stride(), y);
+    }
+  });
 }
 
 void Stack::run_mlp(Phase& phase, const Layer& layer, const Branch& before, float* x, int tokens, const Layer& next) {

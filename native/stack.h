@@ -5,13 +5,16 @@
 //     x += m * attention_post_norm(output(attention(attention_norm(x))))
 //     x += m * mlp_post_norm(down(f(gate(y)) * up(y)))   with   y = mlp_norm(x)
 //
+// or a mixture of experts (experts.h) instead of the MLP.
 // Every part but the matrices is absent unless the layer asks for it, and costs nothing then.
 #pragma once
 
 #include <memory>
 #include <vector>
 
+#include "buffers.h"
 #include "cache.h"
+#include "experts.h"
 #include "kernels.h"
 #include "thread_pool.h"
 
@@ -50,6 +53,7 @@ struct Layer {
   PackedMatrix output;
   std::vector<PackedMatrix> gate_up;  // blocks of 16 gate and 16 up outputs; or a matrix of gates and one of ups
   PackedMatrix down;
+  Mixture mixture;  // of experts, in place of gate_up and down
   ActivationFunction activation = ActivationFunction::Silu;
   int window = 0;                    // positions that a token sees; 0 is all
   int rope = 0;                      // of the stack's; -1 is none
@@ -71,43 +75,6 @@ struct Tap {
   int layer = 0;
   float* states = nullptr;  // (T, H)
 };
-
-// Memory that grows and is kept; aligned to 64 bytes.
-class Buffer {
- public:
-  Buffer() : memory_(nullptr, std::free) {}
-  void reserve(std::size_t bytes);
-  template <class T>
-  T* as() const {
-    return reinterpret_cast<T*>(memory_.get());
-  }
-
- private:
-  std::unique_ptr<std::uint8_t, void (*)(void*)> memory_;
-  std::size_t bytes_ = 0;
-};
-
-// Memory for the activations that the matrices of a group read, in the formats that they multiply.
-class ActivationBuffer {
- public:
-  void reserve(const Kernels& kernels, const MatrixGroup& matrices, int tokens);
-  // Activations in that memory, as one of the matrices reads them.
-  Activations view(const Kernels& kernels, const PackedMatrix& w) const;
-  // Token t, whose floats x are readable up to `padded`, in every format that the matrices multiply.
-  void prepare(const Kernels& kernels, const MatrixGroup& matrices, const float* x, int padded, int t) const;
-
- private:
-  struct Memory {
-    Buffer data, scale, sum, scaled_sum;
-  };
-  Memory of_format_[kNumActivationFormats];
-};
-
-// All tokens in `inputs` times the matrices, by all threads: each its share of the blocks. At its end a thread fetches the
-// share of `after` that it begins with next, so that memory works during attention, norms and waiting. With `interleave`
-// the results of two matrices take turns, 16 each.
-void multiply_together(Phase& phase, const Kernels& kernels, const MatrixGroup& matrices, const ActivationBuffer& inputs,
-                       int tokens, const Epilogue& epilogue, const MatrixGroup& after, bool interleave = false);
 
 class Stack {
  public:
@@ -150,6 +117,7 @@ class Stack {
   void prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const ActivationBuffer& out,
                const MatrixGroup& matrices, int tokens);
   void run_mlp(Phase& phase, const Layer& layer, const Branch& before, float* x, int tokens, const Layer& next);
+  void run_mixture(Phase& phase, const Layer& layer, const Branch& before, float* x, int tokens);
   bool tap(Phase& phase, int layer, const Branch& before, float* x, int tokens, const std::vector<Tap>& taps);
   Epilogue residual(const Branch& branch, float* x) const;
   void add_branch(const Branch& branch, int t, float* x);
@@ -180,8 +148,9 @@ class Stack {
   std::vector<View> views_;  // (T, windows): what a token sees
   std::vector<int> rest_;
   std::vector<Item> items_;
-  Buffer qkv_, queries_, attended_, normed_, gated_, branch_, scores_;
+  Buffer qkv_, queries_, attended_, normed_, gated_, branch_, scores_, router_;
   ActivationBuffer input_, output_input_, down_input_;
+  Mixtures mixtures_;
   std::size_t query_bytes_ = 0;
   std::size_t score_stride_ = 0;
 };

@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 
 from eyas import _native
-from eyas.models.spec import Attention, GatedMLP, LayerSpec, Norm, Norms, Rope, StackSpec
+from eyas.models.spec import Attention, GatedMLP, LayerSpec, MoE, Norm, Norms, Rope, StackSpec
 from eyas.runtimes.native.layers import cache_type, make_stack
-from eyas.runtimes.native.matrices import MATRICES, interleave, make_matrix
+from eyas.runtimes.native.matrices import MATRICES, interleave, layer_matrix, make_matrix
 
 KINDS = ("float32", "bfloat16", "int8")
 NETS = (*KINDS, "int8/q8_0")  # of weights, or of weights and of keys and values
@@ -52,6 +52,9 @@ class Shape:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
+    experts: int = 0  # 0: MLPs
+    top_k: int = 2
+    normalised: bool = True
 
     @property
     def stack(self):
@@ -78,10 +81,16 @@ class Shape:
                 bias=self.biased,
                 output_bias=self.biased,
             ),
-            mlp=GatedMLP(size=self.inner_of(index), activation=self.activation, bias=self.biased),
+            mlp=self._mlp(index),
             norms=Norms(eps=1e-5, offset=self.offset, where=self.where),
             residual_multiplier=self.multiplier,
         )
+
+    def _mlp(self, index):
+        mlp = GatedMLP(size=self.inner_of(index), activation=self.activation, bias=self.biased)
+        if not self.experts:
+            return mlp
+        return MoE(experts=self.experts, top_k=self.top_k, expert=mlp, normalised=self.normalised)
 
     def inner_of(self, layer):
         """Size of a layer's MLP."""
@@ -128,6 +137,10 @@ OPTIONS = {
         logit_softcap=3.0,
     ),
     "olmo2": Shape(where="post", head_norms="width", heads=4, kv_heads=2, dim=12),
+    "mixture": Shape(experts=5),
+    "mixture-gelu": Shape(
+        experts=6, top_k=3, normalised=False, inner=(17, 40), activation="gelu", multiplier=0.4
+    ),
     "granite": Shape(multiplier=0.22, scale=0.2, embedding_scale=12.0, logit_scale=0.125, biased=True),
 }
 SHAPES |= OPTIONS
@@ -208,6 +221,12 @@ def weights(shape, seed=0):
         }
         for name in ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm"):
             made[f"{layer}.{name}"] = vector(shape.hidden, 1.0 - shape.offset)
+        if shape.experts:
+            made[f"{layer}.router"] = matrix(shape.experts, shape.hidden)
+        for expert in range(shape.experts):
+            made[f"{layer}.expert_gate.{expert}"] = matrix(inner, shape.hidden)
+            made[f"{layer}.expert_up.{expert}"] = matrix(inner, shape.hidden)
+            made[f"{layer}.expert_down.{expert}"] = matrix(shape.hidden, inner)
     return made
 
 
@@ -231,6 +250,12 @@ def net(name, kind="float32", isa=None, threads=1, kv_dtype="auto"):
 
     def matrix(layer, name):
         at = f"{layer}.{name}"
+        if name == "router":
+            return make_matrix(own[at], "float32", "a test's router")
+        if name.startswith("expert"):
+            rows = layer_matrix(lambda part: own[f"{layer}.{part.removesuffix('.weight')}"], name)
+            kind = kinds[name.removeprefix("expert_").split(".")[0]]
+            return make_matrix(rows, kind, "a test's expert")
         if name == "gate_up":
             rows = interleave(own[f"{layer}.gate"], own[f"{layer}.up"])
             bias = interleave(own[f"{layer}.gate.bias"], own[f"{layer}.up.bias"])
@@ -293,8 +318,26 @@ class Reference:
         return x @ self.own[at].T + (self.own[at + ".bias"] if self.shape.biased else 0)
 
     def mlp(self, at, spec, x):
+        if isinstance(spec.mlp, MoE):
+            return self.mixture(at, spec.mlp, x)
         gate = ACTIVATIONS[spec.mlp.activation](self.product(at + "gate", x))
         return self.product(at + "down", gate * self.product(at + "up", x))
+
+    def mixture(self, at, spec, x):
+        """Every expert's outputs, times weights that are 0 but for the chosen."""
+        logits = x @ self.own[at + "router"].T
+        probs = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probs /= probs.sum(axis=1, keepdims=True)
+        least = np.sort(probs, axis=1)[:, [-spec.top_k]]
+        probs[probs < least] = 0
+        if spec.normalised:
+            probs /= probs.sum(axis=1, keepdims=True)
+        total = 0
+        for expert in range(spec.experts):
+            gate, up, down = (self.own[f"{at}expert_{part}.{expert}"].T for part in ("gate", "up", "down"))
+            outputs = (ACTIVATIONS[spec.expert.activation](x @ gate) * (x @ up)) @ down
+            total = total + probs[:, [expert]] * outputs
+        return total
 
     def attention(self, at, layer, x):
         spec, repeat = layer.attention, self.shape.heads // self.shape.kv_heads

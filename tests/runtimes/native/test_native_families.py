@@ -43,6 +43,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+EXPERTS = {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 7}
 GEMMA3_ROPE = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
@@ -84,6 +85,8 @@ CONFIGS = {
     "qwen3": lambda: transformers.Qwen3Config(**SIZES, head_dim=16),
     "qwen3-biases": lambda: transformers.Qwen3Config(**SIZES, head_dim=16, attention_bias=True),
     "qwen3-tied": lambda: transformers.Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(**SIZES, **EXPERTS, norm_topk_prob=True),
+    "qwen3_moe-sparse": lambda: transformers.Qwen3MoeConfig(**SIZES, **EXPERTS, mlp_only_layers=[1]),
     "gemma2": lambda: transformers.Gemma2Config(**SIZES, **GEMMA, attn_logit_softcapping=5.0),
     "gemma2-biases": lambda: transformers.Gemma2Config(**SIZES, **GEMMA, attention_bias=True),
     "gemma3": lambda: transformers.Gemma3TextConfig(**SIZES, **GEMMA),

@@ -167,11 +167,59 @@ def test_layers_that_do_not_fit_are_refused(changes, message):
         _native.Stack(engine(), shape, [_native.Layer(**packed, **({"rope": -1} | changes))])
 
 
+def mixture(experts=3, **changes):
+    """The weights of equal experts, as a layer takes them."""
+    packed = {name: make_matrix(rows, "float32", name) for name, rows in matrices().items()}
+    router = np.random.default_rng(7).normal(size=(experts, HIDDEN)).astype("f4")
+    given = {
+        "router": make_matrix(router, "float32", "router"),
+        "gate_up": [packed["gate_up"]] * experts,
+        "down": [packed["down"]] * experts,
+        "top_k": 2,
+    }
+    return _native.Mixture(**given | changes), packed
+
+
+@every_isa
+def test_equal_experts_are_the_mlp_that_each_of_them_is(isa):
+    """Weights that sum to 1 leave what all chosen experts give, whichever were chosen."""
+    experts, packed = mixture()
+    shape = _native.StackShape(hidden=HIDDEN, heads=4, kv_heads=4, head_dim=8, ropes=[], kv_dtype="float32")
+    outer = {"qkv": packed["qkv"], "output": packed["output"], "rope": -1}
+    x = np.random.default_rng(3).normal(size=(9, HIDDEN)).astype("f4")
+    dense, mixed = (
+        run(_native.Stack(engine(1, isa), shape, [_native.Layer(**outer, **mlp)]), x)
+        for mlp in ({"gate_up": packed["gate_up"], "down": packed["down"]}, {"mixture": experts})
+    )
+    np.testing.assert_allclose(mixed, dense, rtol=0, atol=1e-4 * np.abs(dense).max())
+
+
+def test_mixtures_that_do_not_fit_are_refused():
+    rows = matrices()
+    narrow = make_matrix(rows["down"][:, :16], "float32", "down")
+    coarse = make_matrix(rows["down"], "bfloat16", "down")
+    for changes in ({"top_k": 0}, {"top_k": 4}, {"gate_up": []}, {"down": [], "gate_up": []}):
+        with pytest.raises(ValueError, match=r"one of the experts|at least one expert"):
+            mixture(**changes)
+    shape = _native.StackShape(hidden=HIDDEN, heads=4, kv_heads=4, head_dim=8, ropes=[], kv_dtype="float32")
+    for changes, message in (
+        ({"router": make_matrix(rows["qkv"], "float32", "router")}, "a router to the experts"),
+        ({"down": [narrow] * 3}, "experts of one size"),
+        ({"down": [make_matrix(rows["down"], "float32", "down")] * 2 + [coarse]}, "experts of one size"),
+    ):
+        experts, packed = mixture(**changes)
+        layer = _native.Layer(qkv=packed["qkv"], output=packed["output"], mixture=experts, rope=-1)
+        with pytest.raises(ValueError, match=message):
+            _native.Stack(engine(), shape, [layer])
+    with pytest.raises(ValueError, match="an MLP or a mixture"):
+        _native.Layer(qkv=packed["qkv"], output=packed["output"], rope=-1)
+
+
 @pytest.mark.parametrize("fault", [np.nan, np.inf])
 @every_isa
 def test_a_number_that_is_none_gets_through_every_function(isa, fault):
     """Caps and activations must not turn it into a number."""
-    for name in ("gelu", "gelu-tanh", "softcap", "logits", "gemma2"):
+    for name in ("gelu", "gelu-tanh", "softcap", "logits", "gemma2", "mixture"):
         network = net(name, "float32", isa)
         rows = weights(SHAPES[name])["embedding"][TOKENS].copy()
         rows[3, 0] = fault
@@ -200,10 +248,10 @@ def test_what_the_engine_does_not_compute_is_said_by_name():
     assert all(
         missing(model(stack)) is None for stack in (spec, *(shape.stack for shape in OPTIONS.values()))
     )
-    experts = MoE(experts=4, top_k=2, expert=GatedMLP(size=8))
+    wide_experts = MoE(experts=4, top_k=2, expert=GatedMLP(size=60_000))
     wider = replace(second.attention, heads=8)
     for layer, message in (
-        (replace(second, mlp=experts), "mixtures of experts"),
+        (replace(second, mlp=wide_experts), "vectors of 60000 numbers"),
         (replace(second, attention=wider), "differ in their attention heads"),
         (replace(second, mlp=GatedMLP(size=60_000)), "vectors of 60000 numbers"),
     ):

@@ -1,15 +1,16 @@
 """From the description of decoder layers to a stack of the engine."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyas import _native
-from eyas.models.spec import GatedMLP, LayerSpec, Norm, Rope, StackSpec
+from eyas.models.spec import GatedMLP, LayerSpec, MoE, Norm, Rope, StackSpec
 
 Vector = Callable[[int, str], NDArray[np.float32]]  # (layer, name such as "mlp_norm") -> weights as stored
-# (layer, one of MATRICES) -> packed, biases included: one matrix, or several where formats differ
+# (layer, name such as "qkv") -> packed, biases included: one matrix, or several where formats differ
 MatricesOf = Callable[[int, str], Sequence[_native.Matrix]]
 
 
@@ -58,7 +59,6 @@ def _layer(
     index: int, spec: LayerSpec, ropes: list[Rope], vector: Vector, matrices: MatricesOf
 ) -> _native.Layer:
     attention, norms = spec.attention, spec.norms
-    assert isinstance(spec.mlp, GatedMLP), "a mixture of experts was refused"
     names = {*norms.names, *(("query_norm", "key_norm") if attention.query_key_norm != "none" else ())}
 
     def norm(name: str) -> NDArray[np.float32] | None:
@@ -67,8 +67,7 @@ def _layer(
     return _native.Layer(
         qkv=[*matrices(index, "qkv")],
         output=matrices(index, "output")[0],
-        gate_up=[*matrices(index, "gate_up")],
-        down=matrices(index, "down")[0],
+        **_mlp(index, spec.mlp, matrices),
         attention_norm=norm("attention_norm"),
         attention_post_norm=norm("attention_post_norm"),
         mlp_norm=norm("mlp_norm"),
@@ -77,13 +76,28 @@ def _layer(
         key_norm=norm("key_norm"),
         wide_norms=attention.query_key_norm == "width",
         eps=norms.eps,
-        activation=spec.mlp.activation,
+        activation=(spec.mlp if isinstance(spec.mlp, GatedMLP) else spec.mlp.expert).activation,
         window=attention.window,
         rope=-1 if attention.rope is None else ropes.index(attention.rope),
         scale=attention.scale,
         softcap=attention.softcap,
         residual_multiplier=spec.residual_multiplier,
     )
+
+
+def _mlp(index: int, mlp: GatedMLP | MoE, matrices: MatricesOf) -> dict[str, Any]:
+    """The matrices of a layer's MLP or of its experts."""
+    if isinstance(mlp, GatedMLP):
+        return {"gate_up": [*matrices(index, "gate_up")], "down": matrices(index, "down")[0]}
+    return {
+        "mixture": _native.Mixture(
+            router=matrices(index, "router")[0],
+            gate_up=[[*matrices(index, f"expert_gate_up.{e}")] for e in range(mlp.experts)],
+            down=[matrices(index, f"expert_down.{e}")[0] for e in range(mlp.experts)],
+            top_k=mlp.top_k,
+            is_normalised=mlp.normalised,
+        )
+    }
 
 
 def _factors(weights: NDArray[np.float32], norm: Norm) -> NDArray[np.float32]:

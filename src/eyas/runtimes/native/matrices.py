@@ -1,7 +1,8 @@
-"""How a layer's weights become the engine's four matrices, and those become packed bytes.
+"""How a layer's weights become the engine's matrices, and those become packed bytes.
 
 Weights whose products are taken together are one matrix where they have one format: query, key and value
-below each other, gate and up in turns. Otherwise each is a matrix of its own.
+below each other, gate and up in turns. Otherwise each is a matrix of its own. A mixture of experts has the
+matrices `router`, `expert_gate_up.17` and `expert_down.17` instead of `gate_up` and `down`.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,46 +32,59 @@ PARTS = {
     "output": ("output",),
     "gate_up": ("gate", "up"),
     "down": ("down",),
+    "router": ("router",),
+    "expert_gate_up": ("expert_gate", "expert_up"),
+    "expert_down": ("expert_down",),
 }
 
 
-def matrix_shapes(layer: LayerSpec, hidden: int) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of each of `MATRICES`; the outputs of gate and up are padded to lanes."""
+def matrix_names(layer: LayerSpec) -> list[str]:
+    """Names of a layer's matrices."""
+    if isinstance(layer.mlp, GatedMLP):
+        return [*MATRICES]
+    experts = [f"{name}.{e}" for e in range(layer.mlp.experts) for name in ("expert_gate_up", "expert_down")]
+    return ["qkv", "output", "router", *experts]
+
+
+def weight_names(matrix: str) -> tuple[str, ...]:
+    """The weights that make up a matrix: `query`, or `expert_gate.17`."""
+    name, *expert = matrix.split(".")
+    return tuple(".".join([part, *expert]) for part in PARTS[name])
+
+
+def matrix_shape(layer: LayerSpec, hidden: int, matrix: str) -> tuple[int, int]:
+    """(outputs, inputs) of a matrix, or of one of its weights; gate and up together are padded to lanes."""
     attention, mlp = layer.attention, layer.mlp
-    assert isinstance(mlp, GatedMLP), "a mixture of experts was refused"
+    inner = mlp.size if isinstance(mlp, GatedMLP) else mlp.expert.size
+    gates = -(-inner // _LANES) * 2 * _LANES
+    experts = 0 if isinstance(mlp, GatedMLP) else mlp.experts
     return {
         "qkv": (attention.query_size + 2 * attention.key_size, hidden),
-        "output": (hidden, attention.query_size),
-        "gate_up": (-(-mlp.size // _LANES) * 2 * _LANES, hidden),
-        "down": (hidden, mlp.size),
-    }
-
-
-def part_shapes(layer: LayerSpec, hidden: int) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of each weight of a layer's matrices: `query`, `gate` and so on."""
-    attention, mlp = layer.attention, layer.mlp
-    assert isinstance(mlp, GatedMLP), "a mixture of experts was refused"
-    return {
         "query": (attention.query_size, hidden),
         "key": (attention.key_size, hidden),
         "value": (attention.key_size, hidden),
-        "gate": (mlp.size, hidden),
-        "up": (mlp.size, hidden),
-    }
+        "output": (hidden, attention.query_size),
+        "gate_up": (gates, hidden),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+        "router": (experts, hidden),
+    }[matrix.split(".")[0].removeprefix("expert_")]
 
 
 def has_bias(layer: LayerSpec, matrix: str) -> bool:
-    """Whether one of `MATRICES` has a bias."""
+    """Whether a matrix has a bias."""
     if matrix == "qkv":
         return layer.attention.bias
-    return layer.attention.output_bias if matrix == "output" else layer.mlp.bias  # type: ignore[union-attr]
+    if matrix == "output":
+        return layer.attention.output_bias
+    return isinstance(layer.mlp, GatedMLP) and layer.mlp.bias
 
 
 def layer_matrix(get: Get, matrix: str, kind: str = "weight") -> Stored:
-    """One of `MATRICES` of a layer, or its bias with kind "bias"."""
-    if matrix == "gate_up":
-        return interleave(get(f"gate.{kind}"), get(f"up.{kind}"))
-    return join([get(f"{part}.{kind}") for part in PARTS[matrix]])
+    """A matrix of a layer, or its bias with kind "bias"."""
+    parts = [get(f"{name}.{kind}") for name in weight_names(matrix)]
+    return interleave(*parts) if "gate_up" in matrix else join(parts)
 
 
 def join(parts: Sequence[Stored]) -> Stored:

@@ -28,15 +28,15 @@ from eyas.models.quantised import QuantisedTensors, quantiser_key
 from eyas.models.tensors import ModelTensors
 from eyas.models.weights import dtype_code, stream_safetensors
 from eyas.runtimes.native.matrices import (
-    MATRICES,
     PARTS,
     Stored,
     layer_matrix,
     layout_key,
-    matrix_shapes,
+    matrix_names,
+    matrix_shape,
     pack_matrix,
-    part_shapes,
     rows_of,
+    weight_names,
 )
 
 SMALL = 32 << 20  # weights below which packing costs less than a file
@@ -115,8 +115,8 @@ class PackedWeights:
         return isinstance(tensors, QuantisedTensors) and tensors.format(EMBEDDING) in tensors.block_formats
 
     def parts(self, layer: int, matrix: str) -> tuple[str, ...]:
-        """What one of `MATRICES` consists of: itself, or the names of its weights where formats differ."""
-        return (matrix,) if f"layers.{layer}.{matrix}" in self._packings else PARTS[matrix]
+        """What a matrix consists of: itself, or the names of its weights where formats differ."""
+        return (matrix,) if f"layers.{layer}.{matrix}" in self._packings else weight_names(matrix)
 
     def weight_format(self, name: str) -> str:
         """The format of a matrix."""
@@ -132,19 +132,25 @@ class PackedWeights:
 
     def _plan(self) -> Iterator[tuple[str, Packing]]:
         spec = self._tensors.spec
+        hidden = spec.hidden_size
         for index, layer in enumerate(spec.layers):
-            shapes = matrix_shapes(layer, spec.hidden_size)
-            for matrix in MATRICES:
-                formats = [self._format_of(f"layers.{index}.{part}.weight") for part in PARTS[matrix]]
+            for matrix in matrix_names(layer):
+                parts = weight_names(matrix)
+                formats = [self._format_of(f"layers.{index}.{part}.weight") for part in parts]
                 if len(set(formats)) == 1:
-                    yield f"layers.{index}.{matrix}", Packing(formats[0], *shapes[matrix])
+                    yield (
+                        f"layers.{index}.{matrix}",
+                        Packing(formats[0], *matrix_shape(layer, hidden, matrix)),
+                    )
                     continue
-                for part, weight_format in zip(PARTS[matrix], formats, strict=True):
-                    shape = part_shapes(layer, spec.hidden_size)[part]
+                for part, weight_format in zip(parts, formats, strict=True):
+                    shape = matrix_shape(layer, hidden, part)
                     yield f"layers.{index}.{part}", Packing(weight_format, *shape)
         yield HEAD, Packing(self._format_of(self._head_name), spec.vocab_size, spec.hidden_size)
 
     def _format_of(self, tensor: str) -> str:
+        if tensor.endswith("router.weight"):
+            return "float32"  # few numbers that decide much
         if self._format in formats_of("native"):
             return self._format
         stored = self._tensors.format(tensor)
@@ -164,12 +170,12 @@ class PackedWeights:
         weight_format = self._packings[name].weight_format
         if name == HEAD:
             return rows_of(self._tensors.raw(self._head_name), weight_format)
-        layer, matrix = name.rsplit(".", 1)
+        layer, matrix = _layer_and_matrix(name)
 
         def get(part: str) -> Stored:
             return rows_of(self._tensors.raw(f"{layer}.{part}"), weight_format)
 
-        return layer_matrix(get, matrix) if matrix in MATRICES else get(f"{matrix}.weight")
+        return layer_matrix(get, matrix) if matrix.split(".")[0] in PARTS else get(f"{matrix}.weight")
 
     def head_table(self) -> Stored:
         """The LM head's rows as `rows` has them, or the numbers of the model's files where it is in a mix."""
@@ -201,8 +207,8 @@ class PackedWeights:
         if name == HEAD:
             self._tensors.check_finite(self._head_name)
             return
-        layer, matrix = name.rsplit(".", 1)
-        for part in PARTS.get(matrix, (matrix,)):
+        layer, matrix = _layer_and_matrix(name)
+        for part in weight_names(matrix) if matrix.split(".")[0] in PARTS else (matrix,):
             self._tensors.check_finite(f"{layer}.{part}.weight")
 
     def _layout(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
@@ -238,12 +244,13 @@ class PackedWeights:
 
     def _write(self, path: Path, progress: Progress) -> None:
         shapes = self._layout()
+        order = {name: index for index, name in enumerate(shapes)}
         scales: dict[str, NDArray[np.float32]] = {}
 
         def make(name: str) -> NDArray[Any]:
             if name in scales:
                 return scales.pop(name)
-            progress("packing weights", list(shapes).index(name), len(shapes))
+            progress("packing weights", order[name], len(order))
             if name == EMBEDDING:
                 return self._tensors.raw(name).data.reshape(-1)
             data, scales[f"{name}.scale"] = self._pack(name)
@@ -262,6 +269,12 @@ class PackedWeights:
         finally:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def _layer_and_matrix(name: str) -> tuple[str, str]:
+    """`layers.3` and `expert_down.17` of `layers.3.expert_down.17`."""
+    layers, index, matrix = name.split(".", 2)
+    return f"{layers}.{index}", matrix
 
 
 def packed_path(tensors: ModelTensors, weight_format: str, layout: str) -> Path:

@@ -50,13 +50,12 @@ def missing(spec: ModelSpec) -> str | None:
 def _missing_in_layer(layer: LayerSpec, spec: ModelSpec) -> str | None:
     attention, first = layer.attention, spec.layers[0].attention
     heads, kv_heads, dim = attention.heads, attention.kv_heads, attention.head_dim
-    if isinstance(layer.mlp, MoE):
-        return "its layers are mixtures of experts"
     if (heads, kv_heads, dim) != (first.heads, first.kv_heads, first.head_dim):
         return "its layers differ in their attention heads"
     if dim % 2 or dim > MAX_HEAD_DIM or heads % kv_heads:
         return f"{heads} heads of {dim} over {kv_heads} kv heads do not fit the kernels"
-    widest = max(spec.hidden_size, layer.mlp.size, attention.query_size)
+    inner = layer.mlp.expert.size if isinstance(layer.mlp, MoE) else layer.mlp.size
+    widest = max(spec.hidden_size, inner, attention.query_size)
     if widest > MAX_WIDTH:
         return f"it multiplies vectors of {widest} numbers, and {MAX_WIDTH} are the most"
     return None
