@@ -75,14 +75,30 @@ class StackShape:
         frequencies, and the factor of the cosines and sines.
         """
 
+class Mixture:
+    def __init__(
+        self,
+        *,
+        router: Matrix,
+        gate_up: Sequence[Matrix | Sequence[Matrix]],
+        down: Sequence[Matrix],
+        top_k: int,
+        is_normalised: bool = True,
+    ) -> None:
+        """
+        Experts' matrices, of each as a layer has them, and the router's (experts, H). Of each token the
+        `top_k` best are taken; `is_normalised`: their weights sum to 1.
+        """
+
 class Layer:
     def __init__(
         self,
         *,
         qkv: Matrix | Sequence[Matrix],
         output: Matrix,
-        gate_up: Matrix | Sequence[Matrix],
-        down: Matrix,
+        gate_up: Matrix | Sequence[Matrix] = [],
+        down: Matrix | None = None,
+        mixture: Mixture | None = None,
         attention_norm: NDArray[numpy.float32] | None = None,
         attention_post_norm: NDArray[numpy.float32] | None = None,
         mlp_norm: NDArray[numpy.float32] | None = None,
@@ -100,7 +116,8 @@ class Layer:
     ) -> None:
         """
         Matrices and options of one layer; what is not given is absent. Where formats differ, `qkv` is a
-        list of three matrices and `gate_up` one of two. `rope` counts the stack's, -1
+        list of three matrices and `gate_up` one of two; a mixture of experts stands in place of `gate_up`
+        and `down`. `rope` counts the stack's, -1
         is none; `scale` None is head_dim^(-1/2).
         """
 

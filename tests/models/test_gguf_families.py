@@ -9,103 +9,10 @@ import pytest
 from eyas.errors import ModelError
 from eyas.models.families import open_tensors, read_family, read_spec
 from eyas.models.formats import to_float32
-from gguf_files import write_gguf
+from gguf_files import CONFIGS, SIZES, save, write_gguf
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-SIZES = {
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 1000000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0, 1.05, 1.1, 1.3, 2.0, 2.5],
-    "long_factor": [1.0, 1.5, 2.0, 3.0, 5.0, 8.0],
-    "partial_rotary_factor": 0.75,
-}
-GEMMA3_ROPE = {
-    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
-    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-}
-CONFIGS = {
-    "llama": lambda: transformers.LlamaConfig(**SIZES),
-    "llama-biases": lambda: transformers.LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
-    "llama-head-dim": lambda: transformers.LlamaConfig(**SIZES, head_dim=24, tie_word_embeddings=True),
-    "llama3": lambda: transformers.LlamaConfig(**SIZES, rope_parameters=LLAMA3),
-    "llama-linear": lambda: transformers.LlamaConfig(
-        **SIZES, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
-    ),
-    "mistral": lambda: transformers.MistralConfig(**SIZES, sliding_window=None),
-    "qwen2": lambda: transformers.Qwen2Config(**SIZES),
-    "qwen2-yarn": lambda: transformers.Qwen2Config(**SIZES, rope_parameters=YARN),
-    "qwen2-yarn-options": lambda: transformers.Qwen2Config(
-        **SIZES, rope_parameters={**YARN, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.25}
-    ),
-    "qwen3": lambda: transformers.Qwen3Config(**SIZES, head_dim=24),
-    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
-        **SIZES, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True
-    ),
-    "gemma2": lambda: transformers.Gemma2Config(
-        **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=7
-    ),
-    "gemma3": lambda: transformers.Gemma3TextConfig(
-        **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=7
-    ),
-    "gemma3-scaled": lambda: transformers.Gemma3TextConfig(
-        **{**SIZES, "num_hidden_layers": 7},
-        head_dim=32,
-        query_pre_attn_scalar=32,
-        sliding_window=7,
-        rope_parameters=GEMMA3_ROPE,
-    ),
-    "phi3": lambda: transformers.Phi3Config(**SIZES, sliding_window=9, original_max_position_embeddings=128),
-    "phi3-longrope": lambda: transformers.Phi3Config(
-        **SIZES, rope_parameters=LONGROPE, original_max_position_embeddings=32, tie_word_embeddings=True
-    ),
-    "smollm3": lambda: transformers.SmolLM3Config(**{**SIZES, "num_hidden_layers": 5}),
-    "granite": lambda: transformers.GraniteConfig(
-        **SIZES,
-        attention_multiplier=0.015625,
-        embedding_multiplier=12.0,
-        residual_multiplier=0.22,
-        logits_scaling=8.0,
-    ),
-    "olmo2": lambda: transformers.Olmo2Config(**SIZES),
-}
-
-
-def save(config, directory):
-    torch.manual_seed(3)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.25)
-    model.save_pretrained(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
+import gguf_files
 from eyas.engine.interfaces import TargetCall
 from eyas.runtimes import load_runtime
 from eyas.runtimes.native import load_native_runtime, unsupported
@@ -234,6 +236,22 @@ def test_tensors_at_odd_places_of_the_file(dtype, tmp_path):
     header += b" " * (1 - (len(header) + 8) % 2)  # data from an odd byte on
     path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
     np.testing.assert_array_equal(own_logits(directory, tokens(20)), wanted)
+
+
+@pytest.mark.parametrize(
+    "name", ["llama3", "gemma3-scaled", "phi3-longrope", "smollm3", "granite", "qwen3_moe"]
+)
+def test_a_gguf_file_computes_what_the_folder_computes(name, tmp_path):
+    """As it is, and quantised: then near what its dequantised weights give."""
+    directory, token_ids = gguf_files.save(gguf_files.CONFIGS[name](), tmp_path / "m"), tokens(30)
+    whole = gguf_files.write_gguf(directory, tmp_path / "whole.gguf")
+    wanted = own_logits(directory, token_ids)
+    np.testing.assert_allclose(own_logits(whole, token_ids), wanted, rtol=0, atol=ATOL)
+    np.testing.assert_allclose(own_logits(whole, token_ids, "auto"), wanted, rtol=0, atol=ATOL)
+    kind = gguf.GGMLQuantizationType.Q8_0
+    coarse = gguf_files.write_gguf(directory, tmp_path / "coarse.gguf", kind=kind)
+    wanted, got = (own_logits(coarse, token_ids, dtype) for dtype in ("float32", "auto"))
+    assert 0 < np.abs(got - wanted).mean() / wanted.std() < 0.1
 
 
 @pytest.mark.slow

@@ -27,14 +27,10 @@ MATRICES = ("qkv", "output", "gate_up", "down")
 # Formats that are packed from bytes as a file has them; the others are made from numbers.
 FILE_FORMATS = tuple(name for name in _native.weight_formats() if name not in ("float32", "bfloat16", "int8"))
 _LANES = 16
-PARTS = {
+_PARTS = {
     "qkv": ("query", "key", "value"),
-    "output": ("output",),
     "gate_up": ("gate", "up"),
-    "down": ("down",),
-    "router": ("router",),
     "expert_gate_up": ("expert_gate", "expert_up"),
-    "expert_down": ("expert_down",),
 }
 
 
@@ -47,9 +43,9 @@ def matrix_names(layer: LayerSpec) -> list[str]:
 
 
 def weight_names(matrix: str) -> tuple[str, ...]:
-    """The weights that make up a matrix: `query`, or `expert_gate.17`."""
+    """The weights that make up a matrix: `query`, `expert_gate.17`; often itself."""
     name, *expert = matrix.split(".")
-    return tuple(".".join([part, *expert]) for part in PARTS[name])
+    return tuple(".".join([part, *expert]) for part in _PARTS.get(name, (name,)))
 
 
 def matrix_shape(layer: LayerSpec, hidden: int, matrix: str) -> tuple[int, int]:

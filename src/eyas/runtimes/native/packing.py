@@ -28,7 +28,6 @@ from eyas.models.quantised import QuantisedTensors, quantiser_key
 from eyas.models.tensors import ModelTensors
 from eyas.models.weights import dtype_code, stream_safetensors
 from eyas.runtimes.native.matrices import (
-    PARTS,
     Stored,
     layer_matrix,
     layout_key,
@@ -138,11 +137,7 @@ class PackedWeights:
                 parts = weight_names(matrix)
                 formats = [self._format_of(f"layers.{index}.{part}.weight") for part in parts]
                 if len(set(formats)) == 1:
-                    yield (
-                        f"layers.{index}.{matrix}",
-                        Packing(formats[0], *matrix_shape(layer, hidden, matrix)),
-                    )
-                    continue
+                    parts, formats = (matrix,), formats[:1]
                 for part, weight_format in zip(parts, formats, strict=True):
                     shape = matrix_shape(layer, hidden, part)
                     yield f"layers.{index}.{part}", Packing(weight_format, *shape)
@@ -175,7 +170,7 @@ class PackedWeights:
         def get(part: str) -> Stored:
             return rows_of(self._tensors.raw(f"{layer}.{part}"), weight_format)
 
-        return layer_matrix(get, matrix) if matrix.split(".")[0] in PARTS else get(f"{matrix}.weight")
+        return layer_matrix(get, matrix)
 
     def head_table(self) -> Stored:
         """The LM head's rows as `rows` has them, or the numbers of the model's files where it is in a mix."""
@@ -208,7 +203,7 @@ class PackedWeights:
             self._tensors.check_finite(self._head_name)
             return
         layer, matrix = _layer_and_matrix(name)
-        for part in weight_names(matrix) if matrix.split(".")[0] in PARTS else (matrix,):
+        for part in weight_names(matrix):
             self._tensors.check_finite(f"{layer}.{part}.weight")
 
     def _layout(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
