@@ -192,7 +192,7 @@ def _rope_factors(metadata: GGUFMetadata, rotated: int) -> dict[str, Any]:
 
     LongRoPE (arXiv 2402.13753) says both.
     """
-    original = metadata.size("context_length")
+    original = context = metadata.size("context_length")
     if metadata.has("rope_freqs.weight"):
         factors = metadata.numbers("rope_freqs.weight", rotated // 2)
         long_factors, attention = factors, 1.0
@@ -200,10 +200,11 @@ def _rope_factors(metadata: GGUFMetadata, rotated: int) -> dict[str, Any]:
         factors, long_factors = (
             metadata.numbers(f"rope_factors_{length}.weight", rotated // 2) for length in ("short", "long")
         )
-        original = metadata.size("rope.scaling.original_context_length", original)
+        original = metadata.size("rope.scaling.original_context_length", context)
         attention = metadata.number("rope.scaling.attn_factor", 0.0)
     scaling: dict[str, Any] = {
         "rope_type": "longrope",
+        "factor": context / original,
         "short_factor": factors,
         "long_factor": long_factors,
         "original_max_position_embeddings": original,
