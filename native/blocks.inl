@@ -1,8 +1,8 @@
 // Block formats: 32 or 256 consecutive weights of a row share scales and are small integers themselves.
 //
-// A block of 32 outputs holds, for each 32 or 256 inputs, one `Stored` of the format: the scales of all 32 outputs side by side, and
-// the integers in planes. So vector lanes are outputs, an integer is unpacked once for all tokens of a tile, and no lane
-// is ever added to another one.
+// A block of 32 outputs holds, for each 32 or 256 inputs, one `Stored` of the format: the scales of all 32 outputs side by side,
+// and the integers in planes. So vector lanes are outputs, an integer is unpacked once for all tokens of a tile, and no lane is
+// ever added to another one.
 //
 // The product is defined to the bit, the same on every instruction set (docs/laws.md, L8). Inputs are int8 with a scale a for
 // each 32 (`prepare`). For each run of 16 or 32 inputs that share a scale s of the weights, from the first to the last,
@@ -64,8 +64,8 @@ struct RunIntegers {
   F get(int run, int half) const { return to_float(load_int8(values[run] + half * kLanes)); }
 };
 
-// `kBits` bits of each weight of 32 outputs and 32 inputs: 16 vectors (2 for each 4 inputs) of 16 outputs x 4 inputs, 8 / kBits of
-// them in a line.
+// `kBits` bits of each weight of 32 outputs and 32 inputs: 16 vectors (2 for each 4 inputs) of 16 outputs x 4 inputs, 8 / kBits
+// of them in a line.
 template <int kBits>
 struct Plane {
   static constexpr int kShared = 8 / kBits, kMask = (1 << kBits) - 1;

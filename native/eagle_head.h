@@ -44,7 +44,8 @@ class EagleHead {
 
   // Appends the tokens to the cache; their predicted features replace the last pass's. Without parents they are a chain.
   void predict(Cache& cache, const Level& level);
-  bool rank(LMHead& lm_head, const Columns& columns, const float* features, int nodes, int k, const Coupling* coupling, int depth);
+  bool rank(LMHead& lm_head, const Columns& columns, const float* features, int nodes, int k, const Coupling* coupling,
+            int depth);
 
   Engine& engine_;
   Embedding embedding_;

@@ -21,8 +21,8 @@ inline void finish_gated(const PackedMatrix& w, const Epilogue& epilogue, int t,
   }
 }
 
-// What becomes of the sums of R tokens from `t` on times V vectors of a block's outputs, from vector `first` on. `gates` keeps the
-// first vector for the second one.
+// What becomes of the sums of R tokens from `t` on times V vectors of a block's outputs, from vector `first` on. `gates` keeps
+// the first vector for the second one.
 template <class Format, int R, int V>
 EYAS_INLINE void finish_tile(const PackedMatrix& w, const Epilogue& epilogue, int block, int first, int t, const F (&sums)[R][V],
                              F (&gates)[R]) {
@@ -94,8 +94,10 @@ void dispatch(int tokens, const PackedMatrix& w, int block, const Activations& x
               const Epilogue& epilogue, const std::uint8_t* next) {
   if constexpr (R > 0 && (Whole || R >= Format::kTokens / 2)) {  // parts of more tokens than kTokens are never smaller
     if (tokens == R) {
-      if constexpr (Format::kIsBlocks) return multiply_blocks<Format, R>(w, block, x, t, part, parts, epilogue, next);
-      else return multiply_tokens<Format, R, Whole>(w, block, x, t, part, parts, epilogue, next);
+      if constexpr (Format::kIsBlocks)
+        return multiply_blocks<Format, R>(w, block, x, t, part, parts, epilogue, next);
+      else
+        return multiply_tokens<Format, R, Whole>(w, block, x, t, part, parts, epilogue, next);
     }
     dispatch<Format, Whole, R - 1>(tokens, w, block, x, t, part, parts, epilogue, next);
   }

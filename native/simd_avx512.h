@@ -5,7 +5,7 @@ constexpr int kMaxTokens = 12;  // 12 tokens x 2 vectors of sums, 2 of weights: 
 constexpr int kF32Tokens = kMaxTokens, kBf16Tokens = kMaxTokens;
 constexpr int kInt8Tokens = 8;  // more at a time were slower: sums move in and out oftener
 constexpr int kBlockTokens = 8;
-constexpr int kPerPass = 2;     // vectors of a block taken together
+constexpr int kPerPass = 2;  // vectors of a block taken together
 constexpr int kValueTokens = 6;
 constexpr int kValueVectors = 4;
 

@@ -15,7 +15,8 @@ struct Float16 {
     std::memset(out, 0, std::size_t((n + kBlock - 1) / kBlock) * block_bytes(k));
     std::size_t bad = 0;
     for (int o = 0; o < n; ++o) {
-      std::uint8_t* block = out + std::size_t(o / kBlock) * block_bytes(k) + std::size_t(o % kBlock / kLanes * 64 + o % kLanes * 2);
+      std::uint8_t* block =
+          out + std::size_t(o / kBlock) * block_bytes(k) + std::size_t(o % kBlock / kLanes * 64 + o % kLanes * 2);
       for (int i = 0; i < k; ++i, file += 2) {
         bad += (file[1] & 0x7c) == 0x7c;
         std::memcpy(block + std::size_t(i / 2) * kGroupBytes + std::size_t(i % 2 * 32), file, 2);

@@ -4,7 +4,7 @@ struct Float32 {
   static constexpr const char* kName = "float32";
   static constexpr ActivationFormat kActivations = ActivationFormat::Float32;
   static constexpr bool kHasScales = false, kIsBlocks = false;
-  static constexpr int kFileBytes = 0;  // made from numbers
+  static constexpr int kFileBytes = 0;        // made from numbers
   static constexpr int kGroup = 1;            // inputs of an output that lie together
   static constexpr int kTokens = kF32Tokens;  // that share a read of the weights
   static constexpr int kActivationBytes = 4;  // of a token's group

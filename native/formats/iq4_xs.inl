@@ -18,8 +18,7 @@ struct IQ4_XS : BlockFormat<IQ4_XS> {
       const int lower = low[run / 2] >> (run % 2 * 4) & 15;
       block.scale[run] = std::int16_t((lower | (high >> (2 * run) & 3) << 4) - 32);
     }
-    for (int i = 0; i < kInputs; ++i)
-      block.weights[i] = kUnevenValues[nibbles[i / 32 * 16 + i % 16] >> (i % 32 / 16 * 4) & 15];
+    for (int i = 0; i < kInputs; ++i) block.weights[i] = kUnevenValues[nibbles[i / 32 * 16 + i % 16] >> (i % 32 / 16 * 4) & 15];
   }
   static void put(const Decoded& block, int output, Stored& s) {
     s.d.put(output, block.d_bits);

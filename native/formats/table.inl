@@ -20,5 +20,5 @@
 #include "mxfp4.inl"
 
 template <template <class...> class Table>
-using OfAllFormats = Table<Float32, Bfloat16, Float16, Int8, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL,
-                           IQ4_XS, MXFP4>;
+using OfAllFormats =
+    Table<Float32, Bfloat16, Float16, Int8, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4>;

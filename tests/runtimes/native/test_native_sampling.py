@@ -66,6 +66,8 @@ def on_the_edge(sampler, logits, generated, columns=None):
     row = np.array(logits, dtype=np.float64)
     sampler._edit(row, np.asarray(generated, dtype=np.int64), columns)
     row = keep_top_k(row / config.temperature, config.top_k)
+    if not np.isfinite(row).any():  # every id is withheld
+        return False
     if config.top_p < 1:
         alive = np.sort(row[np.isfinite(row)])
         if (np.abs(np.cumsum(np.exp(log_softmax(alive))) - (1 - config.top_p)) < 1e-12).any():
