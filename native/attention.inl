@@ -60,18 +60,31 @@ void put(const LayerStore& store_, int kv_head, int slot, const float* key, cons
 
 std::size_t query_bytes(CacheType type, int dim) {
   if (type == CacheType::Q8_0) return Int8Query::bytes(dim);
-  const bool is_float32 = type == CacheType::Float32;
-  const int item = activation_bytes(is_float32 ? ActivationFormat::Float32 : ActivationFormat::Bfloat16);
+  const int item = activation_bytes(type == CacheType::Bfloat16 ? ActivationFormat::Bfloat16 : ActivationFormat::Float32);
   return std::size_t(round_up(dim, kLanes)) * std::size_t(item);
 }
 
 void put_query(CacheType type, const float* query, int dim, std::uint8_t* out) {
   if (type == CacheType::Q8_0) return put_int8_query(query, dim, out);
   Activations one;
-  one.format = type == CacheType::Float32 ? ActivationFormat::Float32 : ActivationFormat::Bfloat16;
+  one.format = type == CacheType::Bfloat16 ? ActivationFormat::Bfloat16 : ActivationFormat::Float32;
   one.data = out;
-  for (int d = 0; d < dim; d += kLanes) put_activations(one, 0, d, load_some(query + d, dim - d));
+  for (int d = 0; d < dim; d += kLanes) {
+    const F x = load_some(query + d, dim - d);
+    put_activations(one, 0, d, type == CacheType::FusedBfloat16 ? round_bf16(x) : x);
+  }
 }
+
+// bfloat16 keys times queries of such numbers in floats: each product joins the sum with one rounding.
+struct FusedPairs {
+  static constexpr int kActivationBytes = 8;  // of two numbers
+  using Weights = FloatPairs;
+  static Weights load_weights(const std::uint8_t* p) { return load_float_pairs(p); }
+  static F dot(F sum, const Weights& w, const std::uint8_t* x) {
+    const float* pair = reinterpret_cast<const float*>(x);
+    return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
+  }
+};
 
 // Keys that lie as the weights of a float format do, times R queries: V blocks from `block` on.
 template <class Format>
@@ -242,6 +255,7 @@ void attend(const AttendItem& item) {
   switch (item.store->type) {
     case CacheType::Float32: return attend_to<FloatKeys<Float32>, FloatValues<float>>(item);
     case CacheType::Bfloat16: return attend_to<FloatKeys<Bfloat16>, FloatValues<std::uint16_t>>(item);
+    case CacheType::FusedBfloat16: return attend_to<FloatKeys<FusedPairs>, FloatValues<std::uint16_t>>(item);
     case CacheType::Q8_0: return attend_to<Int8Keys, Int8Values>(item);
   }
 }

@@ -35,7 +35,8 @@ namespace {
 CacheType cache_type_of(const std::string& name) {
   if (name == "float32") return CacheType::Float32;
   if (name == "bfloat16") return CacheType::Bfloat16;
-  require(name == "q8_0", "a cache is of float32, bfloat16 or q8_0");
+  if (name == "fused_bfloat16") return CacheType::FusedBfloat16;
+  require(name == "q8_0", "a cache is of float32, bfloat16, fused_bfloat16 or q8_0");
   return CacheType::Q8_0;
 }
 

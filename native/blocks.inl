@@ -243,7 +243,7 @@ EYAS_INLINE void block_tile(const std::uint8_t* block, int k, const Activations&
         const F scale = Format::scale(s, own * kRuns + kRunOf, kFirst + v);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
-          sums[r][v] = fused(mul(scale, set(x.scale[(t + r) * x.scales + part])), to_float(whole[r][v]), sums[r][v]);
+          sums[r][v] = fma(mul(scale, set(x.scale[(t + r) * x.scales + part])), to_float(whole[r][v]), sums[r][v]);
       }
       if constexpr (Format::kHasMin) {
 #pragma GCC unroll 8
@@ -253,7 +253,7 @@ EYAS_INLINE void block_tile(const std::uint8_t* block, int k, const Activations&
           for (int r = 0; r < R; ++r) {
             const float sum = kRuns == 1 ? x.scaled_sum[(t + r) * x.scales + part]
                                          : x.scale[(t + r) * x.scales + part] * float(run_sums[r][kRunOf]);
-            sums[r][v] = fused(shift, set(sum), sums[r][v]);
+            sums[r][v] = fma(shift, set(sum), sums[r][v]);
           }
         }
       }

@@ -86,7 +86,6 @@ inline I upper_nibbles(const std::uint8_t* p) {
   const I x = load_int8(p);
   return {_mm256_srli_epi32(x.a, 4), _mm256_srli_epi32(x.b, 4)};
 }
-inline F fused(const F& x, const F& y, const F& z) { return fma(x, y, z); }
 
 inline __m256 widen(const std::uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
@@ -121,16 +120,18 @@ inline std::uint64_t read_line(const std::uint8_t* p) {
 }
 
 constexpr int kBf16Item = 4;
-struct Pairs {
+struct FloatPairs {
   F first, second;
 };
-inline Pairs load_pairs(const std::uint8_t* p) {
+using Pairs = FloatPairs;
+inline FloatPairs load_float_pairs(const std::uint8_t* p) {
   const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32));
   const __m256i upper = _mm256_set1_epi32(std::int32_t(0xffff0000));
   return {{_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))},
           {_mm256_castsi256_ps(_mm256_and_si256(a, upper)), _mm256_castsi256_ps(_mm256_and_si256(b, upper))}};
 }
+inline Pairs load_pairs(const std::uint8_t* p) { return load_float_pairs(p); }
 inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) {
   const float* pair = reinterpret_cast<const float*>(x);
   return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));

@@ -53,7 +53,6 @@ inline I load_int8(const std::int8_t* p) { return _mm512_cvtepi8_epi32(load_16(p
 inline I load_int8(const std::uint8_t* p) { return _mm512_cvtepu8_epi32(load_16(p)); }
 inline I lower_nibbles(const std::uint8_t* p) { return _mm512_and_si512(load_int8(p), set_int(15)); }
 inline I upper_nibbles(const std::uint8_t* p) { return _mm512_srli_epi32(load_int8(p), 4); }
-inline F fused(F a, F b, F c) { return fma(a, b, c); }
 
 inline F load_bf16(const std::uint16_t* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -74,6 +73,15 @@ inline F round_bf16(F x) { return _mm512_castsi512_ps(_mm512_slli_epi32(rounded_
 
 inline std::uint64_t read_line(const std::uint8_t* p) {
   return std::uint64_t(_mm_cvtsi128_si64(_mm512_castsi512_si128(_mm512_loadu_si512(p))));
+}
+
+struct FloatPairs {
+  F first, second;
+};
+inline FloatPairs load_float_pairs(const std::uint8_t* p) {
+  const I both = _mm512_loadu_si512(p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(both, set_int(std::int32_t(0xffff0000))))};
 }
 
 #if EYAS_BF16
@@ -99,14 +107,8 @@ inline I dot_bytes(I sum, I w, const std::uint8_t* x) {
 #else
 
 constexpr int kBf16Item = 4;
-struct Pairs {
-  F first, second;
-};
-inline Pairs load_pairs(const std::uint8_t* p) {
-  const I both = _mm512_loadu_si512(p);
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
-          _mm512_castsi512_ps(_mm512_and_si512(both, set_int(std::int32_t(0xffff0000))))};
-}
+using Pairs = FloatPairs;
+inline Pairs load_pairs(const std::uint8_t* p) { return load_float_pairs(p); }
 inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) {
   const float* pair = reinterpret_cast<const float*>(x);
   return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));

@@ -32,10 +32,8 @@ inline F mul(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i]
 inline F div(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i] / b.v[i]; }); }
 inline F max(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
 inline F min(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-// Product and sum, each rounded: most machines without vectors of their own here have no fused one either.
-inline F fma(const F& a, const F& b, const F& c) { return each<F>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
-// Product and sum, rounded once, on every machine: where results must be the same bits as other instruction sets'.
-inline F fused(const F& a, const F& b, const F& c) { return each<F>([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); }); }
+// Rounded once, as everywhere: results are the same bits as other instruction sets', whatever this machine has for it.
+inline F fma(const F& a, const F& b, const F& c) { return each<F>([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); }); }
 inline F abs(const F& a) { return each<F>([&](int i) { return std::fabs(a.v[i]); }); }
 inline bool any_greater(const F& a, const F& b) {
   int found = 0;
@@ -99,14 +97,16 @@ inline std::uint64_t read_line(const std::uint8_t* p) {
 
 constexpr bool kPairSums = false;  // see simd_avx2.h
 constexpr int kBf16Item = 4;
-struct Pairs {
+struct FloatPairs {
   F first, second;
 };
-inline Pairs load_pairs(const std::uint8_t* p) {
+using Pairs = FloatPairs;
+inline FloatPairs load_float_pairs(const std::uint8_t* p) {
   std::uint32_t both[16];
   __builtin_memcpy(both, p, 64);
   return {each<F>([&](int i) { return as_float(both[i] << 16); }), each<F>([&](int i) { return as_float(both[i] & 0xffff0000u); })};
 }
+inline Pairs load_pairs(const std::uint8_t* p) { return load_float_pairs(p); }
 inline F dot_pairs(const F& sum, const Pairs& w, const std::uint8_t* x) {
   const float* pair = reinterpret_cast<const float*>(x);
   return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));

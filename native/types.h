@@ -36,7 +36,8 @@ constexpr bool is_int8(ActivationFormat format) { return format >= ActivationFor
 enum class CacheType : int {
   Float32,
   Bfloat16,
-  Q8_0,  // int8 with a float16 scale per 32 numbers
+  Q8_0,           // int8 with a float16 scale per 32 numbers
+  FusedBfloat16,  // as Bfloat16, multiplied in float32: the same bits on every instruction set
 };
 
 enum class ActivationFunction : int { Silu, Gelu, GeluTanh };
@@ -89,7 +90,7 @@ struct LayerStore {
   int head_dim = 0;
 
   int width() const { return round_up(head_dim, kLanes); }  // numbers of a value with its padding
-  int item() const { return type == CacheType::Float32 ? 4 : type == CacheType::Bfloat16 ? 2 : 1; }
+  int item() const { return type == CacheType::Float32 ? 4 : type == CacheType::Q8_0 ? 1 : 2; }
   int groups() const { return (head_dim * item() + 3) / 4; }  // of a key, with its padding
   int scales() const { return type == CacheType::Q8_0 ? (head_dim + kCacheScaled - 1) / kCacheScaled : 0; }
 

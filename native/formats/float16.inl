@@ -37,7 +37,7 @@ struct Float16 {
   }
   static F dot(F sum, const Weights& w, const std::uint8_t* x) {
     const float* pair = reinterpret_cast<const float*>(x);
-    return fused(w.second, set(pair[1]), fused(w.first, set(pair[0]), sum));
+    return fma(w.second, set(pair[1]), fma(w.first, set(pair[0]), sum));
   }
 
   template <int R, int V, int L>

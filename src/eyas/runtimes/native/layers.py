@@ -21,6 +21,11 @@ def cache_type(weight_format: str, kv_dtype: str = "auto") -> str:
     return "float32" if weight_format == "float32" else "bfloat16"
 
 
+def fused_cache_type(kv_dtype: str) -> str:
+    """The type with the same numbers whose scores are the same bits on every instruction set."""
+    return "fused_bfloat16" if kv_dtype == "bfloat16" else kv_dtype
+
+
 def make_stack(
     engine: _native.Engine,
     spec: StackSpec,

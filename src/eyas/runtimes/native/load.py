@@ -21,7 +21,7 @@ from eyas.models.quantised import QuantisedTensors
 from eyas.models.sources import is_gguf
 from eyas.models.spec import ModelSpec
 from eyas.models.tensors import ModelTensors
-from eyas.runtimes.native.layers import cache_type, make_stack
+from eyas.runtimes.native.layers import cache_type, fused_cache_type, make_stack
 from eyas.runtimes.native.matrices import (
     FILE_FORMATS,
     MATRICES,
@@ -63,7 +63,8 @@ def load(
     fingerprint = target_fingerprint(model)
     packed = PackedWeights(tensors, kind, progress)
     _warn_if_large(name, packed.num_bytes)
-    stack = _stack(engine, spec, tensors, packed, cache_type(kind, kv_dtype))
+    keys = cache_type(kind, kv_dtype)
+    stack = _stack(engine, spec, tensors, packed, keys if kind in DTYPES else fused_cache_type(keys))
     head = _native.LMHead(engine, [packed.matrix(HEAD)], spec.head.scale, spec.head.softcap)
     network = _native.Target(stack, head, *_embedding(packed, kind, spec.embedding.scale))
     return NativeRuntime(
@@ -79,7 +80,7 @@ def load(
             family=spec.family,
             runtime="native",
             dtype=packed.main_format if kind == OWN else kind,
-            kv_dtype=cache_type(kind, kv_dtype),
+            kv_dtype=keys,
             hidden_size=spec.hidden_size,
             vocab_size=spec.vocab_size,
             context_limit=spec.context_limit,
