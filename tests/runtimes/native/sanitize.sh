@@ -17,4 +17,4 @@ export LD_PRELOAD ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 P
 "$python" -S -c 'import sys, eyas._native as native
 assert native.__file__.startswith(sys.argv[1]), native.__file__' "$room"
 exec "$python" -S -m pytest --noconftest -p no:cacheprovider -o pythonpath=tests -q \
-  tests/runtimes/native/test_native_{products,stacks,rows,paths,sampling,quantise}.py tests/drafters/test_tree_builder.py "$@"
+  tests/runtimes/native/test_native_{products,stacks,rows,paths,sampling,quantise,eagle_head}.py tests/drafters/test_tree_builder.py "$@"
