@@ -55,7 +55,7 @@ def test_every_field_of_a_set_of_options_is_an_option_with_a_help_text(kind):
 
 
 def test_every_argument_of_load_is_an_option():
-    assert [named.name for named in options_of(load)] == list(signature(load).parameters)
+    assert [*(named.name for named in options_of(load)), "progress"] == list(signature(load).parameters)
 
 
 def test_options_of_a_method_begin_with_its_name():

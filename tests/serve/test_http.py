@@ -137,7 +137,7 @@ def test_the_options_of_the_tree_are_fields_of_eyas(server):
         assert refusal(server.post(CHAT, **body, eyas=tree))["param"] == f"eyas.{next(iter(tree))}"
     schema = server.http.get("/openapi.json").json()["components"]["schemas"]
     names = [named.name for kind in (TreeOptions, Eagle2Options) for named in options_of(kind)]
-    assert set(schema["EyasOptions"]["properties"]) == {"method", "trace", *names}
+    assert set(schema["EyasOptions"]["properties"]) == {"method", "trace", "parse_special", *names}
 
 
 def test_fields_that_ask_for_nothing_are_taken(server):
