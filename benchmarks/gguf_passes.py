@@ -253,8 +253,6 @@ class LlamaCpp:
     def __init__(self, file: Path, args: argparse.Namespace) -> None:
         import llama_cpp
 
-        self.context = args.context
-        self.api = llama_cpp
         self.llama = llama_cpp.Llama(
             str(file),
             n_ctx=2048,

@@ -24,7 +24,6 @@ from eyas.models.tensors import ModelTensors
 from eyas.runtimes.native.layers import cache_type, fused_cache_type, make_stack
 from eyas.runtimes.native.matrices import (
     FILE_FORMATS,
-    MATRICES,
     as_native,
     has_bias,
     layer_matrix,
@@ -110,11 +109,8 @@ def _stack(
     def vector(layer: int, name: str) -> NDArray[np.float32]:
         return tensors.floats(f"layers.{layer}.{name}.weight")
 
-    def bias(layer: int, name: str) -> NDArray[np.float32] | None:
-        get = tensors.floats
-        if name in MATRICES:
-            return widen(layer_matrix(lambda part: get(f"layers.{layer}.{part}"), name, "bias"))
-        return get(f"layers.{layer}.{name}.bias")
+    def bias(layer: int, name: str) -> NDArray[np.float32]:
+        return widen(layer_matrix(lambda part: tensors.floats(f"layers.{layer}.{part}"), name, "bias"))
 
     def matrices(layer: int, matrix: str) -> list[_native.Matrix]:
         biased = has_bias(spec.layers[layer], matrix)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from eyas import _native
 from eyas.errors import ModelError
-from eyas.models.formats import FORMATS, RawTensor, stored_array
+from eyas.models.formats import FORMATS, RawTensor, formats_of, stored_array
 from eyas.models.mixes import block_format
 from eyas.models.quantised import quantise
 from eyas.models.spec import GatedMLP, LayerSpec
@@ -25,7 +25,7 @@ Stored = NDArray[Any]  # (n, k) float32 or bfloat16, or (n, bytes of a row) uint
 Get = Callable[[str], Stored]  # a layer's weight by its name, such as "query.weight"
 MATRICES = ("qkv", "output", "gate_up", "down")
 # Formats that are packed from bytes as a file has them; the others are made from numbers.
-FILE_FORMATS = tuple(name for name in _native.weight_formats() if name not in ("float32", "bfloat16", "int8"))
+FILE_FORMATS = tuple(name for name in _native.weight_formats() if name not in formats_of("native"))
 _LANES = 16
 _PARTS = {
     "qkv": ("query", "key", "value"),

@@ -41,8 +41,6 @@ from eyas.runtimes.native.matrices import (
 SMALL = 32 << 20  # weights below which packing costs less than a file
 HEAD = "lm_head"
 EMBEDDING = "embedding.weight"
-
-
 OWN = "own"  # stands for the formats of the model's file
 
 
@@ -73,6 +71,7 @@ class PackedWeights:
     def __init__(self, tensors: ModelTensors, weight_format: str, progress: Progress) -> None:
         self._tensors = tensors
         self._format = weight_format
+        self._has_one_format = weight_format in formats_of("native")
         self._packings = dict(self._plan())
         self._arrays: dict[str, NDArray[Any]] = {}
         size = sum(packing.rows * packing.columns for packing in self._packings.values())
@@ -146,14 +145,14 @@ class PackedWeights:
     def _format_of(self, tensor: str) -> str:
         if tensor.endswith("router.weight"):
             return "float32"  # few numbers that decide much
-        if self._format in formats_of("native"):
+        if self._has_one_format:
             return self._format
         stored = self._tensors.format(tensor)
         return stored if stored in _native.weight_formats() else "float32"
 
     def _layout_key(self) -> str:
         """Changes whenever the formats of the matrices or their layouts do."""
-        if self._format in formats_of("native"):
+        if self._has_one_format:
             return layout_key(self._format)
         keys = [layout_key(name) for name in sorted({p.weight_format for p in self._packings.values()})]
         if isinstance(self._tensors, QuantisedTensors):
