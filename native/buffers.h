@@ -43,6 +43,11 @@ class ActivationBuffer {
 // Activations from token t on.
 Activations from_token(Activations x, int t);
 
+// Whether the product of gates and ups applies the activation: SiLU, where a block holds gates and what they let through.
+inline bool is_fused(ActivationFunction function, const MatrixGroup& gate_up) {
+  return function == ActivationFunction::Silu && gate_up.count == 1;
+}
+
 // All tokens in `inputs` times the matrices, by all threads: each its share of the blocks. At its end a thread fetches the
 // share of `after` that it begins with next, so that memory works during attention, norms and waiting. With `interleave`
 // the results of two matrices take turns, 16 each.

@@ -23,21 +23,6 @@ inline std::int32_t to_int8(const float* x, int count, float scale, std::int8_t*
 
 constexpr std::uint16_t kInfiniteF16 = 0x7c00, kNoF16 = 0x7e00;  // the latter is not a number
 
-// float16 of a number that is not negative, to nearest, ties to even.
-inline std::uint16_t to_f16(float x) {
-  if (!(x < 65520.0f)) return x == x ? kInfiniteF16 : kNoF16;
-  if (x < 0x1p-14f) return std::uint16_t(std::nearbyint(x * 0x1p24f));  // a denormal
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &x, 4);
-  return std::uint16_t((bits + 0xfff + ((bits >> 13) & 1) - (112u << 23)) >> 13);
-}
-
-inline float from_f16(std::uint16_t bits) {
-  alignas(64) float lanes[kLanes];
-  store(lanes, set_f16(bits));
-  return lanes[0];
-}
-
 // A key and a value in q8_0. Attention would pass over a key that is not a number, so that its value becomes none either.
 void put_q8_0(const LayerStore& store_, int kv_head, int slot, const float* key, const float* value) {
   const int block = slot / kKeyBlock, lane = slot % kKeyBlock, scales = store_.scales(), width = store_.width();
@@ -48,8 +33,8 @@ void put_q8_0(const LayerStore& store_, int kv_head, int slot, const float* key,
   alignas(64) std::int8_t whole[kCacheScaled];
   const auto round = [&](const float* x, int begin) {
     const int rest = store_.head_dim - begin, count = rest < kCacheScaled ? rest : kCacheScaled;
-    const std::uint16_t scale = to_f16(int8_scale(x + begin, count));
-    to_int8(x + begin, count, from_f16(scale), whole);
+    const std::uint16_t scale = float_to_half(int8_scale(x + begin, count));
+    to_int8(x + begin, count, half_to_float(scale), whole);
     return scale;
   };
   bool sound = true;

@@ -5,13 +5,6 @@
 
 namespace eyas {
 
-namespace {
-// Whether the activation is part of the product.
-bool is_fused(const Mixture& mixture, ActivationFunction function) {
-  return function == ActivationFunction::Silu && mixture.experts.front().gate_up.size() == 1;
-}
-}  // namespace
-
 void Mixtures::reserve(const Kernels& kernels, const Mixture& mixture, int tokens, int stride) {
   const Expert& first = mixture.experts.front();
   const int rows = tokens * mixture.top_k, inner = MatrixGroup(first.gate_up).blocks() * kBlock;
@@ -95,7 +88,7 @@ void Mixtures::run(Phase& phase, const Kernels& kernels, const Mixture& mixture,
       input_.prepare(kernels, first.gate_up, x + std::size_t(token_[std::size_t(row)]) * std::size_t(stride), stride, row);
   });
 
-  const bool fused = is_fused(mixture, function), takes_turns = first.gate_up.size() > 1;
+  const bool fused = is_fused(function, first.gate_up), takes_turns = first.gate_up.size() > 1;
   const int blocks = MatrixGroup(first.gate_up).blocks(), inner = round_up(first.down.k, kBlock);
   const std::size_t width = fused ? std::size_t(inner) : std::size_t(blocks) * kBlock;
   const auto gates = [&](int expert) { return MatrixGroup(mixture.experts[std::size_t(expert)].gate_up); };

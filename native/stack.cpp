@@ -7,9 +7,6 @@
 namespace eyas {
 
 namespace {
-// Whether the activation is part of the product: SiLU, where a block holds gates and what they let through.
-bool is_fused(const Layer& layer) { return layer.activation == ActivationFunction::Silu && layer.gate_up.size() == 1; }
-
 constexpr int kStrip = 64;  // tokens of one head that a thread rotates at a time: neighbours share lines of the cache
 }  // namespace
 
@@ -118,7 +115,8 @@ void Stack::reserve(int tokens, int slots) {
       router_.reserve(count * std::size_t(layer.mixture.router.blocks()) * kBlock * sizeof(float));
       mixtures_.reserve(kernels_, layer.mixture, tokens, stride());
     } else {
-      inner = std::max(inner, is_fused(layer) ? layer.down.k : MatrixGroup(layer.gate_up).blocks() * kBlock);
+      inner = std::max(inner,
+                       is_fused(layer.activation, layer.gate_up) ? layer.down.k : MatrixGroup(layer.gate_up).blocks() * kBlock);
       input_.reserve(kernels_, layer.gate_up, tokens);
       down_input_.reserve(kernels_, layer.down, tokens);
     }
@@ -260,17 +258,18 @@ void Stack::run_mlp(Phase& phase, const Layer& layer, const Branch& before, floa
   prepare(phase, before, x, layer.mlp_norm, layer.eps, input_, layer.gate_up, tokens);
   const Activations down_input = down_input_.view(kernels_, layer.down);
   const int inner = round_up(layer.down.k, kBlock), blocks = MatrixGroup(layer.gate_up).blocks();
+  const bool fused = is_fused(layer.activation, layer.gate_up);
   Epilogue gated;
-  gated.kind = !is_fused(layer) ? Epilogue::Store : is_int8(down_input.format) ? Epilogue::Gated : Epilogue::GatedActivations;
+  gated.kind = !fused ? Epilogue::Store : is_int8(down_input.format) ? Epilogue::Gated : Epilogue::GatedActivations;
   gated.y = gated_.as<float>();
-  gated.stride = is_fused(layer) ? std::size_t(inner) : std::size_t(blocks) * kBlock;
+  gated.stride = fused ? std::size_t(inner) : std::size_t(blocks) * kBlock;
   gated.activations = down_input;
   multiply_together(phase, kernels_, layer.gate_up, input_, tokens, gated, layer.down, layer.gate_up.size() > 1);
   if (gated.kind != Epilogue::GatedActivations) {
     phase.each(tokens, 1, [&](int begin, int end) {
       for (int t = begin; t < end; ++t) {
         float* token = gated.y + std::size_t(t) * gated.stride;
-        if (!is_fused(layer)) {
+        if (!fused) {
           kernels_.gate(layer.activation, token, blocks);
           std::fill(token + blocks * kLanes, token + inner, 0.0f);
         }
