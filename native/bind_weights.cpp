@@ -129,8 +129,11 @@ double read_bandwidth(Engine& engine, const Bytes& data) {
 }  // namespace
 
 void bind_weights(nb::module_& m) {
-  m.def("best_isa", [] { return std::string(find_kernels(nullptr)->name); });
-  m.def("has_isa", [](const std::string& name) { return find_kernels(name.c_str()) != nullptr; });
+  m.def("isas", [] {  // of this machine, the best first
+    std::vector<std::string> names;
+    for (const Kernels* kernels : present_kernels()) names.push_back(kernels->name);
+    return names;
+  });
   m.def("weight_formats", &weight_formats, "Names of the formats that matrices may have.");
   m.def("pack", &py_pack, "rows"_a, "format"_a,
         "Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not\n"

@@ -72,6 +72,7 @@ struct Kernels {
 extern const Kernels kPortable;
 #if defined(__x86_64__)
 extern const Kernels kAvx2;
+extern const Kernels kAvxVnni;
 extern const Kernels kAvx512;
 extern const Kernels kAvx512Bf16;
 #endif
@@ -81,5 +82,7 @@ void best_indices(const Kernels& kernels, const float* x, int n, int k, int* ind
 
 // The kernels of the best instruction set that this machine has, or of the one called `name`; null if it has none.
 const Kernels* find_kernels(const char* name);
+// Those that this machine has, the best first.
+std::vector<const Kernels*> present_kernels();
 
 }  // namespace eyas

@@ -155,18 +155,24 @@ void ThreadPool::compute(const Work& work) {
 }
 
 // Its own share first, which is contiguous in memory; then what others have left. Returns the number of parts.
+//
+// Of its own share a thread takes half of what is left at a time: taking costs as much as a small part. If it then loses its
+// core, the phase has to wait for it in any case, and the parts that nobody else could take are soon done.
 int ThreadPool::take_parts(int thread) {
   int taken = 0;
   for (int k = 0; k < threads_; ++k) {
     Share& share = shares_[std::size_t((thread + k) % threads_)];
     for (int left = share.left.load(std::memory_order_relaxed); left > 0;) {
-      if (!share.left.compare_exchange_weak(left, left - 1, std::memory_order_acquire, std::memory_order_relaxed)) continue;
-      try {
-        share.work.compute(share.end - left, thread);
-      } catch (...) {  // out of memory
-        fail(std::current_exception());
+      const int count = k == 0 ? (left + 1) / 2 : 1;
+      if (!share.left.compare_exchange_weak(left, left - count, std::memory_order_acquire, std::memory_order_relaxed)) continue;
+      for (int part = share.end - left, end = part + count; part < end; ++part) {
+        try {
+          share.work.compute(part, thread);
+        } catch (...) {  // out of memory
+          fail(std::current_exception());
+        }
       }
-      ++taken;
+      taken += count;
       left = share.left.load(std::memory_order_relaxed);
     }
   }

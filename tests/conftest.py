@@ -3,12 +3,16 @@
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/reference.py and tests/tiny.py
+
+# The hub's cache of this machine is neither seen nor changed; the hub's package reads its place at import.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="eyas-hub-")
 
 # A runner that was started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-def best_isa() -> str: ...
-def has_isa(arg: str, /) -> bool: ...
+def isas() -> list[str]: ...
 def weight_formats() -> list[str]:
     """Names of the formats that matrices may have."""
 

@@ -194,6 +194,27 @@ def test_refusals_are_one_line(hub, resolve):
 NAMES = ("org/tiny", "org/tiny:Q8_0", "org/tiny/a.gguf")
 
 
+def test_fetched_models_are_listed(hub, gguf_hub, resolve, tmp_path):
+    resolve("org/tiny", endpoint=address(hub))
+    resolve("org/tiny:Q8_0", "org/tiny:F16", endpoint=address(gguf_hub))
+    other = tmp_path / "hf" / "hub" / "models--org--tiny" / "snapshots" / SHA / "broken-Q8_0.gguf"
+    other.write_bytes(b"GGUF")
+    listed = subprocess.run(
+        [sys.executable, "-m", "eyas", "models", "--json"],
+        env=os.environ | {"PYTHONPATH": SOURCE, "HF_HOME": str(tmp_path / "hf")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    sizes = {row["name"]: row["size_bytes"] for row in json.loads(listed.stdout)["models"]}
+    parts = sorted((gguf_hub.folder / "large").iterdir())
+    assert sizes[f"org/tiny/large/{parts[0].name}"] == sum(part.stat().st_size for part in parts)
+    assert sizes["org/tiny/tiny-q8_0.gguf"] == (gguf_hub.folder / "tiny-q8_0.gguf").stat().st_size
+    assert {"org/tiny"} < set(sizes)
+    assert not any("broken" in name for name in sizes)
+
+
 def test_out_of_reach(resolve):
     for settings in ({}, {"HF_HUB_OFFLINE": "1"}):
         for line in resolve(*NAMES, endpoint=NOBODY, **settings):

@@ -11,6 +11,7 @@ from eyas.errors import ConfigError, EyasError
 from eyas.models import (
     CATALOGUE,
     StoredModel,
+    hub_models,
     list_models,
     models_dir,
     progress_bar,
@@ -52,7 +53,7 @@ def add(commands: Commands) -> None:
     models = commands.add_parser(
         "models",
         help="list the models in the cache, or remove one",
-        description="List the models in the cache.",
+        description="List the models in the cache, and those in the hub's cache that eyas can run.",
     )
     models.add_argument("--json", action="store_true", help="print one document")
     models.set_defaults(run=run_list)
@@ -76,15 +77,20 @@ def run_list(args: argparse.Namespace) -> int:
     """A row for each model: name, family, parameters, bits, size, head, place."""
     models = list_models()
     rows = [_row(model) for model in models]
+    from_hub = [_row(model) | {"from_hub": True} for model in hub_models()]
+    rows += [row for row in from_hub if "problem" not in row]  # most of the others are not meant for eyas
     if args.json:
         write_json({"models": rows})
         return 0
-    if not models:
+    if not rows:
         note(f"no models in {models_dir()}; `eyas pull` fetches the default one")
         return 0
     columns = ("model", "family", "parameters", "bits", "size", "head", "place")
     write_table(columns, map(_cells, rows), right={"parameters", "bits", "size"})
-    note(f"{size_text(sum(model.size_bytes for model in models))} in all; `eyas models rm NAME` removes one")
+    own = sum(model.size_bytes for model in models)
+    note(f"{size_text(own)} in {models_dir()}; `eyas models rm NAME` removes one")
+    if left := [row["name"] for row in from_hub if "problem" in row]:
+        note(f"not listed, since eyas cannot run them: {', '.join(left)}")
     return 0
 
 

@@ -3,7 +3,7 @@
 from eyas.models.catalogue import CATALOGUE
 from eyas.models.decoding import StreamDecoder
 from eyas.models.fingerprint import target_fingerprint
-from eyas.models.hub import resolve_model
+from eyas.models.hub import hub_models, resolve_model
 from eyas.models.progress import Progress, progress_bar, silent
 from eyas.models.pull import default_model_dir, ensure_model, pull_from
 from eyas.models.sources import is_gguf
@@ -31,6 +31,7 @@ __all__ = [
     "default_model_dir",
     "ensure_model",
     "heads_dir",
+    "hub_models",
     "installing",
     "is_gguf",
     "list_models",

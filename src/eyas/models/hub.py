@@ -5,7 +5,7 @@ A name is a directory, a GGUF file, a model in the cache, one of the catalogue, 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from eyas.models.hub_errors import hub_errors
 from eyas.models.progress import Progress, silent
 from eyas.models.pull import ensure_model
 from eyas.models.sources import SPLIT_NAME, is_gguf, open_gguf
-from eyas.models.store import list_models
+from eyas.models.store import StoredModel, list_models
 from eyas.models.weights import check_model_dir
 
 # Only what eyas reads: no pickles, no other frameworks' weights.
@@ -65,6 +65,40 @@ def names_model(name: str) -> bool:
     match = _HUB_NAME.fullmatch(name)
     is_hub_file = match is not None and (match["tag"] or match["file"]) is not None
     return is_hub_file or find_entry(name) is not None or name in [entry.name for entry in list_models()]
+
+
+def hub_models() -> list[StoredModel]:
+    """The models in the hub's cache, by the names that `resolve_model` takes.
+
+    A repository may hold several: its folder of safetensors, and each of its GGUF files.
+    """
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except CacheNotFound:
+        return []
+    found = []
+    for repository in repositories:
+        for revision in repository.revisions:
+            if "main" in revision.refs:
+                sizes = {file.file_path: file.size_on_disk for file in revision.files}
+                found += _models_in(repository.repo_id, revision.snapshot_path, sizes)
+    return sorted(found, key=lambda model: model.name)
+
+
+def _models_in(repository: str, folder: Path, sizes: Mapping[Path, int]) -> Iterator[StoredModel]:
+    """The models among the files of a snapshot."""
+    names = {path.relative_to(folder).as_posix(): size for path, size in sizes.items()}
+    if "config.json" in names and any(name.endswith(".safetensors") for name in names):
+        own = sum(size for name, size in names.items() if not name.endswith(".gguf"))
+        yield StoredModel(repository, folder, own)
+    for name in names:
+        if name.endswith(".gguf") and _is_first(name):
+            match = SPLIT_NAME.fullmatch(name)
+            parts = [other for other in names if match and other.startswith(f"{match['name']}-")] or [name]
+            yield StoredModel(f"{repository}/{name}", folder / name, sum(names[part] for part in parts))
 
 
 def _find(model: str | Path, progress: Progress) -> Path:

@@ -13,7 +13,7 @@ from eyas.runtimes.native.matrices import MATRICES, interleave, layer_matrix, ma
 
 KINDS = ("float32", "bfloat16", "int8")
 NETS = (*KINDS, "int8/q8_0")  # of weights, or of weights and of keys and values
-ISAS = [name for name in ("avx512bf16", "avx512", "avx2", "portable") if _native.has_isa(name)]
+ISAS = _native.isas()
 LIMIT = 640  # positions
 ACTIVATIONS = {
     "silu": lambda x: x / (1 + np.exp(-x)),

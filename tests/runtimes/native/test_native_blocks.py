@@ -12,7 +12,7 @@ from tests.reference.blocks import LAYOUTS, decode, numbers, product, random_blo
 
 from eyas import _native
 
-ISAS = [name for name in ("avx512bf16", "avx512", "avx2", "portable") if _native.has_isa(name)]
+ISAS = _native.isas()
 FORMATS = tuple(LAYOUTS)
 ENGINES = {isa: _native.Engine(2, isa) for isa in ISAS}
 

@@ -145,8 +145,7 @@ def _isa() -> str | None:
     isa = os.environ.get("EYAS_ISA")
     if not isa:
         return None
-    known = ("avx512bf16", "avx512", "avx2", "portable")
-    present = [name for name in known if _native.has_isa(name)]
+    present = _native.isas()
     if isa not in present:
         raise ConfigError(f"EYAS_ISA is {isa!r}; this machine has {', '.join(present)}.")
     return isa
