@@ -7,8 +7,10 @@ A pass is over T random tokens behind a context, after which they are dropped ag
 the first is left out, since the other program has filled the caches. Figures are medians of repeats; a ratio
 is eyas / llama.cpp. `--llama` is a Python that has llama-cpp-python; without it only eyas is measured.
 
-Printed besides: seconds to load the file the first time (weights are packed) and again, the resident set
-after the passes over the file's size, and tokens per second of prefill and of plain decoding.
+Printed besides: seconds to load the file the first time (weights are packed) and again, tokens per second of
+prefill and of plain decoding, and the resident set with a full context over the file's size. Without `--no-start`
+also seconds from starting `eyas generate` to the end of an answer of one token, with an empty cache of packed
+weights and with a full one.
 """
 
 import argparse
@@ -31,6 +33,7 @@ import numpy as np
 PROGRAMS = ("eyas", "llama.cpp")
 VOCABULARY = 20_000  # random ids lie below
 IN_A_ROW = 4  # passes of one program
+CHUNK = 512  # tokens of a pass that fills a context
 
 
 def main() -> None:
@@ -61,6 +64,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=256, help="tokens before each pass")
     parser.add_argument("--prefill", type=int, default=512, help="tokens of a prefill")
     parser.add_argument("--new-tokens", type=int, default=48, help="of plain decoding")
+    parser.add_argument("--full-context", type=int, default=2048, help="tokens behind which the resident set is read")
+    parser.add_argument("--no-start", action="store_true", help="leave out the starts of `eyas generate`")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
@@ -75,14 +80,15 @@ def measured(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Figures of one file by program."""
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(first_cache())
-        first_load = seconds_to_load(args, file, cache)
+        starts = [] if args.no_start else [seconds_to_first_token(args, file, cache) for _ in range(2)]
+        first_load = seconds_to_load(args, file, stack.enter_context(first_cache()))
         ask = {"eyas": stack.enter_context(started(args, "eyas", [sys.executable], file, cache))}
         if args.llama:
             ask["llama.cpp"] = stack.enter_context(
                 started(args, "llama.cpp", shlex.split(args.llama), file, cache)
             )
         figures = {name: {"load_s": function("load"), "ms": {}} for name, function in ask.items()}
-        figures["eyas"]["first_load_s"] = first_load
+        figures["eyas"] |= {"first_load_s": first_load, "start_s": starts}
         jobs = [
             *(f"pass {count}" for count in args.tokens),
             f"prefill {args.prefill}",
@@ -96,8 +102,20 @@ def measured(args: argparse.Namespace, file: Path) -> dict[str, Any]:
             for name, found in times.items():
                 figures[name]["ms"][job] = statistics.median(found)
         for name, function in ask.items():
+            function(f"fill {args.full_context}")
             figures[name]["resident"] = function("resident") / file.stat().st_size
     return figures
+
+
+def seconds_to_first_token(args: argparse.Namespace, file: Path, cache: Path) -> float:
+    """Of a whole process that adds one token to a prompt."""
+    words = [sys.executable, "-m", "eyas", "generate", "Three rivers:", "--raw", "--model", str(file)]
+    words += ["--method", "autoregressive", "--max-new-tokens", "1", "--threads", str(args.threads)]
+    began = perf_counter()
+    subprocess.run(
+        words, check=True, capture_output=True, env=os.environ | {"EYAS_CACHE": str(cache)}, cwd=cache
+    )
+    return perf_counter() - began
 
 
 @contextlib.contextmanager
@@ -122,14 +140,8 @@ def started(
 ) -> Iterator[Callable[[str], float]]:
     """A worker: a function from a job to its figure."""
     words = [*python, __file__, str(file), "--worker", program, "--threads", str(args.threads)]
-    words += [
-        "--context",
-        str(args.context),
-        "--prefill",
-        str(args.prefill),
-        "--new-tokens",
-        str(args.new_tokens),
-    ]
+    for option in ("context", "full_context"):
+        words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     environment = os.environ | {"EYAS_CACHE": str(cache)}
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -167,6 +179,8 @@ def table(file: Path, tokens: list[int], figures: dict[str, Any]) -> str:
         ratios = [a / b for a, b in zip(*rows.values(), strict=True)]
         lines.append(f"{'ratio':12}" + "".join(f"{value:10.2f}" for value in ratios))
     lines.append(f"first load: {figures['eyas']['first_load_s']:.1f} s")
+    if starts := figures["eyas"]["start_s"]:
+        lines.append("start to first token: first {:.1f} s, again {:.2f} s".format(*starts))
     return "\n".join(lines)
 
 
@@ -186,11 +200,14 @@ def worker(args: argparse.Namespace) -> None:
             figure = loaded
         elif name == "resident":
             figure = resident_bytes()
+        elif name == "fill":
+            program.fill(ids, int(count))
+            figure = float(count)
         elif name == "decode":
-            program.run(ids[: args.context], 0)
+            program.run(ids[: args.context], 0, stay=True)
             figure = program.decode(args.context, int(count))
         elif name == "prefill":
-            figure = program.run(ids[: int(count)], 0)
+            figure = program.run(ids[: int(count)], 0, stay=True)
         else:
             program.fill(ids, args.context)
             times = [program.run(ids[: int(count)], args.context) for _ in range(IN_A_ROW)]
@@ -219,19 +236,19 @@ class Eyas:
     def fill(self, ids: Any, context: int) -> None:
         """Make the cache hold `context` tokens."""
         if self.cache.length != context:
-            self.run(ids[:context], 0)
+            for start in range(0, context, CHUNK):
+                self.run(ids[start : min(start + CHUNK, context)], start, stay=True)
 
-    def run(self, ids: Any, past: int) -> float:
-        """Milliseconds of a pass over `ids` behind `past` tokens; without a past they stay in the cache."""
+    def run(self, ids: Any, past: int, *, stay: bool = False) -> float:
+        """Milliseconds of a pass over `ids` behind `past` tokens, in whose cache they may stay."""
         from eyas.engine.interfaces import TargetCall
 
-        if past == 0:
-            self.cache.truncate(0)
+        self.cache.truncate(past)
         began = perf_counter()
-        call = TargetCall(self.cache, np.asarray(ids, dtype=np.int64), last_only=past == 0)
+        call = TargetCall(self.cache, np.asarray(ids, dtype=np.int64), last_only=stay)
         [self.rows] = self.runtime.forward([call])
         took = 1e3 * (perf_counter() - began)
-        self.cache.commit(range(len(ids)) if past == 0 else ())
+        self.cache.commit(range(len(ids)) if stay else ())
         return took
 
     def decode(self, context: int, count: int) -> float:
@@ -267,18 +284,19 @@ class LlamaCpp:
     def fill(self, ids: Any, context: int) -> None:
         """Make the cache hold `context` tokens."""
         if self.llama.n_tokens != context:
-            self.run(ids[:context], 0)
+            for start in range(0, context, CHUNK):
+                self.run(ids[start : min(start + CHUNK, context)], start, stay=True)
 
-    def run(self, ids: Any, past: int) -> float:
+    def run(self, ids: Any, past: int, *, stay: bool = False) -> float:
         """Milliseconds of a pass, see `Eyas.run`."""
         self.drop(past)
         began = perf_counter()
-        self.evaluate([int(token) for token in ids], past, every=past > 0)
+        self.evaluate([int(token) for token in ids], past, every=not stay)
         took = 1e3 * (perf_counter() - began)
-        if past:
-            self.drop(past)
+        if stay:
+            self.llama.n_tokens = past + len(ids)
         else:
-            self.llama.n_tokens = len(ids)
+            self.drop(past)
         return took
 
     def drop(self, past: int) -> None:
