@@ -26,7 +26,8 @@ read -r -a answers <<<"${ANSWERS:-}"
 # 1. Answers: half of them greedy, the others at 0.7 and 1; each prompt and its answer fit into MAX_LENGTH below.
 if [ -n "${PROMPTS:-}" ]; then
   eyas train distil --prompts "$PROMPTS" --out "$WORK/answers.jsonl" --temperatures 0,0.7,1 --shares 0.5,0.15,0.35 \
-    --max-prompt-tokens 1024 --max-new-tokens 256 --loop-tokens 40 --batch-size 64 --feature-cache "$WORK/features"
+    --max-prompt-tokens 1024 --max-new-tokens 256 --loop-tokens 40 --batch-size 64 \
+    --keep-features "$WORK/features" --feature-gb "${CACHE_GB:-16}"
   answers+=("$WORK/answers.jsonl")
 fi
 [ ${#answers[@]} -gt 0 ] || { echo "set ANSWERS or PROMPTS" >&2; exit 2; }
@@ -35,7 +36,7 @@ fi
 recipe=(--answers "${answers[@]}" --dtype bfloat16 --layers "${LAYERS:-2}" --draft-vocab 8192
   --max-length 1280 --batch-rows "${BATCH_ROWS:-2400}" --weight-decay 0.02 --clip-norm 1 --ce-weight 1
   --scaled-regression --noise 0 --first-pair
-  --feature-cache "$WORK/features" --feature-cache-gb "${CACHE_GB:-16}")
+  --features "$WORK/features" --feature-gb "${CACHE_GB:-16}")
 
 # 2. Teacher forcing from the closed-form start.
 start="${START:-$WORK/stage-1/head}"

@@ -23,5 +23,5 @@ read -r -a kinds <<<"${KINDS:-medusa hydra draft-lm}"
 for kind in "${kinds[@]}"; do
   eyas train "$kind" --answers "${answers[@]}" --work "$WORK/$kind" ${OUT:+--out "$OUT/$kind"} --minutes "$MINUTES" \
     --dtype "${DTYPE:-bfloat16}" --draft-vocab 8192 --max-length 1280 --batch-rows "${BATCH_ROWS:-2400}" \
-    --feature-cache "${CACHE:-$WORK/features}" --feature-cache-gb "${CACHE_GB:-16}"
+    --features "${CACHE:-$WORK/features}" --feature-gb "${CACHE_GB:-16}"
 done

@@ -147,7 +147,7 @@ def test_what_training_refuses(eyas, answers, bare_model, tmp_path, argv, messag
 
 def test_what_distilling_refuses(eyas, tmp_path):
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
-    prompts.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    prompts.write_text('{"prompt": "a"}\n{"body": "b"}\n')
     argv = ("train", "distil", "--prompts", prompts, "--out", out)
     assert "line 2: prompt is missing" in eyas(*argv).error
     assert "temperatures and 3 shares" in eyas(*argv, "--temperatures", "0,1").error
@@ -228,9 +228,8 @@ def without_torch(*words):
     [
         (("head", "--answers", "a.jsonl", "--work", "run"), "eyas train eagle"),
         (("medusa", "--help"), "eyas train medusa"),
-        (("distil", "--prompts", "prompts", "--out", "out", "--feature-cache", "cache"), "--feature-cache"),
     ],
-    ids=["eagle", "help", "feature-cache"],
+    ids=["eagle", "help"],
 )
 def test_without_torch_training_says_so_in_one_line(tmp_path, step, what):
     """These ended in a traceback."""

@@ -8,12 +8,13 @@ import pytest
 
 from eyas.errors import ConfigError, DataError
 from eyas.training.config import DistilConfig
-from eyas.training.data import Prompt, read_prompts, read_samples
+from eyas.training.data import read_samples
 from eyas.training.distil import distil
+from eyas.training.prompts import Prompt, Question, read_prompts
 from tiny import write_llama
 
 RECIPE = {"max_new_tokens": 6, "batch_size": 2}
-PROMPTS = [Prompt(f"{n}", f"5 6 {7 + n}") for n in range(6)]
+PROMPTS = [Prompt(f"{n}", Question(f"5 6 {7 + n}")) for n in range(6)]
 OLD = json.dumps({"id": "0", "prompt_ids": [5, 6, 7], "response_ids": [9], "temperature": 0.0})
 
 
@@ -41,7 +42,7 @@ def rows(out):
 @pytest.mark.parametrize("limit", [None, 3])
 def test_an_interrupted_run_gives_what_an_uninterrupted_one_gives(runtime, tmp_path, limit):
     """Prompts that do not fit count neither time for `limit`."""
-    prompts = [Prompt("long", "5 " * 40), PROMPTS[0], Prompt("none", " "), *PROMPTS[1:]]
+    prompts = [Prompt("long", Question("5 " * 40)), PROMPTS[0], Prompt("none", Question(" ")), *PROMPTS[1:]]
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
     made = answer(runtime, prompts, whole, limit=limit, max_prompt_tokens=8)
     assert (made.answers, made.too_long, made.empty) == (limit or 6, 1, 1)
@@ -56,7 +57,11 @@ def test_an_interrupted_run_gives_what_an_uninterrupted_one_gives(runtime, tmp_p
 
 def test_a_prompt_longer_than_the_context_is_left_out(runtime, tmp_path):
     room = runtime.target.context_limit
-    prompts = [Prompt("a", "5 " * room), Prompt("b", "5 " * (room - 1)), Prompt("c", "5 6")]
+    prompts = [
+        Prompt("a", Question("5 " * room)),
+        Prompt("b", Question("5 " * (room - 1))),
+        Prompt("c", Question("5 6")),
+    ]
     made = answer(runtime, prompts, tmp_path / "a.jsonl", max_prompt_tokens=4 * room)
     assert (made.answers, made.too_long) == (2, 1)
     assert ids(tmp_path / "a.jsonl") == ["b", "c"]
@@ -64,7 +69,7 @@ def test_a_prompt_longer_than_the_context_is_left_out(runtime, tmp_path):
 
 def test_ids_that_two_prompts_share_are_refused(runtime, tmp_path):
     with pytest.raises(DataError, match="2 prompts have the id 'x'"):
-        answer(runtime, [Prompt("x", "5"), Prompt("x", "6")], tmp_path / "a.jsonl")
+        answer(runtime, [Prompt("x", Question("5")), Prompt("x", Question("6"))], tmp_path / "a.jsonl")
     assert not (tmp_path / "a.jsonl").exists()
 
 

@@ -57,7 +57,7 @@ def test_training_steps_are_drafting_steps(runtime, network, samples, tmp_path):
     [feature] = FeatureSource(runtime, 64).get([sample])
     tokens = list(sample.token_ids)
     with torch.no_grad():
-        outputs = network.unroll(runtime.embed(np.array(tokens[1:]))[None], feature[None, :-1], steps=3)
+        outputs = network.unroll(runtime.embed(np.array(tokens[1:]))[None], feature[None], steps=3)
     for committed in (2, 5, len(tokens) - 4):  # pairs that are true
         state = HeadState(head)
         sampler = Sampler(SamplingConfig(), prompt_ids=tokens[:1], vocab_size=VOCAB)

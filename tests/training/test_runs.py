@@ -15,7 +15,8 @@ from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.runtimes import load_runtime
 from eyas.training.data import Sample, read_samples
 from eyas.training.eagle import EagleRecipe, EagleTrainer
-from eyas.training.features import FeatureSource, keeper
+from eyas.training.feature_store import FeatureOptions, FeatureStore
+from eyas.training.features import FeatureSource
 from eyas.training.finish import train_head
 from eyas.training.place import check_apart, check_replaceable
 from eyas.training.state import load_state
@@ -24,8 +25,13 @@ from tiny import HIDDEN, VOCAB, write_llama
 QUICK = {"learning_rate": 3e-3, "noise": 0.0, "first_pair": True, "batch_rows": 256, "held_out_every": 8}
 
 
+def store(runtime, folder, **options):
+    target = runtime.target
+    return FeatureStore(folder, target.fingerprint, target.hidden_size, FeatureOptions(**options))
+
+
 def trainer(runtime, samples, draft_ids=None, start=None, cache=None, **changes):
-    features = FeatureSource(runtime, 64, cache)
+    features = FeatureSource(runtime, 64, None if cache is None else store(runtime, cache))
     return EagleTrainer(
         runtime, samples, EagleRecipe(**{**QUICK, "epochs": 1.0, **changes}), draft_ids, features, start
     )
@@ -280,10 +286,8 @@ def test_resuming_with_kept_features_changes_nothing(runtime, samples, tmp_path)
     resumed.run(tmp_path / "part")
     for name, weight in whole.network.state_dict().items():
         torch.testing.assert_close(resumed.network.state_dict()[name], weight, rtol=0, atol=0)
-    cached, few = (
-        FeatureSource(runtime, 64, tmp_path / "whole"),
-        FeatureSource(runtime, 64, tmp_path / "f", 1),
-    )
+    cached = FeatureSource(runtime, 64, store(runtime, tmp_path / "whole"))
+    few = FeatureSource(runtime, 64, store(runtime, tmp_path / "f", feature_gb=1e-9))
     torch.testing.assert_close(few.get(samples[:1]), cached.get(samples[:1]), rtol=0, atol=0)
 
 
@@ -385,38 +389,30 @@ def test_batches_in_which_nothing_counts_are_no_trouble(runtime, tmp_path, kind)
 
 
 @pytest.mark.parametrize("gigabytes", [0, -1, math.nan, math.inf])
-def test_a_limit_of_features_is_a_number(runtime, samples, tmp_path, gigabytes):
-    settings = {"work": tmp_path / "run", "place": tmp_path / "out", "feature_cache_gb": gigabytes}
-    with pytest.raises(ConfigError, match=f"feature_cache_gb is {gigabytes}"):
-        train_head("eagle", runtime, samples, short(), feature_cache=tmp_path / "cache", **settings)
+def test_a_limit_of_features_is_a_number(gigabytes):
+    with pytest.raises(ConfigError, match=f"feature_gb is {gigabytes}"):
+        FeatureOptions(feature_gb=gigabytes)
 
 
 def test_a_folder_of_features_that_is_a_file_is_one_line(runtime, tmp_path):
     (tmp_path / "file").touch()
-    for make in (
-        lambda: FeatureSource(runtime, 64, tmp_path / "file"),
-        lambda: keeper(tmp_path / "file", "fingerprint"),
-    ):
-        with pytest.raises(DataError, match=r"--feature-cache .*file") as caught:
-            make()
-        one_line(caught)
+    with pytest.raises(DataError, match=r"file cannot be made a folder of features") as caught:
+        store(runtime, tmp_path / "file")
+    one_line(caught)
 
 
-@pytest.mark.parametrize("broken", ["empty", "cut", "list", "flat", "narrow", "ids"])
-def test_broken_features_are_computed_anew(runtime, samples, tmp_path, broken):
-    source = FeatureSource(runtime, 64, tmp_path)
+def test_damaged_features_are_computed_again(runtime, samples, tmp_path):
+    source = FeatureSource(runtime, 64, store(runtime, tmp_path))
     [expected] = source.get(samples[:1])
-    [path] = tmp_path.rglob("*.pt")
-    good, rows = path.read_bytes(), len(samples[0])
-    wrong = {"list": [1], "flat": torch.ones(rows), "narrow": torch.ones(rows, 4)}
-    wrong["ids"] = torch.ones((rows, HIDDEN), dtype=torch.long)
-    if broken in wrong:
-        torch.save(wrong[broken], path)
-    else:
-        path.write_bytes(good[: 0 if broken == "empty" else len(good) // 2])
-    [found] = source.get(samples[:1])
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert torch.load(path).shape == (rows, HIDDEN)
+    source.close()
+    [path] = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    again = FeatureSource(runtime, 64, store(runtime, tmp_path))
+    torch.testing.assert_close(again.get(samples[:1])[0], expected, rtol=0, atol=0)
+    again.close()
+    assert store(runtime, tmp_path).read(samples[0].digest, len(samples[0]) - 1) is not None
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,22 @@ from eyas.drafters.eagle2 import Eagle2, Eagle2Options
 from eyas.drafters.eagle_head import EAGLE
 from eyas.drafters.heads import read_head
 from eyas.engine.cycle import Engine, Request
-from eyas.engine.interfaces import DraftFiles
+from eyas.engine.interfaces import FINAL, DraftFiles
 from eyas.engine.sampling import Sampler, SamplingConfig, log_softmax
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree_options import TreeOptions
 from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.training import coupling
 from eyas.training.coupling import fit_coupled_scale
-from eyas.training.data import Sample, plan_batches, read_prompts, read_samples, split_held_out
+from eyas.training.data import Sample, plan_batches, read_samples, split_held_out
 from eyas.training.distil import DistilJob, LoopStopped, answer_all
 from eyas.training.eagle import EagleRecipe, EagleTrainer, draw_chains
-from eyas.training.features import FeatureSource, keeper
+from eyas.training.feature_store import FeatureOptions, FeatureStore
+from eyas.training.features import FeatureSource
 from eyas.training.finish import train_head
 from eyas.training.losses import CHUNK, classification_loss, regression_loss
 from eyas.training.oracle import Oracle
+from eyas.training.prompts import read_prompts
 from eyas.training.simulate import posterior_gumbel, simulate
 from eyas.training.vocabulary import frequent_tokens
 from tiny import VOCAB, write_llama
@@ -160,19 +162,25 @@ def test_held_out_samples_stay_held_out(samples):
     assert held
 
 
-def test_features_are_the_targets_own_and_the_cache_keeps_its_limit(runtime, samples, tmp_path):
+def store(runtime, folder, **options):
+    target = runtime.target
+    return FeatureStore(folder, target.fingerprint, target.hidden_size, FeatureOptions(**options))
+
+
+def test_features_are_the_targets_own_and_the_store_keeps_its_limit(runtime, samples, tmp_path):
     plain = FeatureSource(runtime, 64).get(samples[:6])
-    cached = FeatureSource(runtime, 64, tmp_path, 12_000)
+    cached = FeatureSource(runtime, 64, store(runtime, tmp_path, feature_gb=12e-6))
     cached.get(samples[:6])
-    kept = list(tmp_path.rglob("*.pt"))
+    cached.close()
+    kept = [sample for sample in samples[:6] if store(runtime, tmp_path).has(sample.digest, len(sample) - 1)]
     assert 0 < len(kept) < 6
-    assert sum(file.stat().st_size for file in kept) <= 12_000
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 12_000
     for ours, again in zip(plain, cached.get(samples[:6]), strict=True):
         torch.testing.assert_close(again, ours, atol=0.02, rtol=0.02)  # kept in bfloat16
     with torch.no_grad():
         ids = torch.tensor([samples[0].token_ids])
         stock = runtime.model(ids, output_hidden_states=True).hidden_states[-1][0]
-    torch.testing.assert_close(plain[0], stock, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(plain[0], stock[:-1], atol=1e-4, rtol=1e-4)
 
 
 def test_frequent_tokens_hold_what_must_be_in(samples):
@@ -318,7 +326,7 @@ def test_an_answer_does_not_depend_on_its_company(runtime):
 def test_prompts_that_begin_alike_are_read_once(runtime, monkeypatch):
     """The second answer takes over the first one's rows, and their features, which the first one keeps."""
     jobs = [DistilJob(Sample(str(last), (5, 6, 7, 8, 9, last), (), 0.0), seed=0) for last in (10, 11, 12)]
-    alone = [next(answer_all(runtime, [job], [], 6, batch_size=1, with_features=True)) for job in jobs]
+    alone = [next(answer_all(runtime, [job], [], 6, batch_size=1, taps=(FINAL,))) for job in jobs]
     rows: list[int] = []
     forward = type(runtime).forward
 
@@ -327,7 +335,7 @@ def test_prompts_that_begin_alike_are_read_once(runtime, monkeypatch):
         return forward(self, calls)
 
     monkeypatch.setattr(type(runtime), "forward", counting)
-    in_turn = list(answer_all(runtime, jobs, [], 6, batch_size=1, with_features=True))
+    in_turn = list(answer_all(runtime, jobs, [], 6, batch_size=1, taps=(FINAL,)))
     assert sum(rows) == 3 * (6 + 5) - 2 * 4  # 4: all that is common but the last, whose pair is another
     for (sample, pieces), (expected, own) in zip(in_turn, alone, strict=True):
         assert sample == expected
@@ -349,16 +357,6 @@ def test_an_answer_that_goes_round_in_circles_ends():
     assert ends_after(loop, 0) == (30, "length")
     assert ends_after([*loop[:12], 7, *loop[2:]], 5) == (21, "length")  # 7 breaks the first run
     assert ends_after([*loop[:9], 2], 5) == (10, "stop")
-
-
-def test_features_kept_while_distilling_serve_training(runtime, tmp_path):
-    job = DistilJob(Sample("a", (5, 6, 7), (), 0.0), seed=0)
-    [(sample, pieces)] = answer_all(runtime, [job], [], 6, batch_size=1, with_features=True)
-    keeper(tmp_path, str(runtime.target.fingerprint))(sample, pieces)
-    [kept] = FeatureSource(runtime, 64, tmp_path, 10**6).get([sample])
-    [computed] = FeatureSource(runtime, 64).get([sample])
-    assert len(kept) == len(sample) - 1  # the last token's feature teaches nothing
-    torch.testing.assert_close(kept, computed[:-1], atol=0.05, rtol=0.01)  # kept in bfloat16
 
 
 @pytest.mark.parametrize(
@@ -383,7 +381,7 @@ def test_prompts_are_read_with_and_without_ids(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a"}\n\n{"id": "x", "prompt": "b", "category": "c"}\n')
     prompts = read_prompts(path)
-    assert [(p.id, p.text, p.category) for p in prompts] == [("1", "a", ""), ("x", "b", "c")]
+    assert [(p.id, p.content.prompt, p.category) for p in prompts] == [("1", "a", ""), ("x", "b", "c")]
     path.write_text('{"id": 3}\n')
     with pytest.raises(DataError, match="line 1: prompt"):
         read_prompts(path)
@@ -484,12 +482,13 @@ def test_a_disk_that_is_really_full_is_one_line_and_leaves_no_half_file(runtime,
 
 
 def test_features_on_a_full_disk_are_kept_no_longer(runtime, samples, small_disk, caplog):
-    source = FeatureSource(runtime, 64, small_disk, 10**9)
+    kept = FeatureStore(small_disk, runtime.target.fingerprint, runtime.target.hidden_size, None, 10_000)
+    source = FeatureSource(runtime, 64, kept)
     for sample in samples:
         [rows] = source.get([sample])
-        assert len(rows) == len(sample)
+        assert len(rows) == len(sample) - 1
     assert "no more features are kept" in caplog.text
-    assert not list(small_disk.rglob("*.tmp"))
+    assert not [path for path in small_disk.iterdir() if not path.name.startswith("features-")]
 
 
 def test_ctrl_c_waits_for_the_end_of_a_step():

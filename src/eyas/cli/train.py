@@ -4,12 +4,13 @@ All continue after an interruption: run the same command again.
 """
 
 import argparse
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eyas.cli.output import note
-from eyas.cli.parser import Commands, Parser
+from eyas.cli.parser import Commands, Parser, add_options
 from eyas.cli.train_acceptance import add as add_acceptance
 from eyas.cli.train_options import (
     StepParser,
@@ -19,12 +20,17 @@ from eyas.cli.train_options import (
     load_run,
     load_target,
     needs_torch,
+    open_store,
     recipe_of,
     report,
 )
 from eyas.drafters.heads import HeadKind, head_kinds
-from eyas.models import progress_bar
+from eyas.errors import ConfigError
+from eyas.models import progress_bar, silent
 from eyas.training.config import DistilConfig
+from eyas.training.feature_store import FeatureOptions, FeatureStore
+from eyas.training.prompts import listed_fields, read_prompts
+from eyas.training.taps import EAGLE3, parse_taps
 
 ALIASES = {"eagle": ["head"]}  # its name while there was one kind of heads
 
@@ -44,15 +50,29 @@ def add(commands: Commands) -> None:
 def _add_distil(steps: Steps) -> None:
     distil = steps.add_parser("distil", help="let the target answer prompts", description=run_distil.__doc__)
     distil.add_argument(
-        "--prompts", type=Path, required=True, metavar="FILE", help='JSON lines with "prompt", maybe "id"'
+        "--prompts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f'JSON lines with {listed_fields()}; maybe "id"',
     )
     distil.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="JSON lines of answers; appended to"
     )
     distil.add_argument(
-        "--feature-cache", type=Path, metavar="DIR", help="keep the answers' features there for training"
+        "--keep-features",
+        type=Path,
+        metavar="DIR",
+        help="keep the answers' hidden states there: training then never runs the target",
+    )
+    distil.add_argument(
+        "--taps",
+        metavar="K,..",
+        help="keep the hidden states after these numbers of layers, too; "
+        f"{EAGLE3} names those of its authors: 2, half, all but 3",
     )
     add_recipe(distil, DistilConfig)
+    add_options(distil, FeatureOptions)
     distil.set_defaults(run=run_distil)
 
 
@@ -84,24 +104,29 @@ def _declare_recipe(parser: Parser, kind: HeadKind[Any]) -> None:
 
 def run_distil(args: argparse.Namespace) -> int:
     """Answer prompts with the target, in batches; a file that exists is continued."""
-    from eyas.training.data import read_prompts
-
-    config = recipe_of(args, DistilConfig)
+    config, features = recipe_of(args, DistilConfig), recipe_of(args, FeatureOptions)
+    if args.taps is not None and args.keep_features is None:
+        raise ConfigError(
+            "--taps says which hidden states are kept, but not where; give --keep-features DIR."
+        )
     prompts = read_prompts(args.prompts)
-    if args.feature_cache is not None:
-        with needs_torch("--feature-cache"):
-            from eyas.training.features import keeper
     runtime, tokenizer, _ = load_target(args, "auto")
     from eyas.training.distil import distil
 
-    keep = None
-    if args.feature_cache is not None:
-        keep = keeper(args.feature_cache, runtime.target.fingerprint)
+    target, store = runtime.target, None
+    taps = parse_taps(args.taps, target)
+    if args.keep_features is not None:
+        store = FeatureStore(args.keep_features, target.fingerprint, target.hidden_size, features)
     with progress_bar() as progress:
-        made = distil(runtime, tokenizer, prompts, args.out, config, progress, keep)
+        made = distil(runtime, tokenizer, prompts, args.out, config, progress, store, taps)
     for count, reason in ((made.too_long, f"longer than {made.most_tokens} tokens"), (made.empty, "empty")):
         if count:
             note(f"prompts left out, {reason}: {count}")
+    if made.read_again:
+        note(f"answers whose features were missing, read again: {made.read_again}")
+    if made.without_features:
+        full = f"{args.keep_features} is full; raise --feature-gb"
+        note(f"answers without features: {made.without_features}, since {full}")
     note(f"{made.answers} new answers in {args.out}")
     return 0
 
@@ -110,9 +135,12 @@ def run_kind(args: argparse.Namespace) -> int:
     """Train a head, measure it and install it."""
     config = recipe_of(args, args.recipe)
     samples, runtime, tokenizer, place = load_run(args, args.kind.folder)
+    store = open_store(args, runtime.target)
     from eyas.training.finish import train_head
+    from eyas.training.processes import find_processes
 
-    with progress_bar() as progress:
+    processes = find_processes(str(runtime.device))
+    with progress_bar() if processes.is_first else nullcontext(silent) as progress:
         measured = train_head(
             args.kind.name,
             runtime,
@@ -122,10 +150,11 @@ def run_kind(args: argparse.Namespace) -> int:
             place=place,
             always=tokenizer.special_ids,
             start=args.start,
-            feature_cache=args.feature_cache,
-            feature_cache_gb=args.feature_cache_gb,
+            store=store,
+            processes=processes,
             provenance={"answers_from": [path.name for path in args.answers]},
             progress=progress,
         )
-    report(args, place, measured)
+    if processes.is_first:
+        report(args, place, measured)
     return 0

@@ -9,7 +9,7 @@ from eyas.cli.train_options import Steps
 from eyas.config import options_of
 from eyas.models import progress_bar
 from eyas.training.acceptance_map import WatchConfig, fit_acceptance, store_maps
-from eyas.training.data import read_prompts
+from eyas.training.prompts import listed_fields, read_prompts
 
 MODEL_OPTIONS = ("model", "runtime", "dtype", "draft_dtype", "kv_dtype", "threads", "device")
 
@@ -25,7 +25,11 @@ def add(steps: Steps) -> None:
     )
     parser.add_argument("--head", type=Path, required=True, metavar="DIR", help="the head; it is changed")
     parser.add_argument(
-        "--prompts", type=Path, required=True, metavar="FILE", help='JSON lines with "prompt", maybe "id"'
+        "--prompts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f'JSON lines with {listed_fields()}; maybe "id"',
     )
     add_model_options(parser, only=MODEL_OPTIONS)
     add_options(parser, WatchConfig)

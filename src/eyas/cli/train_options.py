@@ -4,14 +4,17 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from eyas.cli.output import note, write, write_json
 from eyas.cli.parser import Parser, add_model_options, add_options, given
 from eyas.config import Options, options_of
+from eyas.engine.interfaces import TargetInfo
 from eyas.errors import ConfigError, DataError
 from eyas.models import heads_dir, progress_bar
+from eyas.training.feature_store import FeatureOptions, FeatureStore
 
 MODEL_OPTIONS = ("model", "dtype", "threads", "device")
 
@@ -50,11 +53,12 @@ def add_run_arguments(parser: Parser) -> None:
         "--out", type=Path, metavar="DIR", help="where the head goes; without it into the user's cache"
     )
     parser.add_argument(
-        "--feature-cache", type=Path, metavar="DIR", help="keep features there; without it none are stored"
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help="read features that distil has kept there, and keep there what is computed",
     )
-    parser.add_argument(
-        "--feature-cache-gb", type=float, default=8.0, metavar="X", help="at most so much (default: 8)"
-    )
+    add_options(parser, FeatureOptions)
     parser.add_argument("--json", action="store_true", help="print the simulated acceptance as one document")
 
 
@@ -98,6 +102,42 @@ def load_target(args: argparse.Namespace, runtime: str) -> tuple[Any, Any, Path]
     return loaded, Tokenizer.load(model), model
 
 
+def load_draft_target(args: argparse.Namespace) -> tuple[Any, Any, Path]:
+    """The target as training needs it: of a GGUF file embedding and LM head only, which are dequantised.
+
+    The hidden states of such a target are those of the native engine, which runs the file's own formats. It
+    is loaded where some are to be computed.
+    """
+    from eyas.models import Tokenizer, resolve_model
+    from eyas.models.sources import is_gguf
+    from eyas.runtimes import choose_runtime, load_runtime
+
+    settings = given(args, MODEL_OPTIONS)
+    with progress_bar() as progress:
+        model = resolve_model(settings.pop("model", None), progress)
+        if not is_gguf(model):
+            loaded: Any = load_runtime("torch", model, name=model.name, progress=progress, **settings)
+            return loaded, Tokenizer.load(model), model
+        from eyas.runtimes.torch import load_torch_draft_runtime
+
+        threads = settings.get("threads")
+        whole = partial(load_runtime, "native", model, name=model.name, threads=threads)
+        is_native = choose_runtime(model).name == "native"
+        loaded = load_torch_draft_runtime(
+            model, name=model.name, progress=progress, whole=whole if is_native else None, **settings
+        )
+    return loaded, Tokenizer.load(model), model
+
+
+def open_store(args: argparse.Namespace, target: TargetInfo) -> FeatureStore | None:
+    """The folder of --features."""
+    if args.features is None:
+        return None
+    return FeatureStore(
+        args.features, target.fingerprint, target.hidden_size, recipe_of(args, FeatureOptions)
+    )
+
+
 def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path]:
     """The answers, the target that gave them, its tokenizer, and where the result goes.
 
@@ -116,7 +156,7 @@ def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path
     if args.work.exists() and not args.work.is_dir():
         raise ConfigError(f"--work {args.work} is a file; name a folder.")
     samples = read_samples(args.answers)
-    runtime, tokenizer, directory = load_target(args, "torch")
+    runtime, tokenizer, directory = load_draft_target(args)
     target = runtime.target
     others = {sample.target for sample in samples} - {None, target.fingerprint}
     if others:
@@ -134,8 +174,8 @@ def load_run(args: argparse.Namespace, folder: str) -> tuple[Any, Any, Any, Path
         raise ConfigError("this target has no fingerprint to file its head under; give --out DIR.")
     # Resolved: the folder is renamed into its place, for which it needs a name.
     place = args.out.resolve() if args.out else heads_dir() / str(target.fingerprint) / folder
-    cache = [] if args.feature_cache is None else [args.feature_cache]
-    check_apart(place, [directory, args.work, args.work / EVALUATED, *args.answers, *cache])
+    kept = [] if args.features is None else [args.features]
+    check_apart(place, [directory, args.work, args.work / EVALUATED, *args.answers, *kept])
     return samples, runtime, tokenizer, place
 
 

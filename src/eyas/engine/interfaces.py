@@ -267,6 +267,7 @@ class TargetInfo:
     device: str = "cpu"
     hidden_size: int
     vocab_size: int
+    num_layers: int | None = None
     context_limit: int  # positions
     context_reason: str = "its max_position_embeddings"  # what sets the limit, for messages
     threads: int | None = None

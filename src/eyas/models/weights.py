@@ -60,6 +60,17 @@ def read_header(path: Path, error: type[EyasError] = ModelError) -> dict[str, di
         raise error(f"{path} {problem}; fetch it again.") from problem
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself besides its tensors, as `write_safetensors` was told.
+
+    Raises:
+        OSError, ValueError: the file has no readable header.
+    """
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {str(name): str(text) for name, text in header.get("__metadata__", {}).items()}
+
+
 def _checked(header: Any, data_start: int, size: int) -> dict[str, dict[str, Any]]:
     header.pop("__metadata__", None)
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
@@ -93,21 +104,31 @@ def read_tensor(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:
     return array.reshape(entry["shape"])
 
 
+def array_at(content: NDArray[np.uint8], entry: Mapping[str, Any]) -> NDArray[Any]:
+    """A view of one tensor in the bytes of its whole file, by its header entry."""
+    dtype = BFLOAT16 if entry["dtype"] == "BF16" else np.dtype(_NUMPY[entry["dtype"]])
+    count = math.prod(entry["shape"])
+    return np.frombuffer(content, dtype, count, entry["file_offset"]).reshape(entry["shape"])
+
+
 def dtype_code(dtype: np.dtype[Any]) -> str:
     """What safetensors calls a dtype."""
     return _CODES[dtype]
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as one safetensors file."""
+def write_safetensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays as one safetensors file, with further texts in its header."""
     shapes = {name: (array.dtype, array.shape) for name, array in tensors.items()}
-    stream_safetensors(path, shapes, tensors.__getitem__)
+    stream_safetensors(path, shapes, tensors.__getitem__, metadata)
 
 
 def stream_safetensors(
     path: Path,
     shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
     make: Callable[[str], NDArray[Any]],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write arrays one after the other, so that one of them is in memory at a time.
 
@@ -118,8 +139,9 @@ def stream_safetensors(
         path: the file.
         shapes: name -> (dtype, shape), in the file's order.
         make: gives the array of a name; it is called once for each, in order.
+        metadata: texts for the header.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     start = 0
     for name, (dtype, shape) in shapes.items():
         stop = start + dtype.itemsize * math.prod(shape)

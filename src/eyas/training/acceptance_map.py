@@ -20,7 +20,7 @@ from eyas.engine.stopping import StoppingConfig
 from eyas.engine.tree_options import DraftSampling, TreeOptions
 from eyas.errors import CheckpointError, DataError
 from eyas.models import Progress, silent
-from eyas.training.data import Prompt
+from eyas.training.prompts import Prompt
 
 MODES: dict[str, tuple[float, DraftSampling]] = {  # name in the head's config -> temperature, sampling
     "greedy": (0.0, "top-k"),
@@ -80,7 +80,7 @@ def fit_acceptance(
 
 def _watch(llm: LLM, prompt: Prompt, options: GenerationOptions) -> Iterator[Observation]:
     engine = llm.engine("eagle2")
-    run, _ = engine.start(llm.request(prompt.text, options, method="eagle2"))
+    run, _ = engine.start(llm.request(prompt.token_ids(llm.tokenizer), options, method="eagle2"))
     while not run.is_finished:
         engine.step([run])
         assert run.last_cycle is not None, "a cycle has passed"

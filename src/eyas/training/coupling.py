@@ -15,7 +15,7 @@ from torch import Tensor
 from eyas.engine.sampling import log_softmax
 from eyas.engine.tree import Floats, Ints
 from eyas.models import Progress, silent
-from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.training.data import Sample
 from eyas.training.features import FeatureSource
 from eyas.training.simulate import posterior_gumbel
@@ -30,7 +30,7 @@ Unroll = Callable[[Tensor, Tensor, int, Tensor], list[Tensor]]
 
 @torch.inference_mode()
 def fit_coupled_scale(
-    runtime: TorchRuntime,
+    runtime: TorchDraftRuntime,
     unroll: Unroll,
     features: FeatureSource,
     samples: Sequence[Sample],

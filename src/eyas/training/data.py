@@ -1,4 +1,4 @@
-"""Prompts and answers on disk, and how a sequence becomes training pairs.
+"""Answers on disk, and how a sequence becomes training pairs.
 
 The alignment, for a prompt of two tokens and an answer of three (docs/algorithm.md, section 1):
 
@@ -15,29 +15,17 @@ The first pair that decoding uses is (f_1, x_2): last prompt feature, first answ
 one is the pair of row length - 3, which leads to the last token.
 """
 
-import gzip
 import hashlib
 import json
 import math
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from eyas.api.prompts import is_unicode
 from eyas.errors import DataError
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A user's question."""
-
-    id: str
-    text: str
-    category: str = ""
+from eyas.training.json_lines import Row, parse_rows, read_rows, row_field, row_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +53,13 @@ class Sample:
         return len(self.prompt_ids) + len(self.response_ids)
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts from JSON lines with `prompt`, and optionally `id` and `category`.
-
-    Raises:
-        DataError: a broken line, by its number, or an empty file.
-    """
-    prompts = []
-    for number, row in _rows(path):
-        text = _field(row, "prompt", str, path, number)
-        _check_text(text, "prompt", path, number)
-        prompts.append(Prompt(_id(row, str(number), path, number), text, str(row.get("category", ""))))
-    if not prompts:
-        raise DataError(f'{path} holds no prompts; give it a line {{"prompt": ".."}} for each.')
-    return prompts
-
-
 def read_samples(paths: Sequence[Path]) -> list[Sample]:
     """Answers from JSON lines (plain or .gz) with `prompt_ids`, `response_ids` and `temperature`.
 
     Raises:
         DataError: a broken line, by its number, or an empty file.
     """
-    samples = [_sample(row, path, number) for path in paths for number, row in _rows(path)]
+    samples = [_sample(row, path, number) for path in paths for number, row in read_rows(path)]
     if not samples:
         raise DataError(
             f"{', '.join(map(str, paths)) or 'no file'} holds no answers; run `eyas train distil`."
@@ -101,7 +73,7 @@ def parse_samples(lines: Iterable[bytes], path: Path) -> list[Sample]:
     Raises:
         DataError: a broken line, by its number.
     """
-    return [_sample(row, path, number) for number, row in _parsed(lines, path)]
+    return [_sample(row, path, number) for number, row in parse_rows(lines, path)]
 
 
 def split_held_out(samples: Sequence[Sample], every: int) -> tuple[list[Sample], list[Sample]]:
@@ -135,34 +107,9 @@ def why_unwritten(error: Exception) -> str:
     return (reason or next(iter(str(error).strip().splitlines()), type(error).__name__))[:120]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            yield from _parsed(file, path)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}).") from error
-
-
-def _parsed(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """JSON objects with the numbers of their lines."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode())
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{path}, line {number}: invalid JSON ({error}); correct or delete it."
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: not a JSON object; correct or delete it.")
-        yield number, row
-
-
-def _sample(row: dict[str, Any], path: Path, number: int) -> Sample:
-    prompt = _field(row, "prompt_ids", list, path, number)
-    response = _field(row, "response_ids", list, path, number)
+def _sample(row: Row, path: Path, number: int) -> Sample:
+    prompt = row_field(row, "prompt_ids", list, path, number)
+    response = row_field(row, "response_ids", list, path, number)
     if not all(type(t) is int and t >= 0 for t in (*prompt, *response)):
         raise DataError(f"{path}, line {number}: prompt_ids and response_ids hold token ids only.")
     if not prompt or not response:
@@ -175,36 +122,13 @@ def _sample(row: dict[str, Any], path: Path, number: int) -> Sample:
         )
     target = row.get("target")
     return Sample(
-        id=_id(row, f"{path.name}:{number}", path, number),
+        id=row_id(row, f"{path.name}:{number}", path, number),
         prompt_ids=tuple(prompt),
         response_ids=tuple(response),
         temperature=float(temperature),
         category=str(row.get("category", "")),
         target=None if target is None else str(target),
     )
-
-
-def _id(row: dict[str, Any], otherwise: str, path: Path, number: int) -> str:
-    name = str(row.get("id", otherwise))
-    _check_text(name, "id", path, number)
-    return name
-
-
-def _check_text(text: str, name: str, path: Path, number: int) -> None:
-    """Refuse half of a surrogate pair, which JSON can spell but UTF-8 cannot."""
-    if not is_unicode(text):
-        raise DataError(
-            f"{path}, line {number}: {name} is invalid text ({text[:40]!a}); correct or delete it."
-        )
-
-
-def _field(row: dict[str, Any], name: str, kind: type, path: Path, number: int) -> Any:
-    value = row.get(name)
-    if not isinstance(value, kind):
-        raise DataError(
-            f"{path}, line {number}: {name} is missing or not a {kind.__name__}; correct or delete it."
-        )
-    return value
 
 
 def _hash(name: str) -> int:

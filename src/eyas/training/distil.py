@@ -2,38 +2,38 @@
 
 Prompts are answered in batches; a finished answer makes room for the next prompt. Temperature and draws
 depend on the prompt and the seed alone, so an answer does not depend on its batch. Finished answers are
-appended to the file at once: an interruption loses those in progress, and the next call continues with the
-prompts that have no answer.
+appended to the file: an interruption loses those in progress, and the next call continues with the prompts
+that have no answer.
+
+The hidden states that pass by can be kept for training: those of the prompt from its prefill, those of the
+answer from the passes that decode it. So the target reads no text twice.
 """
 
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eyas.drafters.autoregressive import Autoregressive, AutoregressiveSession
 from eyas.engine.batch import run_all
 from eyas.engine.cycle import Engine, Request, Run
-from eyas.engine.interfaces import DraftContext, Features, Runtime
+from eyas.engine.interfaces import FINAL, DraftContext, Features, Runtime, Taps
 from eyas.engine.metrics import Repeats
 from eyas.engine.sampling import Sampler, SamplingConfig
+from eyas.engine.sequence import sequence_features
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig, TextDecoder
 from eyas.errors import DataError
 from eyas.models import Progress, Tokenizer, silent
-from eyas.models.appending import hold, without_cut_line
+from eyas.training.answer_file import AnswerFile, open_answers
 from eyas.training.config import DistilConfig
-from eyas.training.data import Prompt, Sample, parse_samples, why_unwritten
-
-Keep = Callable[[Sample, list[Features]], None]
-
-_BEGINNING = b'{"id": "'  # of every line that `_line` makes
+from eyas.training.data import Sample
+from eyas.training.feature_store import FeatureStore
+from eyas.training.prompts import Prompt
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Distilled:
     answers: int = 0
     too_long: int = 0  # prompts left out
     empty: int = 0  # prompts left out
+    read_again: int = 0  # answers of before, whose features were missing
+    without_features: int = 0  # answers of the whole file; the store had no room
 
 
 def distil(
@@ -53,42 +55,69 @@ def distil(
     out: Path,
     config: DistilConfig,
     progress: Progress = silent,
-    keep: Keep | None = None,
+    store: FeatureStore | None = None,
+    taps: Taps = (FINAL,),
 ) -> Distilled:
     """Answer `prompts` into the JSON lines file `out`.
 
-    `keep` gets each answer with the features of all its tokens but the last, in pieces (T_i, H).
+    Args:
+        runtime: of the target.
+        tokenizer: of the target.
+        prompts: what is asked.
+        out: continued where it exists.
+        config: how prompts are answered.
+        progress: told after each answer.
+        store: keeps the features of each answer, those of all its tokens but the last; None keeps none.
+        taps: hidden states that make up a feature, side by side; the final one comes last.
 
     Raises:
         DataError: `out` holds something other than answers of this target, is in use, or cannot be written;
             two prompts have the same id.
+        ConfigError: a prompt of a kind that the model does not have.
+        ModelError: a tap beyond the target's layers.
     """
     _check_ids(prompts)
     target = runtime.target
     made = Distilled(min(config.max_prompt_tokens, target.context_limit - 1))
-    with _appending(out) as file:
-        done = _answered(file, out, target.fingerprint)
+    with open_answers(out, target.fingerprint, store, taps) as file:
+        if store is not None:
+            store.check()
+            made.read_again = _read_again(runtime, file, taps, progress)
+        done = {sample.id for sample in file.known}
         total = min(len(prompts), config.limit or len(prompts))
-        jobs = _jobs(prompts, tokenizer, config, done, made)
         for sample, features in answer_all(
             runtime,
-            jobs,
+            _jobs(prompts, tokenizer, config, done, made),
             tokenizer.stop_token_ids,
             config.max_new_tokens,
             config.batch_size,
-            keep is not None,
+            None if store is None else taps,
             config.loop_tokens,
         ):
-            if keep is not None:
-                keep(sample, features)
-            file.write(_line(replace(sample, target=target.fingerprint)))
-            file.flush()
+            rows = None if store is None else _as_array(runtime.join(features))
+            file.append(replace(sample, target=target.fingerprint), rows)
             made.answers += 1
-            if made.answers % config.batch_size == 0:
-                os.fsync(file.fileno())
             progress("distilling", min(total, len(done) + made.answers), total)
         progress("distilling", total, total)
+    made.without_features = len(file.without_features())
     return made
+
+
+def _read_again(runtime: Runtime, file: AnswerFile, taps: Taps, progress: Progress) -> int:
+    """Keep the features of answers that have none, while there is room; how many that were."""
+    missing = file.without_features()
+    for number, sample in enumerate(missing):
+        progress("reading answers without features", number, len(missing))
+        token_ids = sample.token_ids[:-1]
+        runtime.target.check_prompt(token_ids)
+        if not file.keep(sample, _as_array(sequence_features(runtime, token_ids, taps))):
+            return number
+    return len(missing)
+
+
+def _as_array(features: Any) -> NDArray[np.float32]:
+    """Features of any runtime on the CPU."""
+    return np.asarray(features if isinstance(features, np.ndarray) else features.float().cpu(), np.float32)
 
 
 def _check_ids(prompts: Sequence[Prompt]) -> None:
@@ -98,34 +127,13 @@ def _check_ids(prompts: Sequence[Prompt]) -> None:
         raise DataError(f"{count} prompts have the id {name!r}; give each an id of its own.")
 
 
-@contextmanager
-def _appending(out: Path) -> Iterator[BinaryIO]:
-    """The file of answers, locked against other runs."""
-    if out.suffix == ".gz":
-        raise DataError(
-            f"{out} would be compressed, and a compressed file cannot be continued; name one without .gz."
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = hold(out, "--out")
-        try:
-            with out.open("a+b") as file:
-                yield file
-        finally:
-            lock.release()
-    except OSError as error:
-        raise DataError(
-            f"{out} cannot be written ({why_unwritten(error)}); name another file, or free some space and "
-            "run the same command again: it continues after the answers that are there."
-        ) from error
-
-
 @dataclass(frozen=True)
 class DistilJob:
     """A prompt to answer. `sample` has no answer yet."""
 
     sample: Sample
     seed: int
+    stop_token_ids: tuple[int, ...] = ()  # that end this answer, besides the model's own
 
 
 def answer_all(
@@ -134,7 +142,7 @@ def answer_all(
     stop_token_ids: Sequence[int],
     max_new_tokens: int,
     batch_size: int,
-    with_features: bool = False,
+    taps: Taps | None = None,
     loop_tokens: int = 0,
 ) -> Iterator[tuple[Sample, list[Features]]]:
     """Answers in the order in which they end, with the features of their tokens if asked for.
@@ -145,16 +153,17 @@ def answer_all(
         stop_token_ids: that end an answer.
         max_new_tokens: of an answer.
         batch_size: prompts answered at a time.
-        with_features: keep features.
+        taps: hidden states that make up the features; None gives none.
         loop_tokens: that of `DistilConfig`.
     """
-    engine = Engine(runtime, FeatureRecorder(with_features))
+    engine = Engine(runtime, FeatureRecorder(taps))
     asked: dict[Request, DistilJob] = {}
 
     def requests() -> Iterator[Request]:
         for job in jobs:
             stopping = StoppingConfig(max_new_tokens=max_new_tokens)
-            text = LoopStopped(stopping, NoText(), stop_token_ids, loop_tokens=loop_tokens)
+            stops = (*stop_token_ids, *job.stop_token_ids)
+            text = LoopStopped(stopping, NoText(), stops, loop_tokens=loop_tokens)
             request = _request(runtime, job, text)
             asked[request] = job
             yield request
@@ -194,10 +203,15 @@ class LoopStopped(AnswerText):
 
 
 class FeatureRecorder(Autoregressive):
-    """Plain decoding that remembers the features given to the drafter."""
+    """Plain decoding that remembers the features given to the drafter.
 
-    def __init__(self, records: bool = True) -> None:
-        self._records = records
+    Args:
+        taps: hidden states that make up a feature; None remembers none.
+    """
+
+    def __init__(self, taps: Taps | None = (FINAL,)) -> None:
+        self.taps = taps or (FINAL,)
+        self._records = taps is not None
 
     def open(self) -> "FeatureRecorderSession":
         """A session without features."""
@@ -244,22 +258,22 @@ def _jobs(
         if chosen == config.limit:
             return
         if prompt.id not in done:
-            ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}])
-            if not prompt.text.strip() or not ids:
+            ids = [] if prompt.content.is_empty else prompt.token_ids(tokenizer)
+            if not ids:
                 made.empty += 1
                 continue
             if len(ids) > made.most_tokens:
                 made.too_long += 1
                 continue
-            yield _job(prompt, ids, config)
+            yield _job(prompt, ids, prompt.content.stop_token_ids(tokenizer), config)
         chosen += 1
 
 
-def _job(prompt: Prompt, ids: Sequence[int], config: DistilConfig) -> DistilJob:
+def _job(prompt: Prompt, ids: Sequence[int], stops: tuple[int, ...], config: DistilConfig) -> DistilJob:
     rng = np.random.default_rng([config.seed, int(sha256(prompt.id.encode()).hexdigest()[:8], 16)])
     temperature = float(rng.choice(config.temperatures, p=np.array(config.shares) / sum(config.shares)))
     sample = Sample(prompt.id, tuple(ids), (), temperature, prompt.category)
-    return DistilJob(sample, int(rng.integers(2**31)))
+    return DistilJob(sample, int(rng.integers(2**31)), stops)
 
 
 def _request(runtime: Runtime, job: DistilJob, text: AnswerText) -> Request:
@@ -285,41 +299,3 @@ def _features_of(run: Run) -> list[Features]:
     session = run.session
     assert isinstance(session, FeatureRecorderSession), "a session of answer_all"
     return session.features
-
-
-def _line(sample: Sample) -> bytes:
-    row = {
-        "id": sample.id,
-        "category": sample.category,
-        "target": sample.target,
-        "temperature": sample.temperature,
-        "prompt_ids": sample.prompt_ids,
-        "response_ids": sample.response_ids,
-    }
-    return json.dumps(row).encode() + b"\n"
-
-
-def _answered(file: BinaryIO, out: Path, target: str | None) -> set[str]:
-    """Ids of the prompts that have answers. A last line that was cut off is removed, a missing newline added.
-
-    Raises:
-        DataError: the file holds something else, or answers of another target; it is left unchanged.
-    """
-    file.seek(0)
-    content = file.read()
-    whole = without_cut_line(content, _BEGINNING)
-    try:
-        samples = parse_samples(whole.splitlines(), out)
-    except DataError as error:
-        raise DataError(f"{error} Use another --out to keep that file.") from error
-    other = next((s.target for s in samples if s.target and target and s.target != target), None)
-    if other is not None:
-        raise DataError(
-            f"{out} holds answers of the target with fingerprint {other}, not of this one, {target}; use "
-            "another --out."
-        )
-    if len(whole) < len(content):
-        file.truncate(len(whole))
-    elif len(whole) > len(content):
-        file.write(b"\n")
-    return {sample.id for sample in samples}

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.config import Option
-from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.training.closed_form import fit_linear
 from eyas.training.config import Recipe
 from eyas.training.data import Sample
@@ -176,7 +176,7 @@ def teacher_rows(sample: Sample, rows: int) -> int:
 
 def fit_maps(
     network: MappedNetwork,
-    runtime: TorchRuntime,
+    runtime: TorchDraftRuntime,
     samples: list[Sample],
     features: FeatureSource,
     seed: int,

@@ -13,8 +13,8 @@ from eyas.drafters.head_layers import MAX_LAYERS, stack_document
 from eyas.drafters.sps import DRAFT_LM, SpsOptions
 from eyas.errors import ConfigError
 from eyas.models.spec import StackSpec
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.runtimes.torch.layers import DecoderStack
-from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.distillation import DistillationRecipe, DistillationTrainer, DistilledNetwork, Rows
 from eyas.training.measure import UNCOUPLED, Case
 from eyas.training.networks import layers_like_the_targets, run_causally, silenced
@@ -70,26 +70,27 @@ class DraftLMTrainer(DistillationTrainer[DraftLMRecipe, DraftLMNetwork]):
     )
 
     @classmethod
-    def make_network(cls, runtime: TorchRuntime, config: DraftLMRecipe) -> DraftLMNetwork:
+    def make_network(cls, runtime: TorchDraftRuntime, config: DraftLMRecipe) -> DraftLMNetwork:
         """Layers like the target's, with its final norm and, where the recipe says so, its first layers."""
         network = DraftLMNetwork(layers_like_the_targets(runtime, config.layers, config.intermediate_size))
-        norm = getattr(runtime.model.get_decoder(), "norm", None)
+        norm = runtime.norm_weight
         if norm is not None and network.stack.norm is not None:  # the LM head reads what that norm gives
-            network.stack.norm.weight.data.copy_(norm.weight)
+            network.stack.norm.weight.data.copy_(norm)
         if config.target_start:
             copy_layers(network, runtime)
         return network
 
 
-def copy_layers(network: DraftLMNetwork, runtime: TorchRuntime) -> None:
+def copy_layers(network: DraftLMNetwork, runtime: TorchDraftRuntime) -> None:
     """Copy the target's first layers, which read the same embedding (docs/log.md, 2026-11-27).
 
     Raises:
         ConfigError: they have other sizes or parts.
     """
-    for own, layer in zip(network.stack.layers, runtime.model.get_decoder().layers, strict=False):
+    for index, own in zip(range(runtime.target.num_layers or 0), network.stack.layers, strict=False):
+        weights = runtime.layer_weights(index)
         try:
-            own.load_state_dict({name: weight.clone() for name, weight in layer.state_dict().items()})
+            own.load_state_dict({name: weight.clone() for name, weight in weights.items()})
         except RuntimeError as error:
             raise ConfigError(
                 "the target's layers have other sizes or parts than the draft model's; "

@@ -36,8 +36,8 @@ from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.models import Progress
 from eyas.models.spec import StackSpec
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
-from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.closed_form import fit_linear
 from eyas.training.config import Recipe
 from eyas.training.coupling import fit_coupled_scale
@@ -188,6 +188,7 @@ class EagleTrainer(Trainer[EagleRecipe, EagleNetwork]):
     kind = EAGLE
     method = "eagle2"
     recipe = EagleRecipe
+    is_parallel = True
     # Trees by the target's query tokens, root included.
     cases = (
         Case(name="60 rows", options=Eagle2Options()),
@@ -199,7 +200,7 @@ class EagleTrainer(Trainer[EagleRecipe, EagleNetwork]):
     quick_case = Case(name="60 rows", tree=UNCOUPLED, options=Eagle2Options())
 
     @classmethod
-    def make_network(cls, runtime: TorchRuntime, config: EagleRecipe) -> EagleNetwork:
+    def make_network(cls, runtime: TorchDraftRuntime, config: EagleRecipe) -> EagleNetwork:
         """A head with random weights; its output lives in the target's feature space."""
         stack = layers_like_the_targets(
             runtime, config.layers or 1, config.intermediate_size, first_input_norm=False, final_norm=False
@@ -260,7 +261,8 @@ class EagleTrainer(Trainer[EagleRecipe, EagleNetwork]):
         )
         noisy = pad_rows([f[:-1] + self._noise(f[:-1], generator) for f in clean], rows).to(self.device)
         weights = pad_rows(
-            [self._weights(s, len(f), generator) for s, f in zip(samples, clean, strict=True)], rows
+            [self.counts * self._weights(s, len(f), generator) for s, f in zip(samples, clean, strict=True)],
+            rows,
         )
         following = pad_rows([feature[1:] for feature in clean], rows).to(self.device)
         embeddings = self._runtime.embed(tokens.numpy().ravel()).view(*tokens.shape, -1)
@@ -287,11 +289,12 @@ class EagleTrainer(Trainer[EagleRecipe, EagleNetwork]):
         return total, agreements
 
     def _loss_of(self, output: Tensor, feature: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-        config = self.config
-        loss, agreement = classification_loss(output, feature, self._head_weight, weights)
+        config, total = self.config, self.processes.total(weights)
+        loss, agreement = classification_loss(output, feature, self._head_weight, weights, total)
         loss = config.ce_weight * loss
         if config.regression_weight:
-            loss = loss + config.regression_weight * regression_loss(output, feature, self._spread, weights)
+            distance = regression_loss(output, feature, self._spread, weights, total)
+            loss = loss + config.regression_weight * distance
         return loss, agreement
 
     def _weights(self, sample: Sample, rows: int, generator: torch.Generator) -> Tensor:

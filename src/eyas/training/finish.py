@@ -6,6 +6,7 @@ The same for every kind of heads; what differs is in the kind's `Trainer`.
 import logging
 import shutil
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,14 +18,16 @@ from eyas.engine.interfaces import Drafter, DraftFiles
 from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent
-from eyas.runtimes.torch.runtime import TorchRuntime
-from eyas.training.config import Recipe
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
+from eyas.training.config import SHORTEST_SEQUENCE, Recipe
 from eyas.training.data import Sample, split_held_out
+from eyas.training.feature_store import FeatureStore
 from eyas.training.features import FeatureSource
 from eyas.training.measure import add_provenance, evaluation_folder, glance, measure, origin_of
 from eyas.training.networks import HeadNetwork
 from eyas.training.place import check_replaceable, replacing
 from eyas.training.precision import Int8Drafts, in_int8, what_int8_costs
+from eyas.training.processes import ALONE, Processes
 from eyas.training.trainer import Trainer
 from eyas.training.vocabulary import frequent_tokens
 
@@ -43,7 +46,7 @@ def trainer_of(kind: HeadKind[Any]) -> type[Trainer[Any, Any]]:
 
 def train_head(
     kind: str,
-    runtime: TorchRuntime,
+    runtime: TorchDraftRuntime,
     samples: list[Sample],
     config: Recipe,
     *,
@@ -51,8 +54,8 @@ def train_head(
     place: Path,
     always: Collection[int] = (),
     start: Path | None = None,
-    feature_cache: Path | None = None,
-    feature_cache_gb: float = 8.0,
+    store: FeatureStore | None = None,
+    processes: Processes = ALONE,
     provenance: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -68,12 +71,14 @@ def train_head(
         always: token ids that must be in the draft vocabulary.
         start: a head of this kind and target that the run begins with. Its draft vocabulary is kept if the
             recipe asks for one of that size: more answers than those at hand may have been counted for it.
-        feature_cache: folder that may keep features, up to `feature_cache_gb`.
+        store: features of the target that are kept; what is computed joins them.
+        processes: this one and the others that train the head together; the first one installs it.
         provenance: what else config.json should say of the origin.
         progress: told how far the run is.
 
     Returns:
-        Simulated acceptance lengths on held-out answers, which also stand in config.json.
+        Simulated acceptance lengths on held-out answers, which also stand in config.json; nothing in
+        processes after the first.
 
     Raises:
         ConfigError: `place` holds what no run of this kind has made, or the recipe does not fit `start`.
@@ -81,6 +86,7 @@ def train_head(
     """
     check_replaceable(place, kind)
     known = find_head_kind(kind)
+    samples = [sample for sample in samples if len(sample) >= SHORTEST_SEQUENCE]
     training, held_out = split_held_out(samples, config.held_out_every)
     begun = _begin(known, runtime, config, start)
     config, draft_ids = begun.config, begun.draft_ids
@@ -91,15 +97,21 @@ def train_head(
     compared = trainer_class.loss_vocab(config)
     loss_ids = draft_ids if compared is None else frequent_tokens(training, compared, vocab, always)
     taps = trainer_class.taps(runtime, config)
-    features = FeatureSource(runtime, config.max_length, feature_cache, feature_cache_gb * 1e9, taps)
-    trainer = trainer_class(runtime, training, config, loss_ids, features, begun.network)
-    course = _Course(known, trainer, runtime, draft_ids, held_out, features, progress)
-    trainer.run(work, progress, lambda network: course.glance(evaluation_folder(work), network))
-    origin = (provenance or {}) | ({} if start is None else {"started_from": start.resolve().name})
-    return course.install(place, trainer.best_network(), origin)
+    features = FeatureSource(runtime, config.max_length, store, taps)
+    features.check(samples)
+    with closing(features):
+        trainer = trainer_class(runtime, training, config, loss_ids, features, begun.network, processes)
+        course = _Course(known, trainer, runtime, draft_ids, held_out, features, progress)
+        trainer.run(work, progress, lambda network: course.glance(evaluation_folder(work), network))
+        if not processes.is_first:
+            return {}
+        origin = (provenance or {}) | ({} if start is None else {"started_from": start.resolve().name})
+        return course.install(place, trainer.best_network(), origin)
 
 
-def head_document(runtime: TorchRuntime, network: HeadNetwork, entries: dict[str, Any]) -> dict[str, Any]:
+def head_document(
+    runtime: TorchDraftRuntime, network: HeadNetwork, entries: dict[str, Any]
+) -> dict[str, Any]:
     """config.json of a network: its sizes, what ties it to its target, and further entries."""
     return {
         **network.document(),
@@ -119,7 +131,7 @@ class _Begun:
     draft_ids: Ints | None = None
 
 
-def _begin(kind: HeadKind[Any], runtime: TorchRuntime, config: Recipe, start: Path | None) -> _Begun:
+def _begin(kind: HeadKind[Any], runtime: TorchDraftRuntime, config: Recipe, start: Path | None) -> _Begun:
     trainer = trainer_of(kind)
     if start is None:
         return _Begun(trainer.sized_like(config, None))
@@ -143,7 +155,7 @@ class _Course:
 
     kind: HeadKind[Any]
     trainer: Trainer[Any, Any]
-    runtime: TorchRuntime
+    runtime: TorchDraftRuntime
     draft_ids: Ints | None
     held_out: list[Sample]
     features: FeatureSource
@@ -198,7 +210,7 @@ class _Course:
         return _drafter(type(self.trainer), self.runtime, folder)
 
 
-def _drafter(trainer: type[Trainer[Any, Any]], runtime: TorchRuntime, folder: Path) -> Drafter:
+def _drafter(trainer: type[Trainer[Any, Any]], runtime: Any, folder: Path) -> Drafter:
     return find_method(trainer.method).drafter.load(runtime, DraftFiles(head=lambda: folder))
 
 

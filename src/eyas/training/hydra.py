@@ -16,8 +16,8 @@ from eyas.config import Option
 from eyas.drafters.head_arrays import StoredPrecision
 from eyas.drafters.head_layers import stack_document
 from eyas.drafters.hydra import HYDRA, PREFIX, HydraHeadConfig, HydraOptions
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.runtimes.torch.layers import DecoderStack
-from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.training.distillation import DistillationRecipe, DistillationTrainer, MappedNetwork, Rows
 from eyas.training.measure import UNCOUPLED, Case
 from eyas.training.networks import layers_like_the_targets, run_causally, silenced, zero_linear
@@ -126,7 +126,7 @@ class HydraTrainer(DistillationTrainer[HydraRecipe, HydraNetwork]):
     )
 
     @classmethod
-    def make_network(cls, runtime: TorchRuntime, config: HydraRecipe) -> HydraNetwork:
+    def make_network(cls, runtime: TorchDraftRuntime, config: HydraRecipe) -> HydraNetwork:
         """Heads with fresh weights."""
         layer = layers_like_the_targets(runtime, 1, config.intermediate_size)
         prefix = layer if config.arch == "prefix-mlp" else None

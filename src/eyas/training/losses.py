@@ -14,20 +14,23 @@ CHUNK = 256  # rows whose logits are in memory at a time: what fits a processor'
 LARGE_CHUNK = 8192  # where launching a kernel costs more than memory does
 
 
-def regression_loss(output: Tensor, feature: Tensor, scale: Tensor | None, weights: Tensor) -> Tensor:
+def regression_loss(
+    output: Tensor, feature: Tensor, scale: Tensor | None, weights: Tensor, total: Tensor | None = None
+) -> Tensor:
     """Smooth L1 of (R, H) outputs against features, mean over H, then over rows by `weights` (R,).
 
     `scale` (H,) divides both: a dimension of large spread would dominate the sum. None scales nothing.
+    `total` stands for the sum of the weights where other processes have further rows.
     """
     output, feature = output.to(torch.float32), feature.to(torch.float32)
     if scale is not None:
         output, feature = output / scale, feature / scale
     rows = functional.smooth_l1_loss(output, feature, reduction="none").mean(dim=-1)
-    return weighted_mean(rows, weights)
+    return weighted_mean(rows, weights, total)
 
 
 def classification_loss(
-    output: Tensor, feature: Tensor, head: Tensor, weights: Tensor
+    output: Tensor, feature: Tensor, head: Tensor, weights: Tensor, total: Tensor | None = None
 ) -> tuple[Tensor, float]:
     """Cross-entropy of softmax(W f^) against softmax(W f), mean by `weights`, and how often they agree.
 
@@ -36,12 +39,14 @@ def classification_loss(
         feature: (R, H) the target's features f.
         head: (M, H) rows W of the LM head; products are in its precision, sums in float32.
         weights: (R,) of the rows.
+        total: stands for the sum of the weights where other processes have further rows.
 
     Returns:
         The loss, and the share of the first `CHUNK` rows where both have the same best token.
     """
     output, feature = output.to(head.dtype), feature.to(head.dtype)
-    loss: Tensor = _SoftCrossEntropy.apply(output, feature, head, weights)  # type: ignore[no-untyped-call]
+    shares = weights / _at_least_some(weights.sum() if total is None else total)
+    loss: Tensor = _SoftCrossEntropy.apply(output, feature, head, shares)  # type: ignore[no-untyped-call]
     best = [(rows[:CHUNK].detach() @ head.T).argmax(dim=-1) for rows in (output, feature)]
     return loss, float((best[0] == best[1]).float().mean()) if len(output) else 0.0
 
@@ -50,20 +55,19 @@ class _SoftCrossEntropy(torch.autograd.Function):
     """The gradient, (softmax(W f^) - softmax(W f)) W, is computed with the loss, so no logits are kept."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, feature: Tensor, head: Tensor, weights: Tensor) -> Tensor:
-        shares = weights / weights.sum().clamp(min=1e-9)
+    def forward(ctx: Any, output: Tensor, feature: Tensor, head: Tensor, shares: Tensor) -> Tensor:
         gradient = torch.empty_like(output)
-        total = torch.zeros((), device=output.device)
+        loss = torch.zeros((), device=output.device)
         size = CHUNK if output.device.type == "cpu" else LARGE_CHUNK
         for first in range(0, len(output), size):
             rows = slice(first, first + size)
             probs = (feature[rows] @ head.T).softmax(dim=-1, dtype=torch.float32)
             log_probs = (output[rows] @ head.T).log_softmax(dim=-1, dtype=torch.float32)
-            total -= torch.linalg.vecdot(probs, log_probs) @ shares[rows]
+            loss -= torch.linalg.vecdot(probs, log_probs) @ shares[rows]
             excess = log_probs.exp_().sub_(probs)
             gradient[rows] = (excess.to(head.dtype) @ head) * shares[rows, None]
         ctx.save_for_backward(gradient)
-        return total
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
@@ -71,6 +75,10 @@ class _SoftCrossEntropy(torch.autograd.Function):
         return gradient * outer[0], None, None, None
 
 
-def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
+def weighted_mean(rows: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
     """Mean of (R,) by non-negative weights; 0 if all are 0."""
-    return (rows * weights).sum() / weights.sum().clamp(min=1e-9)
+    return (rows * weights).sum() / _at_least_some(weights.sum() if total is None else total)
+
+
+def _at_least_some(total: Tensor) -> Tensor:
+    return total.clamp(min=1e-9)

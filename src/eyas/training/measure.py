@@ -18,7 +18,7 @@ from eyas.engine.interfaces import Drafter, DraftOptions
 from eyas.engine.metrics import GenerationStats, is_looping, mean_acceptance_length
 from eyas.engine.tree_options import TreeOptions
 from eyas.models import Progress, silent
-from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.training.config import Recipe
 from eyas.training.data import Sample
 from eyas.training.features import FeatureSource
@@ -40,7 +40,7 @@ class Case:
 
 
 def measure(
-    runtime: TorchRuntime,
+    runtime: TorchDraftRuntime,
     drafter: Drafter,
     cases: Sequence[Case],
     held_out: list[Sample],
@@ -75,7 +75,7 @@ def evaluation_folder(work: Path) -> Path:
 
 
 def glance(
-    runtime: TorchRuntime,
+    runtime: TorchDraftRuntime,
     drafter: Drafter,
     case: Case,
     held_out: list[Sample],
@@ -127,7 +127,12 @@ def _chosen(samples: list[Sample], temperature: float, max_length: int) -> list[
 
 
 def _simulate(
-    runtime: TorchRuntime, drafter: Drafter, case: Case, sample: Sample, features: FeatureSource, most: int
+    runtime: TorchDraftRuntime,
+    drafter: Drafter,
+    case: Case,
+    sample: Sample,
+    features: FeatureSource,
+    most: int,
 ) -> GenerationStats:
     [feature] = features.get([sample])
     return simulate(

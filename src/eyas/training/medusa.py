@@ -13,7 +13,7 @@ from torch.nn import functional
 from eyas.config import Option
 from eyas.drafters.head_arrays import StoredPrecision
 from eyas.drafters.medusa import MEDUSA, MedusaOptions
-from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.training.distillation import DistillationRecipe, DistillationTrainer, MappedNetwork, Rows
 from eyas.training.measure import UNCOUPLED, Case
 from eyas.training.networks import identity_linear, zero_linear
@@ -87,6 +87,6 @@ class MedusaTrainer(DistillationTrainer[MedusaRecipe, MedusaNetwork]):
     )
 
     @classmethod
-    def make_network(cls, runtime: TorchRuntime, config: MedusaRecipe) -> MedusaNetwork:
+    def make_network(cls, runtime: TorchDraftRuntime, config: MedusaRecipe) -> MedusaNetwork:
         """Heads that pass the feature on."""
         return MedusaNetwork(runtime.target.hidden_size, config.heads, config.layers)

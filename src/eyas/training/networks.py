@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from eyas.drafters.head_arrays import Arrays
 from eyas.models.spec import StackSpec, llama_stack
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.runtimes.torch.layers import DecoderStack, grouped_attention
-from eyas.runtimes.torch.runtime import TorchRuntime
 
 
 class HeadNetwork(nn.Module, ABC):
@@ -49,7 +49,7 @@ class HeadNetwork(nn.Module, ABC):
 
 
 def layers_like_the_targets(
-    runtime: TorchRuntime,
+    runtime: TorchDraftRuntime,
     count: int,
     intermediate_size: int | None,
     *,
@@ -57,7 +57,7 @@ def layers_like_the_targets(
     final_norm: bool = True,
 ) -> StackSpec:
     """Decoder layers sized like the target's; `intermediate_size` None is the target's too."""
-    target = runtime.model.config.get_text_config(decoder=True)
+    target = runtime.text_config
     heads = int(target.num_attention_heads)
     return llama_stack(
         hidden_size=runtime.target.hidden_size,

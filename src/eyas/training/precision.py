@@ -17,7 +17,7 @@ from eyas.engine.tree import Ints
 from eyas.models.int8 import rounded
 from eyas.models.spec import StackSpec
 from eyas.runtimes.torch.blocks import to_torch
-from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.training.measure import Case
 
 MOST_LOST = 0.01  # share of the acceptance length that a precision may cost in silence
@@ -26,7 +26,7 @@ MOST_LOST = 0.01  # share of the acceptance length that a precision may cost in 
 class Int8Drafts:
     """A torch runtime that rounds the weights of draft networks to int8 and back."""
 
-    def __init__(self, runtime: TorchRuntime) -> None:
+    def __init__(self, runtime: TorchDraftRuntime) -> None:
         self._runtime = runtime
 
     def __getattr__(self, name: str) -> Any:

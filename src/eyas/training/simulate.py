@@ -24,12 +24,12 @@ from eyas.engine.sampling import SampledToken, Sampler, SamplingConfig
 from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree import Floats, Ints, node_depths
 from eyas.engine.tree_options import TreeOptions
-from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.training.data import Sample
 
 
 def simulate(
-    runtime: TorchRuntime,
+    runtime: TorchDraftRuntime,
     drafter: Drafter,
     sample: Sample,
     features: Tensor,
@@ -120,7 +120,7 @@ class ReplayRuntime:
     """A runtime whose target only repeats one answer; draft networks run as always."""
 
     def __init__(
-        self, runtime: TorchRuntime, sample: Sample, features: Tensor, taps: Taps = (FINAL,)
+        self, runtime: TorchDraftRuntime, sample: Sample, features: Tensor, taps: Taps = (FINAL,)
     ) -> None:
         self._taps = taps
         self._runtime = runtime

@@ -13,6 +13,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
@@ -27,13 +28,14 @@ from eyas.engine.interfaces import FINAL, Taps
 from eyas.engine.tree import Ints
 from eyas.errors import ConfigError
 from eyas.models import Progress, silent
-from eyas.runtimes.torch.runtime import TorchRuntime
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.training.config import Recipe
 from eyas.training.data import Sample, plan_batches
 from eyas.training.features import FeatureSource
 from eyas.training.measure import Case
 from eyas.training.networks import HeadNetwork
 from eyas.training.place import own_folder
+from eyas.training.processes import ALONE, Processes
 from eyas.training.state import TrainingState, load_state, save_state, whole_step
 
 logger = logging.getLogger(__name__)
@@ -52,9 +54,11 @@ class Trainer(ABC, Generic[Config, Network]):
         draft_ids: (M,) ascending ids whose logits the loss compares, or None for all.
         features: where features come from.
         start: a network to continue from, instead of fresh weights; it is changed.
+        processes: this one and the others that train on parts of the same batches.
 
     Attributes:
         inputs: what decides the result besides the recipe, by name; a run continues only with the same.
+        counts: how much the samples of a step count: 0 where a process has none of its own, else 1.
     """
 
     kind: ClassVar[HeadKind[Any]]  # of heads that it makes
@@ -62,25 +66,31 @@ class Trainer(ABC, Generic[Config, Network]):
     recipe: ClassVar[type[Recipe]]
     cases: ClassVar[tuple[Case, ...]]  # how it is measured; the first is the method's default
     quick_case: ClassVar[Case | None] = None  # how it is measured during the run; None is the first of these
+    is_parallel: ClassVar[bool] = False  # whether its loss is that of several processes together
 
     def __init__(
         self,
-        runtime: TorchRuntime,
+        runtime: TorchDraftRuntime,
         samples: list[Sample],
         config: Config,
         draft_ids: Ints | None,
         features: FeatureSource,
         start: Network | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         check_samples(samples)
         check_room(samples, config)
+        if processes.count > 1 and not self.is_parallel:
+            raise ConfigError(f"several processes cannot train {self.kind.title}; start `eyas train` once.")
         self.config = config
+        self.processes, self.counts = processes, 1.0
         self.inputs = {
             "recipe": type(config).__name__,
             "target": str(runtime.target.fingerprint),
             "answers": _digest(sample.digest.encode() for sample in samples),
             "draft vocabulary": vocabulary_digest(draft_ids),
             "start": "fresh weights" if start is None else weights_digest(start),
+            "processes": str(processes.count),
         }
         self.device = runtime.device
         self.train = samples
@@ -93,10 +103,11 @@ class Trainer(ABC, Generic[Config, Network]):
             network = self.make_network(runtime, config)
             self.initialise(network)
         self.network = network.to(self.device)
+        processes.share_weights(self.network)
         # A runtime's tensors are made for inference; a copy may stand in a graph.
         self._head_weight = runtime.lm_head(draft_ids).weight.clone()
         self._lengths = [min(len(sample), config.max_length) for sample in samples]
-        self.steps_per_epoch = len(plan_batches(self._lengths, config.batch_rows, np.random.default_rng(0)))
+        self.steps_per_epoch = len(self._plan(np.random.default_rng(0)))
         self.num_steps = max(1, math.ceil(config.epochs * self.steps_per_epoch))  # without `minutes`
         self.average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
@@ -106,7 +117,7 @@ class Trainer(ABC, Generic[Config, Network]):
 
     @classmethod
     @abstractmethod
-    def make_network(cls, runtime: TorchRuntime, config: Config) -> Network:
+    def make_network(cls, runtime: TorchDraftRuntime, config: Config) -> Network:
         """A network of the recipe's sizes with fresh weights, drawn from torch's global generator."""
 
     @classmethod
@@ -123,7 +134,7 @@ class Trainer(ABC, Generic[Config, Network]):
         return config
 
     @classmethod
-    def taps(cls, runtime: TorchRuntime, config: Config) -> Taps:  # noqa: ARG003 - most kinds read no others
+    def taps(cls, runtime: TorchDraftRuntime, config: Config) -> Taps:  # noqa: ARG003 - most kinds read no others
         """Hidden states of the target that make up the features of training; the final one comes last."""
         return (FINAL,)
 
@@ -176,7 +187,7 @@ class Trainer(ABC, Generic[Config, Network]):
             CheckpointError: what is saved there is broken, or of a run with another recipe or other inputs.
             ConfigError: the loss is not finite; the state saved before is kept.
         """
-        with own_folder(folder):
+        with own_folder(folder) if self.processes.is_first else nullcontext():
             load_state(folder, self)
             try:
                 self._evaluate(evaluate)  # what an interruption cut short
@@ -185,13 +196,13 @@ class Trainer(ABC, Generic[Config, Network]):
                         self._train_on(batch)
                     progress("training", *self._done())
                     if self.state.step % self.config.save_every == 0:
-                        save_state(folder, self)
+                        self._save(folder)
                         logger.info("%s", self.state.last_line())
                     self._evaluate(evaluate)
             except KeyboardInterrupt:
-                save_state(folder, self)
+                self._save(folder)
                 raise
-            save_state(folder, self)
+            self._save(folder)
 
     def best_network(self) -> Network:
         """The averaged network where an average is kept, else the last one."""
@@ -210,11 +221,16 @@ class Trainer(ABC, Generic[Config, Network]):
         factor = left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
         return config.learning_rate * max(factor, 0.0)
 
+    def _save(self, folder: Path) -> None:
+        if self.processes.is_first:
+            save_state(folder, self)
+
     def _evaluate(self, evaluate: Callable[[Network], dict[str, Any]] | None) -> None:
         """Measure the network where that is due and not done."""
         step, known = self.state.step, self.state.evaluations
         is_due = step > 0 and step % self.config.evaluate_every == 0
-        if evaluate is None or not is_due or any(row["step"] == step for row in known):
+        is_ours = evaluate is not None and self.processes.is_first
+        if evaluate is None or not is_ours or not is_due or any(row["step"] == step for row in known):
             return
         known.append({"step": step, **evaluate(self.best_network())})
         logger.info("%s", known[-1])
@@ -238,30 +254,39 @@ class Trainer(ABC, Generic[Config, Network]):
         while True:
             epoch, done = divmod(self.state.step, self.steps_per_epoch)
             rng = np.random.default_rng([self.config.seed, epoch])
-            batches = plan_batches(self._lengths, self.config.batch_rows, rng)
+            batches = self._plan(rng)
             # Epochs are cut differently; the count of the first one rules them all.
             for batch in (batches * 2)[done : self.steps_per_epoch]:
                 if self._share > 1:
                     return
                 yield batch
 
+    def _plan(self, rng: np.random.Generator) -> list[list[int]]:
+        """Batches of all processes together."""
+        return plan_batches(self._lengths, self.config.batch_rows * self.processes.count, rng)
+
     def _train_on(self, batch: list[int]) -> None:
         began = perf_counter()
-        losses = self._step([self.train[index] for index in batch])
+        part = self.processes.part(batch)
+        self.counts = 1.0 if part else 0.0
+        losses = self._step([self.train[index] for index in part or batch[:1]])
         self.state.step += 1
-        self.state.seconds += perf_counter() - began
+        # Means: all processes have to agree on the end of a run.
+        self.state.seconds += self.processes.means([perf_counter() - began])[0]
         self.state.record(losses)
 
     def _step(self, samples: list[Sample]) -> list[float]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self._share)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.state.step)
+        number = self.state.step + self.processes.rank * 1_000_000_007
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         loss, parts = self.loss(samples, generator)
         self.optimizer.zero_grad()
         if loss.requires_grad:  # else nothing counts in this batch
             loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.average_gradients(self.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        found = float(loss.detach())
+        found, *parts = self.processes.means([float(loss.detach()), *parts])
         if not (math.isfinite(found) and math.isfinite(float(norm))):
             raise ConfigError(
                 f"the loss is {found} and its gradient {float(norm)} at step {self.state.step + 1}; "

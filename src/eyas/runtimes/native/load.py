@@ -82,6 +82,7 @@ def load(
             kv_dtype=keys,
             hidden_size=spec.hidden_size,
             vocab_size=spec.vocab_size,
+            num_layers=spec.stack.num_layers,
             context_limit=spec.context_limit,
             context_reason=spec.context_reason,
             threads=engine.threads,

@@ -5,6 +5,7 @@ subclass of transformers' `Cache`. No model code is copied or patched. torch and
 when a model is loaded, not before.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from eyas.errors import ConfigError
 from eyas.models.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from eyas.engine.interfaces import Runtime
+    from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
     from eyas.runtimes.torch.runtime import TorchRuntime
 
 
@@ -56,13 +59,7 @@ def load_torch_runtime(
             f"kv_dtype is {kv_dtype!r}, but on torch keys and values have the model's precision; "
             "leave it at auto, or use --runtime native."
         )
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"the torch runtime needs the package {error.name}; install it with `pip install 'eyas[torch]'`."
-        ) from error
+    _check_installed()
     from eyas.runtimes.torch.load import load
 
     return load(
@@ -76,4 +73,53 @@ def load_torch_runtime(
     )
 
 
-__all__ = ["load_torch_runtime"]
+def load_torch_draft_runtime(
+    model: Path,
+    *,
+    dtype: str = "auto",
+    threads: int | None = None,
+    device: str = "cpu",
+    name: str | None = None,
+    whole: Callable[[], "Runtime"] | None = None,
+    progress: Progress = silent,
+) -> "TorchDraftRuntime":
+    """Load what draft networks need of a model: its embedding and its LM head, without its layers.
+
+    Args:
+        model: a directory or a GGUF file of a family that `eyas.models.families` describes.
+        dtype: as in `load_torch_runtime`; weights in blocks are dequantised.
+        threads: of torch, for the whole process; None leaves their number as it is.
+        device: where torch puts them.
+        name: what messages call the model; None is the file's or directory's name.
+        whole: loads a runtime of the same target with its layers, if features of its tokens are asked for.
+        progress: told how far the weights are read.
+
+    Raises:
+        ConfigError: an unknown dtype or device, or torch and transformers are not installed.
+        ModelError: files that are broken or of an unknown family.
+    """
+    _check_installed()
+    from eyas.runtimes.torch.load import load_draft
+
+    return load_draft(
+        model,
+        dtype=dtype,
+        threads=threads,
+        device=device,
+        name=name or Path(model).name,
+        whole=whole,
+        progress=progress,
+    )
+
+
+def _check_installed() -> None:
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"the torch runtime needs the package {error.name}; install it with `pip install 'eyas[torch]'`."
+        ) from error
+
+
+__all__ = ["load_torch_draft_runtime", "load_torch_runtime"]

@@ -1,6 +1,6 @@
 """Loads a directory or a GGUF file as a stock model of transformers, or says in one line why it cannot."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,15 +10,21 @@ import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from eyas.engine.interfaces import Runtime, TargetInfo
 from eyas.errors import ConfigError, EyasError, ModelError
 from eyas.models import Progress, silent, target_fingerprint
-from eyas.models.families import read_family
+from eyas.models.families import families, open_tensors, read_family, read_spec
+from eyas.models.formats import RawTensor, to_float32
 from eyas.models.sources import is_gguf
-from eyas.models.stock import open_stock_tensors
+from eyas.models.stock import StockTensors, open_stock_tensors
+from eyas.models.tensors import ModelTensors
+from eyas.runtimes.torch.blocks import HeadRows
+from eyas.runtimes.torch.draft_runtime import TorchDraftRuntime
 from eyas.runtimes.torch.probe import check_trees
 from eyas.runtimes.torch.runtime import TorchRuntime
 from eyas.runtimes.torch.stock_config import context_limit, refusal, unusable
 
+_ROWS = 4096  # dequantised at a time
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -40,10 +46,7 @@ def load(
     """See `eyas.runtimes.torch.load_torch_runtime`."""
     place = _device(device)
     number = resolve_dtype(dtype, place)
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads is {threads}, but it must be at least 1.")
-        torch.set_num_threads(threads)
+    _set_threads(threads)
     config = _read_config(model, name)
     problem = unusable(config)
     if problem:
@@ -59,6 +62,82 @@ def load(
     )
     check_trees(runtime)
     return runtime
+
+
+def load_draft(
+    model: Path,
+    *,
+    dtype: str,
+    threads: int | None,
+    device: str,
+    name: str,
+    whole: Callable[[], Runtime] | None,
+    progress: Progress = silent,
+) -> TorchDraftRuntime:
+    """See `eyas.runtimes.torch.load_torch_draft_runtime`."""
+    place = _device(device)
+    number = resolve_dtype(dtype, place)
+    _set_threads(threads)
+    spec, config = read_spec(model), _read_config(model, name)
+    tensors = open_tensors(model, spec)
+    stock = StockTensors(tensors, families()[spec.family].tensors)
+    names = ["embedding.weight"] if spec.head.tied else ["embedding.weight", "lm_head.weight"]
+    tables: list[torch.Tensor] = []
+    for table in names:
+        progress("reading weights", len(tables), len(names))
+        tables.append(_table(tensors, table, number).to(place))
+    text = config.get_text_config(decoder=True)
+    return TorchDraftRuntime(
+        text_config=text,
+        embedding=tables[0],
+        head=HeadRows(tables[-1], None),
+        info=TargetInfo(
+            name=name,
+            family=spec.family,
+            runtime="torch",
+            dtype=str(number).removeprefix("torch."),
+            device=str(place),
+            hidden_size=spec.hidden_size,
+            vocab_size=spec.vocab_size,
+            num_layers=spec.stack.num_layers,
+            context_limit=spec.context_limit,
+            context_reason=spec.context_reason,
+            threads=torch.get_num_threads(),
+            fingerprint=target_fingerprint(model),
+        ),
+        layer_weights=lambda index: _layer_weights(stock, index, number),
+        norm_weight=torch.from_numpy(tensors.floats("final_norm.weight")).to(number),
+        whole=whole,
+    )
+
+
+def _table(tensors: ModelTensors, name: str, dtype: torch.dtype) -> torch.Tensor:
+    """(V, H) of an embedding or an LM head, dequantised some rows at a time."""
+    tensors.check_finite(name)
+    raw = tensors.raw(name)
+    table = torch.empty(raw.shape, dtype=dtype)
+    for start in range(0, len(table), _ROWS):
+        data = raw.data[start : start + _ROWS]
+        values = to_float32(RawTensor(data, raw.format, (len(data), raw.shape[1])))
+        table[start : start + _ROWS] = torch.from_numpy(values)
+    return table
+
+
+def _layer_weights(stock: StockTensors, index: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    prefix = f"model.layers.{index}."
+    return {
+        name.removeprefix(prefix): torch.from_numpy(stock.values(name)).to(dtype)
+        for name in stock
+        if name.startswith(prefix)
+    }
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise ConfigError(f"threads is {threads}, but it must be at least 1.")
+    torch.set_num_threads(threads)
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
