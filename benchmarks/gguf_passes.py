@@ -80,8 +80,9 @@ def measured(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Figures of one file by program."""
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(first_cache())
-        starts = [] if args.no_start else [seconds_to_first_token(args, file, cache) for _ in range(2)]
-        first_load = seconds_to_load(args, file, stack.enter_context(first_cache()))
+        first_load = seconds_to_load(args, file, cache)
+        caches = [] if args.no_start else [stack.enter_context(first_cache()), cache]
+        starts = [seconds_to_first_token(args, file, folder) for folder in caches]
         ask = {"eyas": stack.enter_context(started(args, "eyas", [sys.executable], file, cache))}
         if args.llama:
             ask["llama.cpp"] = stack.enter_context(
