@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from eyas.api.answer import Answer
     from eyas.api.llm import LLM, load
     from eyas.errors import EyasError
+    from eyas.models.infill import Infill, Snippet
 
-__all__ = ["LLM", "Answer", "EyasError", "__version__", "load"]
+__all__ = ["LLM", "Answer", "EyasError", "Infill", "Snippet", "__version__", "load"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -23,6 +24,8 @@ _HOMES = {
     "Answer": "eyas.api.answer",
     "load": "eyas.api.llm",
     "EyasError": "eyas.errors",
+    "Infill": "eyas.models.infill",
+    "Snippet": "eyas.models.infill",
 }
 
 

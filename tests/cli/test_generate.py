@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from eyas.api.llm import load
 from eyas.cli.output import write_json
 from eyas.errors import ConfigError
-from tiny_chat import SHORT
+from tiny_chat import SHORT, write_chat_model
 
 STATS = {
     *("new_tokens", "cycles", "target_forwards", "draft_forwards", "draft_tokens", "acceptance_length"),
@@ -300,3 +301,21 @@ def test_names_of_control_tokens_are_text_and_it_says_so(eyas, model, raw):
     done = eyas(*words, "--parse-special")
     assert json.loads(done.out)["prompt_token_ids"].count(2) == 2
     assert "spells" not in done.err
+
+
+def test_a_suffix_asks_for_the_text_between(eyas, model, tmp_path):
+    """The document tells the prompt; a model without the tokens says so in one line."""
+    fim = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+    coder = write_chat_model(tmp_path / "coder", more=fim)
+    done = eyas("generate", "ab", "--suffix", "c", "--model", coder, "--json", *SHORT)
+    assert done.code == 0
+    loaded = load(coder, method="autoregressive", dtype="float64", threads=1)
+    answer = loaded.infill("ab", "c", max_new_tokens=16)
+    assert tuple(done.document["prompt_token_ids"]) == answer.prompt_token_ids
+    shown = loaded.tokenizer.decode(answer.prompt_token_ids, skip_special=False)
+    assert shown == "<|fim_prefix|>ab<|fim_suffix|>c<|fim_middle|>"
+    assert tuple(done.document["token_ids"]) == answer.token_ids
+    refused = eyas("generate", "ab", "--suffix", "c", "--model", model, *SHORT)
+    assert refused.code == 2
+    assert "no fill-in-the-middle tokens" in refused.err
+    assert refused.err.count("\n") == 1

@@ -229,7 +229,7 @@ def test_a_signal_lets_answers_end(llm, tmp_path, number):
         *(sys.executable, "-c", slow, "serve", "--port", "0", "--threads", "1", "--method", "autoregressive"),
         *(
             "--model",
-            llm._model,
+            str(llm.path),
             "--runtime",
             llm.runtime.target.runtime,
             "--dtype",
@@ -285,7 +285,7 @@ def test_a_signal_lets_answers_end(llm, tmp_path, number):
 def test_bad_settings_are_one_line(llm, capsys, arguments, message):
     from eyas.cli import main
 
-    code = main(["serve", "--model", llm._model, "--method", "autoregressive", *arguments])
+    code = main(["serve", "--model", str(llm.path), "--method", "autoregressive", *arguments])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     [line] = err.splitlines()
@@ -299,6 +299,6 @@ def test_the_key_may_come_from_the_environment(monkeypatch, llm):
     seen = []
     monkeypatch.setenv("EYAS_API_KEY", "from-outside")
     monkeypatch.setattr("eyas.serve.run.serve", lambda _llm, settings, _say: seen.append(settings.api_key))
-    arguments = ["serve", "--model", llm._model, "--method", "autoregressive"]
+    arguments = ["serve", "--model", str(llm.path), "--method", "autoregressive"]
     assert main(arguments) == main([*arguments, "--api-key", "typed"]) == 0
     assert seen == ["from-outside", "typed"]

@@ -6,8 +6,8 @@
     for piece in llm.stream("And neap tides?", temperature=0.8, seed=1):
         print(piece, end="")
 
-A prompt is a string (one user turn), a list of chat messages, or a list of token ids. Options are those of
-`eyas.config` under their own names.
+A prompt is a string (one user turn), a list of chat messages, a list of token ids, or an `Infill`, which asks
+for the text between two others. Options are those of `eyas.config` under their own names.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -29,7 +29,7 @@ from eyas.api.options import (
     RuntimeName,
     Threads,
 )
-from eyas.api.prompts import Message, Prompt, to_token_ids
+from eyas.api.prompts import Chat, Message, Prompt, to_token_ids
 from eyas.api.turns import TurnLock
 from eyas.drafters.find import HeadChoice, HeadFinder
 from eyas.drafters.registry import find_method
@@ -41,8 +41,9 @@ from eyas.engine.prefix_cache import PrefixCache
 from eyas.engine.sampling import Sampler
 from eyas.engine.stopping import AnswerText, StoppingConfig, stop_tokens
 from eyas.errors import ConfigError
-from eyas.models import Progress, Tokenizer, resolve_model
+from eyas.models import Infill, Progress, Snippet, Tokenizer, resolve_model
 from eyas.models.hub import names_model
+from eyas.models.infill import infill_stops
 from eyas.models.progress import progress_lines
 from eyas.runtimes import load_runtime
 
@@ -68,7 +69,7 @@ class LLM:
         self.heads = heads
         self.method = self.resolve(method)
         self.draft_dtype = draft_dtype
-        self._model = model
+        self.path = Path(model)  # a directory or a GGUF file
         self._load_model = load_model
         self._lock = TurnLock()  # held for one step or for loading, never while a caller reads a piece
         self._methods: dict[str, LoadedMethod] = {}
@@ -78,7 +79,7 @@ class LLM:
         """Answer a prompt.
 
         Args:
-            prompt: a string, chat messages, or token ids.
+            prompt: a string, chat messages, token ids, or an `Infill`.
             method: a drafter's name; None is the one chosen at loading.
             options: fields of `eyas.config` and `eyas.api.options.GenerationOptions`.
 
@@ -121,6 +122,30 @@ class LLM:
         answers = [tuple(made[request] for request in requests) for requests in asked]
         return [choices[0] if settings.n == 1 else choices[0].with_choices(choices) for choices in answers]
 
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        extra: Sequence[Snippet] | None = None,
+        method: str | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Write the text between two others, with the model's own fill-in-the-middle tokens.
+
+        To stream it, or to fill in several: `stream(Infill(prefix, suffix))`, `generate_many`.
+
+        Args:
+            prefix: the text before.
+            suffix: the text after.
+            extra: pieces of other files, the most useful last.
+            method, options: as `generate`.
+
+        Raises:
+            ConfigError: the model has no fill-in-the-middle tokens; otherwise as `generate`.
+        """
+        return self.generate(Infill(prefix, suffix, extra=extra), method=method, **options)
+
     def stream(self, prompt: Prompt, *, method: str | None = None, **options: Any) -> "AnswerStream":
         """Answer a prompt piece by piece. Close the iterator, or drop it, to stop early."""
         settings = self.options(options, method).with_seed()
@@ -137,7 +162,8 @@ class LLM:
 
     def prompt_ids(self, prompt: Prompt, options: GenerationOptions | None = None) -> list[int]:
         """The token ids that a prompt becomes."""
-        return to_token_ids(prompt, self.tokenizer, options or GenerationOptions())
+        limit = self.runtime.target.context_limit
+        return to_token_ids(prompt, self.tokenizer, options or GenerationOptions(), limit)
 
     def loaded(self, method: str | None = None) -> LoadedMethod:
         """A method on this model, loaded when it is first asked for; None is the one chosen at loading."""
@@ -176,26 +202,34 @@ class LLM:
         self, prompt: Prompt, options: GenerationOptions, choice: int = 0, method: str | None = None
     ) -> Request:
         """A prompt and its options as the engine takes them, for one answer. `options` must hold a seed."""
-        return self._request(self._prompt_ids(prompt, options), options, choice, self.loaded(method))
+        return self._request(prompt, self._prompt_ids(prompt, options), options, choice, self.loaded(method))
 
     def requests(
         self, prompt: Prompt, options: GenerationOptions, method: str | None = None
     ) -> list[Request]:
         """The requests of all `options.n` answers to a prompt. `options` must hold a seed."""
         prompt_ids, loaded = self._prompt_ids(prompt, options), self.loaded(method)
-        return [self._request(prompt_ids, options, choice, loaded) for choice in range(options.n)]
+        return [self._request(prompt, prompt_ids, options, choice, loaded) for choice in range(options.n)]
 
     def _prompt_ids(self, prompt: Prompt, options: GenerationOptions) -> list[int]:
         self.runtime.target.check_stopping(options.stopping)
         return self.prompt_ids(prompt, options)
 
     def _request(
-        self, prompt_ids: Sequence[int], options: GenerationOptions, choice: int, loaded: LoadedMethod
+        self,
+        prompt: Prompt,
+        prompt_ids: Sequence[int],
+        options: GenerationOptions,
+        choice: int,
+        loaded: LoadedMethod,
     ) -> Request:
         own = options.of_method(loaded.name)
         if options.tree.is_auto:
             loaded.policy.check_auto(own)
-        model_stops = self.tokenizer.stop_token_ids
+        model_stops = (
+            infill_stops(self.tokenizer) if isinstance(prompt, Infill) else self.tokenizer.stop_token_ids
+        )
+        decoder = self.tokenizer.stream_decoder(prompt.shown if isinstance(prompt, Chat) else ())
         assert options.sampling.seed is not None, "options come with a seed"
         sampler = Sampler(
             options.sampling,
@@ -209,7 +243,7 @@ class LLM:
         return Request(
             prompt_ids=prompt_ids,
             sampler=sampler,
-            text=AnswerText(options.stopping, self.tokenizer.stream_decoder(), model_stops),
+            text=AnswerText(options.stopping, decoder, model_stops),
             tree=options.tree,
             options=own,
             num_log_probs=options.logprobs,
@@ -233,7 +267,7 @@ class LLM:
         """What computes: model, head, method, runtime."""
         target, loaded = self.runtime.target, self.loaded(method)
         return {
-            "model": self._model,
+            "model": str(self.path),
             "head": None if loaded.head.path is None else str(loaded.head.path),
             "head_check": loaded.head.check,
             "method": loaded.name,

@@ -7,6 +7,7 @@ from typing import Any
 
 from eyas.api.answer import Answer
 from eyas.api.llm import LLM
+from eyas.api.prompts import Prompt
 from eyas.cli.aliases import add_aliases, resolve_aliases
 from eyas.cli.output import note, statistics_line, write, write_json
 from eyas.cli.parser import Commands, add_generation_options, add_model_options, add_prompt_options
@@ -17,6 +18,7 @@ from eyas.cli.session import (
     note_control_names,
     read_prompt,
 )
+from eyas.models import Infill
 
 INTERRUPTED = 130
 
@@ -27,6 +29,11 @@ def add(commands: Commands) -> None:
         "generate", help="answer a prompt", description="Answer a prompt: text on stdout as it comes."
     )
     add_prompt_options(parser, instead_of="text")
+    parser.add_argument(
+        "--suffix",
+        metavar="TEXT",
+        help="write what stands between PROMPT and this text, with the model's fill-in-the-middle tokens",
+    )
     add_model_options(parser)
     add_generation_options(parser)
     add_aliases(parser)
@@ -37,9 +44,10 @@ def run(args: argparse.Namespace) -> int:
     """Answer the prompt."""
     resolve_aliases(args)
     settings = generation_settings(args)
-    prompt = read_prompt(args.prompt)
+    text = read_prompt(args.prompt)
+    prompt: Prompt = text if args.suffix is None else Infill(text, args.suffix)
     llm = load_llm(args)
-    note_control_names(llm, prompt, settings)
+    note_control_names(llm, text, settings)
     if args.json:
         answer = llm.generate(prompt, **settings)
         announce_method(args, llm)
@@ -57,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     return _stream(args, llm, prompt, settings)
 
 
-def _stream(args: argparse.Namespace, llm: LLM, prompt: str, settings: dict[str, Any]) -> int:
+def _stream(args: argparse.Namespace, llm: LLM, prompt: Prompt, settings: dict[str, Any]) -> int:
     stream = llm.stream(prompt, **settings)
     try:
         for index, piece in enumerate(stream):

@@ -4,6 +4,7 @@ from eyas.models.catalogue import CATALOGUE
 from eyas.models.decoding import StreamDecoder
 from eyas.models.fingerprint import target_fingerprint
 from eyas.models.hub import hub_models, resolve_model
+from eyas.models.infill import Infill, Snippet
 from eyas.models.progress import Progress, progress_bar, silent
 from eyas.models.pull import default_model_dir, ensure_model, pull_from
 from eyas.models.sources import is_gguf
@@ -22,7 +23,9 @@ from eyas.models.weights import check_model_dir, read_header, read_json, read_te
 
 __all__ = [
     "CATALOGUE",
+    "Infill",
     "Progress",
+    "Snippet",
     "StoredModel",
     "StreamDecoder",
     "Tokenizer",

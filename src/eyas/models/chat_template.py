@@ -13,7 +13,7 @@ itself stays as it is: a template that looks for `</think>` in an answer finds i
 import datetime
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -86,18 +86,27 @@ class ChatTemplate:
             if not any(name.startswith(word) or word.startswith(name) for name in self._names)
         )
 
-    def render_marked(self, messages: Any, **values: Any) -> tuple[str, str]:
+    @property
+    def source(self) -> str:
+        """The template itself."""
+        return self._source
+
+    def render_marked(
+        self, messages: Any, given: Mapping[str, Any] | None = None, **values: Any
+    ) -> tuple[str, str]:
         """The text of a conversation in which no message can begin a control token, and the mark in it.
 
         Args:
             messages: the conversation; texts at any depth are marked.
+            given: what else came from outside, such as tools; marked, too.
             values: what else the template gets, as it is.
 
         Raises:
             ConfigError: as `render`.
         """
-        marks = Marks(_unused_sign(self._source, messages, values), self._begin, self._kept)
-        return self.render(messages=marks.put(messages), **{_MARKS: marks}, **values), marks.mark
+        given = {**(given or {}), "messages": messages}
+        marks = Marks(_unused_sign(self._source, given, values), self._begin, self._kept)
+        return self.render(**marks.put(given), **{_MARKS: marks}, **values), marks.mark
 
     def render(self, **values: Any) -> str:
         """The text of a conversation.
@@ -106,7 +115,7 @@ class ChatTemplate:
             ConfigError: the template cannot be parsed, refuses the conversation, or fails.
         """
         try:
-            return str(self._template.render(tools=None, documents=None, **values))
+            return str(self._template.render(**{"tools": None, "documents": None, **values}))
         except Exception as error:  # the template is a foreign program: it may fail in any way
             marks: Marks | None = values.get(_MARKS)
             told = str(error) if marks is None else marks.take(str(error))

@@ -16,7 +16,7 @@ Each push costs one short decode, however long the answer is.
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -88,9 +88,10 @@ class Decoding:
         start = len(self.backend.decode(before))
         return str(self.backend.decode([*before, token_id], skip_special_tokens=False))[start:]
 
-    def stream(self) -> StreamDecoder:
-        """A decoder for one answer."""
-        return ByteStream(self) if self.byte_level else AnchoredStream(self)
+    def stream(self, shown: Mapping[int, str] | None = None) -> StreamDecoder:
+        """A decoder for one answer, in whose text these special tokens stand by name."""
+        stream = ByteStream(self) if self.byte_level else AnchoredStream(self)
+        return ShowingStream(stream, shown) if shown else stream
 
 
 class ByteStream:
@@ -148,6 +149,23 @@ class AnchoredStream:
         if text and self._decoding.anchor >= 0:
             self._anchor = [self._decoding.anchor]
         return text
+
+
+class ShowingStream:
+    """Another decoder's text, with the names of some special tokens in their places."""
+
+    def __init__(self, stream: StreamDecoder, shown: Mapping[int, str]) -> None:
+        self._stream = stream
+        self._shown = shown
+
+    def push(self, token_id: int) -> str:
+        """See `StreamDecoder`."""
+        name = self._shown.get(token_id)
+        return self._stream.push(token_id) if name is None else self._stream.flush() + name
+
+    def flush(self) -> str:
+        """See `StreamDecoder`."""
+        return self._stream.flush()
 
 
 def _steps(decoder: Any) -> Iterator[str]:

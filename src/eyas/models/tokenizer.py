@@ -1,6 +1,6 @@
 """The tokenizer of a model: text to token ids and back, and chats to prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +148,22 @@ class Tokenizer:
         """The bytes that a token stands for, which may be a part of a character."""
         return self._decoding.token_bytes(token_id)
 
-    def stream_decoder(self) -> StreamDecoder:
-        """A decoder for one answer."""
-        return self._decoding.stream()
+    def stream_decoder(self, shown: Collection[str] = ()) -> StreamDecoder:
+        """A decoder for one answer, in whose text the control tokens of these names are shown."""
+        control = self._encoding.control
+        return self._decoding.stream({control[name]: name for name in shown if name in control})
+
+    @property
+    def chat_template(self) -> str:
+        """The chat template's source; empty without one."""
+        return "" if self._chat_template is None else self._chat_template.source
 
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         parse_special: bool = False,
     ) -> list[int]:
@@ -163,6 +171,8 @@ class Tokenizer:
 
         Args:
             messages: their texts cannot make control tokens, however they are spelled.
+            tools: functions that the model may call, as OpenAI describes them.
+            options: further variables of the template, such as `enable_thinking`.
             add_generation_prompt: end with the begin of an answer.
             parse_special: make tokens of the control tokens that messages spell, too.
 
@@ -174,14 +184,14 @@ class Tokenizer:
         for message in messages:
             if not {"role", "content"} <= message.keys():
                 raise ConfigError(f"a chat message needs role and content, but one has {sorted(message)}.")
-        chat: dict[str, Any] = {
-            "messages": [dict(message) for message in messages],
-            "add_generation_prompt": add_generation_prompt,
-            **self._special_names,
-        }
+        chat = [dict(message) for message in messages]
+        own = {"add_generation_prompt": add_generation_prompt, **self._special_names}
+        given = {name: value for name, value in (options or {}).items() if name not in (*own, "messages")}
+        given["tools"] = [dict(tool) for tool in tools] or None
         if parse_special:
-            return self.encode(self._chat_template.render(**chat), add_special=False, parse_special=True)
-        text, mark = self._chat_template.render_marked(**chat)
+            text = self._chat_template.render(messages=chat, **given, **own)
+            return self.encode(text, add_special=False, parse_special=True)
+        text, mark = self._chat_template.render_marked(chat, given, **own)
         try:
             return self._encoding.encode_marked(text, mark)
         except (UnicodeEncodeError, TypeError) as error:
