@@ -3,25 +3,13 @@
 import contextlib
 
 import pytest
-from serving import Server
-
-import eyas
-from eyas.runtimes.native import is_built
-from fake import FAST
-from tiny_chat import write_chat_model
-
-RUNTIME = (
-    {"runtime": "native", "dtype": "float32"} if is_built() else {"runtime": "torch", "dtype": "float64"}
-)
+from serving import Server, tiny_model
 
 
 @pytest.fixture(scope="session")
 def llm(tmp_path_factory):
-    """A random model with a random head; costs are given, so that nothing is measured."""
-    directory = write_chat_model(tmp_path_factory.mktemp("models") / "tiny", head=True)
-    loaded = eyas.load(directory, threads=1, **RUNTIME)
-    loaded.loaded("eagle2")._costs = FAST
-    return loaded
+    """A random model with a random head."""
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")

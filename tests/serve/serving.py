@@ -9,10 +9,24 @@ import httpx
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
+import eyas
+from eyas.runtimes.native import is_built
 from eyas.serve.run import make_server
 from eyas.serve.settings import ServeSettings
+from fake import FAST
+from tiny_chat import write_chat_model
 
+RUNTIME = (
+    {"runtime": "native", "dtype": "float32"} if is_built() else {"runtime": "torch", "dtype": "float64"}
+)
 OWN_LABELS = {"model_name", "engine"}  # every metric has these
+
+
+def tiny_model(directory, **settings):
+    """A random model with a random head; costs are given, so that nothing is measured."""
+    loaded = eyas.load(write_chat_model(directory, head=True, **settings), threads=1, **RUNTIME)
+    loaded.loaded("eagle2")._costs = FAST
+    return loaded
 
 
 class Server:

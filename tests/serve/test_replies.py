@@ -4,7 +4,8 @@ import math
 
 from eyas.engine.cycle import Piece
 from eyas.engine.sampling import SampledToken
-from eyas.serve.replies import TextReply, Texts
+from eyas.serve.openai_replies import TextReply
+from eyas.serve.replies import Texts
 
 
 def made_reply(llm):

@@ -9,32 +9,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 import eyas
 from eyas.api.llm import LLM
 from eyas.serve import errors
 from eyas.serve.guard import OPEN, Guard
+from eyas.serve.infill import add_infill
+from eyas.serve.llama_cpp import add_llama_cpp
 from eyas.serve.logs import log_error
+from eyas.serve.ollama import add_ollama
+from eyas.serve.openai_replies import ChatReply, TextReply
 from eyas.serve.page import PATHS, add_page
-from eyas.serve.replies import ChatReply, Reply, TextReply
+from eyas.serve.responses import add_responses
 from eyas.serve.schemas import (
-    AnswerRequest,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
     TokenizeRequest,
-    request_models,
+    with_options,
 )
-from eyas.serve.service import Service, log
+from eyas.serve.service import ANSWERS, Service, log
 from eyas.serve.settings import ServeSettings
-
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The answer, or with stream its chunks", "content": {"text/event-stream": {}}},
-    **{
-        status: {"description": "An error in OpenAI's format"}
-        for status in (400, 401, 404, 413, 429, 500, 503, 504)
-    },
-}
 
 
 def create_app(llm: LLM, settings: ServeSettings | None = None) -> FastAPI:
@@ -56,8 +52,21 @@ def create_app(llm: LLM, settings: ServeSettings | None = None) -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
         open_paths=(*OPEN, *PATHS),
     )
+    if settings.cors_origin:  # outside of the guard: a browser asks first, without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id"],
+        )
     _add_errors(app)
     _add_answers(app, service)
+    add_infill(app, service)
+    add_llama_cpp(app, service)
+    add_ollama(app, service)
+    add_responses(app, service)
+    _add_refusals(app)
     _add_tokens(app, service)
     _add_operations(app, service)
     add_page(app)
@@ -65,25 +74,19 @@ def create_app(llm: LLM, settings: ServeSettings | None = None) -> FastAPI:
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
-    async def answer(body: AnswerRequest, request: Request, kind: type[Reply]) -> Response:
-        service.check_model(body.model)
-        body.check(service.settings)
-        # Whose turn it takes: its user's, or else its address's.
-        client = body.user or (request.client.host if request.client else "")
-        return await service.answer(request, body, kind, client, stream=bool(body.stream))
-
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a chat."""
-        return await answer(body, request, ChatReply)
+        return await service.answer(request, body, ChatReply)
 
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        return await answer(body, request, TextReply)
+        return await service.answer(request, body, TextReply)
 
     # FastAPI reads the annotations: these models have a field for each option that is registered now.
-    chat.__annotations__["body"], completions.__annotations__["body"] = request_models()
-    app.post("/v1/chat/completions", responses=EVENTS)(chat)
-    app.post("/v1/completions", responses=EVENTS)(completions)
+    chat.__annotations__["body"] = with_options(ChatRequest)
+    completions.__annotations__["body"] = with_options(CompletionRequest)
+    app.post("/v1/chat/completions", responses=ANSWERS)(chat)
+    app.post("/v1/completions", responses=ANSWERS)(completions)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -97,8 +100,20 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         return service.describe_model()
 
 
+def _add_refusals(app: FastAPI) -> None:
+    async def embeddings() -> Response:
+        """Always an error."""
+        raise errors.ApiError(
+            "this server makes no embeddings: its model was trained to write; ask an embedding server.",
+            code="unsupported",
+        )
+
+    for path in ("/v1/embeddings", "/api/embed", "/api/embeddings"):
+        app.post(path, responses={400: {"description": "There are none"}})(embeddings)
+
+
 def _add_tokens(app: FastAPI, service: Service) -> None:
-    @app.post("/tokenize", responses=EVENTS)
+    @app.post("/tokenize", responses=ANSWERS)
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         """Token ids of a text or a chat."""
         service.check_model(body.model)
@@ -117,7 +132,7 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
         limit = service.llm.runtime.target.context_limit
         return {"count": len(tokens), "max_model_len": limit, "tokens": tokens}
 
-    @app.post("/detokenize", responses=EVENTS)
+    @app.post("/detokenize", responses=ANSWERS)
     def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
         """The text of token ids."""
         service.check_model(body.model)
@@ -155,17 +170,17 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(eyas.EyasError)
     async def known(request: Request, error: Exception) -> Response:
-        return errors.error_response(error, errors.request_id(request))
+        return errors.error_response(error, request)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return errors.error_response(errors.of_validation(error), errors.request_id(request))
+        return errors.error_response(errors.of_validation(error), request)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return errors.error_response(errors.of_http(error), errors.request_id(request))
+        return errors.error_response(errors.of_http(error), request)
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
         log_error(log, error, errors.request_id(request))
-        return errors.error_response(error, errors.request_id(request))
+        return errors.error_response(error, request)

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from eyas.engine.cycle import Piece
 
 Result = TypeVar("Result")
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"  # the forms of a stream
 DONE = "data: [DONE]\n\n"
 
 
@@ -25,7 +26,7 @@ class Channel:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
+        self._news: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
 
     def receiver(self, index: int) -> Callable[[Piece | Exception], None]:
         """Takes the pieces of answer `index`, and the error that ends it early; on any thread."""
@@ -36,10 +37,16 @@ class Channel:
 
         return deliver
 
+    def close(self) -> None:
+        """Let the pieces end with those that have come."""
+        self._news.put_nowait((0, None))
+
     async def pieces(self, answers: int) -> AsyncIterator[tuple[int, Piece]]:
         """(answer, piece) until so many answers have ended; raises the error of the first that fails."""
         while answers:
             index, outcome = await self._news.get()
+            if outcome is None:
+                return
             if isinstance(outcome, Exception):
                 raise outcome
             answers -= outcome.finish_reason is not None
@@ -65,15 +72,15 @@ async def _left(request: Request) -> None:
         pass
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events. `at_end` is called however the stream ends, also when the client leaves."""
+class AnswerStream(StreamingResponse):
+    """An answer in parts. `at_end` is called however the stream ends, also when the client leaves."""
 
-    def __init__(self, events: AsyncIterator[str], at_end: Callable[[], None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def __init__(self, parts: AsyncIterator[str], media_type: str, at_end: Callable[[], None]) -> None:
+        super().__init__(parts, media_type=media_type, headers={"Cache-Control": "no-cache"})
         self._at_end = at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
+        """Send the parts."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -83,6 +90,11 @@ class EventStream(StreamingResponse):
 def event(document: dict[str, Any]) -> str:
     """One server-sent event."""
     return f"data: {dump(document)}\n\n"
+
+
+def line(document: dict[str, Any]) -> str:
+    """One line of JSON."""
+    return f"{dump(document)}\n"
 
 
 def dump(document: dict[str, Any]) -> str:

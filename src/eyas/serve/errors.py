@@ -1,13 +1,13 @@
-"""Errors in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
+"""Errors in OpenAI's format: {"error": {"message", "type", "param", "code"}}. Ollama's are messages."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from eyas.errors import CapacityError, DraftError, EyasError
 from eyas.serve.queue import DeadlineError, DrainingError, QueueFullError
@@ -56,11 +56,18 @@ def describe(error: Exception, request_id: str) -> tuple[int, dict[str, Any], di
 _KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
 
-def error_response(error: Exception, request_id: str) -> Response:
+def error_response(error: Exception, connection: HTTPConnection) -> Response:
     """The whole response for an error."""
-    status, body, headers = describe(error, request_id)
+    status, body, headers = describe(error, request_id(connection))
+    if connection.scope.get("path", "").startswith("/api/"):
+        body = of_ollama(body)
     # ASCII: a message may quote what a client sent, lone surrogates included.
     return Response(json.dumps(body), status, headers, media_type="application/json")
+
+
+def of_ollama(body: dict[str, Any]) -> dict[str, Any]:
+    """An error's body as Ollama's clients read it."""
+    return {"error": body["error"]["message"], "request_id": body["error"]["request_id"]}
 
 
 def of_http(error: HTTPException) -> ApiError:
@@ -109,6 +116,6 @@ def _place(location: Sequence[Any], body: Any, *, is_missing: bool) -> list[str]
     return [*place, str(location[-1])] if is_missing and len(location) > 1 else place
 
 
-def request_id(request: Request) -> str:
+def request_id(request: HTTPConnection) -> str:
     """The id that the middleware gave a request."""
     return str(request.scope.get("request_id", "unknown"))

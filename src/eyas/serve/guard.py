@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyas.serve.errors import ApiError, error_response
@@ -58,7 +59,7 @@ class Guard:
         try:
             self._check(scope["path"], headers)
         except ApiError as error:
-            await error_response(error, request_id)(scope, receive, named_send)
+            await error_response(error, HTTPConnection(scope))(scope, receive, named_send)
             return
         await self._app(scope, self._counted(receive), named_send)
 

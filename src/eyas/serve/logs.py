@@ -5,10 +5,11 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from time import perf_counter
 from typing import Any
 
+from eyas.api.prompts import Prompt
 from eyas.errors import EyasError
 from eyas.serve.replies import Reply
 
@@ -64,7 +65,7 @@ class RequestLog:
     path: str
     client: str
     reply: Reply | None = None
-    prompts: Sequence[Any] | None = None
+    prompts: Sequence[Prompt] | None = None
     failed: int | None = None  # status of the error that ended a stream
     began: float = field(default_factory=perf_counter)
 
@@ -87,5 +88,6 @@ class RequestLog:
                 "finish_reasons": self.reply.finish_reasons,
             }
         if self.reply is not None and self.prompts is not None:
-            fields |= {"prompts": self.prompts, "texts": self.reply.answer_texts}
+            prompts = [asdict(prompt) if is_dataclass(prompt) else prompt for prompt in self.prompts]
+            fields |= {"prompts": prompts, "texts": self.reply.answer_texts}
         log_event(log, "request", **fields)

@@ -20,11 +20,12 @@ from starlette.responses import Response, StreamingResponse
 
 from eyas.api.llm import load
 from eyas.serve.app import create_app
-from eyas.serve.channel import DONE, event
-from eyas.serve.errors import describe, error_response
+from eyas.serve.channel import DONE, EVENTS, LINES, event, line
+from eyas.serve.errors import describe, error_response, of_ollama
 from eyas.serve.queue import DrainingError
 from eyas.serve.ray_options import RayOptions
 
+STREAMS = (EVENTS.encode(), LINES.encode())
 ATTEMPTS = 5  # replicas that a request is passed to at most
 LOST = "the replica that wrote this answer has died; ask again."
 
@@ -87,8 +88,8 @@ class Front:
                     return _response(start, b"".join(part.get("body", b"") for part in parts))
             except RayActorError:
                 continue
-            return _response(start, _events(first, messages))
-        return error_response(DrainingError("no replica could answer; ask again."), "unknown")
+            return _response(start, _parts(start, first, messages))
+        return error_response(DrainingError("no replica could answer; ask again."), request)
 
     async def _body(self, request: Request) -> bytes:
         """The body, or just too much of it: the replica refuses that."""
@@ -120,7 +121,11 @@ def _plain_scope(request: Request) -> Message:
 
 
 def _is_stream(start: Message) -> bool:
-    return any(name == b"content-type" and b"event-stream" in value for name, value in start["headers"])
+    return _content_type(start).startswith(STREAMS)
+
+
+def _content_type(start: Message) -> bytes:
+    return next((bytes(value) for name, value in start["headers"] if name == b"content-type"), b"")
 
 
 def _response(start: Message, body: bytes | AsyncIterator[bytes]) -> Response:
@@ -130,15 +135,16 @@ def _response(start: Message, body: bytes | AsyncIterator[bytes]) -> Response:
     return response
 
 
-async def _events(first: Message, messages: Any) -> AsyncIterator[bytes]:
+async def _parts(start: Message, first: Message, messages: Any) -> AsyncIterator[bytes]:
     """The parts of a stream. One whose replica dies ends with an error that says so."""
     try:
         yield first.get("body", b"")
         async for message in messages:
             yield message.get("body", b"")
     except RayActorError:
-        yield event(describe(DrainingError(LOST), "unknown")[1]).encode()
-        yield DONE.encode()
+        document = describe(DrainingError(LOST), "unknown")[1]
+        is_lines = _content_type(start).startswith(LINES.encode())
+        yield (line(of_ollama(document)) if is_lines else event(document) + DONE).encode()
     finally:
         messages.cancel()
 

@@ -78,6 +78,11 @@ class Scheduler:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def num_running(self) -> int:
+        """Answers under way."""
+        return len(self._jobs)
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take all jobs of a request, or none.
 

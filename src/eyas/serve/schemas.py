@@ -4,11 +4,13 @@ The fields of generation options are derived from their one description (`eyas.c
 the fields that are not options, and the few options whose JSON is OpenAI's own.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -16,17 +18,21 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from eyas.api.options import GROUPS, tree_options
-from eyas.api.prompts import Prompt
+from eyas.api.prompts import Chat, Prompt
 from eyas.config import NamedOption, options_of
 from eyas.engine.processors import processor_options
 from eyas.engine.tree_options import TreeOptions
+from eyas.models import Infill
+from eyas.serve import llama_fields
 from eyas.serve.errors import ApiError
+from eyas.serve.llama_fields import drop_defaults, only_samplers
 from eyas.serve.settings import MAX_DEPTH, MAX_DRAFT_TOKENS, MAX_TREE_TOP_K, ServeSettings
 
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's
@@ -42,21 +48,17 @@ IDLE: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "metadata": (None, {}),
     "modalities": (None, ["text"]),
-    "parallel_tool_calls": (None, True, False),
     "prediction": (None,),
     "reasoning_effort": (None,),
     "response_format": (None, {"type": "text"}),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
-    "suffix": (None, ""),
-    "tool_choice": (None, "none", "auto"),
-    "tools": (None, []),
     "verbosity": (None,),
     "web_search_options": (None,),
     "echo": (None, False),
 }
 # Of a message, when an earlier answer is sent back as it came.
-IDLE_IN_MESSAGE = ("annotations", "audio", "function_call", "name", "reasoning", "refusal", "tool_calls")
+IDLE_IN_MESSAGE = ("annotations", "audio", "function_call", "reasoning", "refusal")
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -90,7 +92,7 @@ class EyasOptions(Body):
 
 
 class AnswerRequest(Body):
-    """Fields that chats and completions share; the generation options are added by `request_models`."""
+    """Fields that chats and completions share; the generation options are added by `with_options`."""
 
     model: Text | None = None
     n: Annotated[int, BeforeValidator(lambda n: 1 if n is None else n), Field(ge=1)] = Field(
@@ -99,9 +101,13 @@ class AnswerRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Text | None = None
+    samplers: list[Text] | Text | None = Field(None, description="llama.cpp's: the only samplers that are on")
     eyas: EyasOptions | None = None
 
-    idle: ClassVar[dict[str, tuple[Any, ...]]] = IDLE
+    # What asks for nothing; other names of options; values of options that a request does not give.
+    idle: ClassVar[dict[str, Container[Any]]] = llama_fields.IDLE | IDLE
+    names: ClassVar[Mapping[str, tuple[str, ...]]] = {"repetition_penalty": ("repeat_penalty",)}
+    defaults: ClassVar[Mapping[str, Any]] = {"temperature": DEFAULT_TEMPERATURE}
 
     @model_validator(mode="before")
     @classmethod
@@ -109,6 +115,7 @@ class AnswerRequest(Body):
         """Leave out what asks for nothing; refuse by name what asks for something that we do not do."""
         if not isinstance(body, dict):
             return body
+        body = drop_defaults(body)
         for name in sorted(cls.idle.keys() & body.keys()):
             if body[name] not in cls.idle[name]:
                 raise PydanticCustomError(
@@ -135,7 +142,7 @@ class AnswerRequest(Body):
         values = {name: getattr(self, name, None) for name in _option_fields()}
         given = {name: value for name, value in values.items() if value is not None}
         own = {} if self.eyas is None else self.eyas.options
-        return {"temperature": DEFAULT_TEMPERATURE, "n": self.n, **given, **own}
+        return only_samplers({**self.defaults, "n": self.n, **given, **own}, self.samplers)
 
     @property
     def method(self) -> str | None:
@@ -151,6 +158,21 @@ class AnswerRequest(Body):
     def include_usage(self) -> bool:
         """Whether a stream ends with the numbers of its tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def is_one_call(self) -> bool:
+        """Whether an answer ends with its first tool call."""
+        return False
+
+    @property
+    def callable_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model may call, as templates take them."""
+        return []
+
+    @property
+    def replaces_earlier(self) -> bool:
+        """Whether it ends the same client's earlier request of its kind."""
+        return False
 
     def check(self, settings: ServeSettings) -> None:
         """Raise ApiError where more is asked for than this server allows."""
@@ -176,11 +198,40 @@ class TextPart(Body):
     text: str
 
 
+class Function(Body):
+    """A function that was called."""
+
+    name: Text
+    arguments: str = Field("{}", description="JSON")
+
+
+class ToolCall(Body):
+    """A call in an earlier answer."""
+
+    id: Text | None = None
+    type: Literal["function"] = "function"
+    function: Function
+    index: int | None = None  # of a stream
+
+    def to_dict(self) -> dict[str, Any]:
+        """As chat templates take it: the arguments are an object."""
+        try:
+            arguments = json.loads(self.function.arguments)
+        except ValueError:
+            arguments = self.function.arguments
+        call = {"type": self.type, "function": {"name": self.function.name, "arguments": arguments}}
+        return call if self.id is None else {"id": self.id, **call}
+
+
 class Message(Body):
     """One message of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
+    name: Text | None = None
+    reasoning_content: str | None = Field(None, description="of an earlier answer")
+    tool_calls: list[ToolCall] | None = Field(None, description="of an earlier answer")
+    tool_call_id: Text | None = Field(None, description="of the call that this message answers")
 
     @model_validator(mode="before")
     @classmethod
@@ -193,17 +244,76 @@ class Message(Body):
             if value not in (None, []) or name not in IDLE_IN_MESSAGE
         }
 
-    def to_dict(self) -> dict[str, str]:
+    @model_validator(mode="after")
+    def _check_role(self) -> "Message":
+        if self.content is None and not self.tool_calls:
+            raise PydanticCustomError("together", "a message needs content.", {"name": "messages"})
+        if self.role != "assistant" and (self.tool_calls or self.reasoning_content is not None):
+            raise PydanticCustomError(
+                "together",
+                "tool_calls and reasoning_content are of the role assistant.",
+                {"name": "messages"},
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
         """As chat templates take it."""
-        parts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content]
+        content = self.content or ""
+        parts = [content] if isinstance(content, str) else [part.text for part in content]
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": "".join(parts)}
+        message: dict[str, Any] = {"role": role, "content": "".join(parts)}
+        for name in ("name", "reasoning_content", "tool_call_id"):
+            if getattr(self, name) is not None:
+                message[name] = getattr(self, name)
+        if self.tool_calls:
+            message["tool_calls"] = [call.to_dict() for call in self.tool_calls]
+        return message
+
+
+class FunctionTool(Body):
+    """A function that the model may call."""
+
+    name: Text
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="a JSON schema")
+    strict: bool | None = Field(None, description="true does not constrain the arguments")
+
+
+class Tool(Body):
+    """One of the request's tools."""
+
+    type: Literal["function"]
+    function: FunctionTool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        function = self.function.model_dump(exclude={"strict"}, exclude_none=True)
+        return {"type": self.type, "function": function | {"parameters": self.function.parameters or {}}}
+
+
+class NamedFunction(Body):
+    """The name of a function."""
+
+    name: Text
+
+
+class NamedTool(Body):
+    """A tool that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class ChatRequest(AnswerRequest):
     """Body of /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
+    tools: list[Tool] | None = Field(None, max_length=MAX_ITEMS)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false ends an answer after its first call")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="variables of the chat template, such as enable_thinking"
+    )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=TOP_LOGPROBS)
 
@@ -213,12 +323,29 @@ class ChatRequest(AnswerRequest):
             raise PydanticCustomError(
                 "together", "top_logprobs needs logprobs to be true.", {"name": "top_logprobs"}
             )
+        if self.tool_choice not in (None, "none", "auto"):
+            raise PydanticCustomError(
+                "unsupported",
+                "tool_choice can be 'auto' or 'none' on this server, which forces no call; leave it out.",
+                {"name": "tool_choice"},
+            )
         return self
 
     @property
+    def callable_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model may call, as templates take them."""
+        return [] if self.tool_choice == "none" else [tool.to_dict() for tool in self.tools or ()]
+
+    @property
+    def is_one_call(self) -> bool:
+        """Whether an answer ends with its first tool call."""
+        return self.parallel_tool_calls is False and bool(self.tools)
+
+    @property
     def prompts(self) -> list[Prompt]:
-        """The one chat, as templates take it."""
-        return [[message.to_dict() for message in self.messages]]
+        """The one chat."""
+        messages = [message.to_dict() for message in self.messages]
+        return [Chat(messages, self.callable_tools, self.chat_template_kwargs or {})]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -236,21 +363,37 @@ class CompletionRequest(AnswerRequest):
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
     )
     logprobs: int | None = Field(None, ge=0, le=TOP_LOGPROBS)
+    suffix: str | None = Field(None, description="fill in what stands between the prompt and this text")
     best_of: int | None = Field(None, ge=1, description="must equal n")
 
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "temperature": DEFAULT_TEMPERATURE,
+        "max_new_tokens": DEFAULT_COMPLETION,
+    }
+
     @model_validator(mode="after")
-    def _check_best_of(self) -> "CompletionRequest":
+    def _check_pairs(self) -> "CompletionRequest":
         if self.best_of not in (None, self.n):
             raise PydanticCustomError(
                 "unsupported",
                 "best_of above n is not supported by this server; leave it out.",
                 {"name": "best_of"},
             )
+        if self.suffix and not all(isinstance(prompt, str) for prompt in self._prompts):
+            raise PydanticCustomError(
+                "together", "suffix needs prompts that are texts, not token ids.", {"name": "suffix"}
+            )
         return self
 
     @property
     def prompts(self) -> list[Prompt]:
         """One entry for each prompt."""
+        if not self.suffix:
+            return self._prompts
+        return [Infill(prompt, self.suffix) for prompt in self._prompts if isinstance(prompt, str)]
+
+    @property
+    def _prompts(self) -> list[Prompt]:
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -263,20 +406,33 @@ class CompletionRequest(AnswerRequest):
     def options(self) -> dict[str, Any]:
         """The generation options; the prompt goes in as it is."""
         own = {} if self.logprobs is None else {"logprobs": self.logprobs}
-        return {"max_new_tokens": DEFAULT_COMPLETION, **super().options, **own, "raw": True}
+        return {**super().options, **own, "raw": True}
 
 
-def request_models() -> tuple[type[ChatRequest], type[CompletionRequest]]:
-    """The bodies of chats and completions with a field for each generation option."""
+Asked = TypeVar("Asked", bound=AnswerRequest)
+
+
+def with_options(body: type[Asked]) -> type[Asked]:
+    """A body with a field for each generation option."""
     tree = {name: _field(named) for name, named in tree_options().items()}
     eyas = create_model("EyasOptions", __base__=EyasOptions, __doc__=EyasOptions.__doc__, **tree)
-    fields: dict[str, Any] = {name: _field(named) for name, named in _option_fields().items()}
+    fields: dict[str, Any] = {
+        name: _field(named, body.names.get(name, ())) for name, named in _option_fields().items()
+    }
     fields["eyas"] = (eyas | None, None)
-    chat = create_model("ChatRequest", __base__=ChatRequest, __doc__=ChatRequest.__doc__, **fields)
-    completion = create_model(
-        "CompletionRequest", __base__=CompletionRequest, __doc__=CompletionRequest.__doc__, **fields
-    )
-    return chat, completion
+    return create_model(body.__name__, __base__=body, __doc__=body.__doc__, **fields)
+
+
+def parse(model: type[Asked], document: Mapping[str, Any]) -> Asked:
+    """A body made of another door's.
+
+    Raises:
+        RequestValidationError: as FastAPI raises it for a body that came as it is.
+    """
+    try:
+        return model.model_validate({name: value for name, value in document.items() if value is not None})
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(), body=document) from None
 
 
 def _option_fields() -> dict[str, NamedOption]:
@@ -317,12 +473,12 @@ OWN_JSON: dict[str, Any] = {
 }
 
 
-def _field(named: NamedOption) -> Any:
+def _field(named: NamedOption, other_names: tuple[str, ...] = ()) -> Any:
     """The definition of a body's field for an option: null leaves it to the server."""
     limit = LIMITS.get(named.name, named.option.at_most)
     option = replace(named.option, at_most=limit)
     kind = OWN_JSON.get(named.name) or json_type(named.type, replace(named, option=option))
-    names = AliasChoices(*named.option.http, named.name)
+    names = AliasChoices(*other_names, *named.option.http, named.name)
     return (kind | None, Field(None, validation_alias=names, description=named.option.help))
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,34 @@ from starlette.concurrency import run_in_threadpool
 import eyas
 from eyas.api.llm import LLM
 from eyas.api.options import GenerationOptions
-from eyas.api.prompts import Prompt
+from eyas.api.prompts import Chat, Prompt
 from eyas.drafters.registry import Method, find_method, methods
 from eyas.engine.cycle import Piece, Request
 from eyas.errors import CheckpointError, ConfigError, ModelError
-from eyas.serve.channel import DONE, Channel, ClientLeftError, EventStream, dump, event, unless_gone
+from eyas.models.facts import ModelFacts, model_facts
+from eyas.serve.channel import AnswerStream, Channel, ClientLeftError, dump, unless_gone
 from eyas.serve.errors import CLIENT_LEFT, ApiError, describe, error_response, request_id
 from eyas.serve.logs import RequestLog, log_error, log_event
 from eyas.serve.metrics import ServerMetrics
 from eyas.serve.queue import Job
 from eyas.serve.replies import Reply, Texts
+from eyas.serve.said import SaidReply
 from eyas.serve.scheduler import Scheduler
-from eyas.serve.schemas import AnswerRequest
+from eyas.serve.schemas import AnswerRequest, ChatRequest
 from eyas.serve.settings import ServeSettings
+from eyas.serve.tools.chat_format import ChatFormat
 
+MAX_CLIENTS = 1024  # whose latest request is remembered
 ALIAS = "default"  # names whichever model a server has
 SHOWN = ("method", "lossless", "tree", "draft_tokens", "depth", "cost_table", "seed", "temperature")
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, or with stream its chunks", "content": {"text/event-stream": {}}},
+    **{
+        status: {"description": "An error in OpenAI's format"}
+        for status in (400, 401, 404, 413, 429, 500, 503, 504)
+    },
+}
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +71,7 @@ class Service:
         self.model_name = settings.served_model_name or model_name(target.name)
         self.metrics = ServerMetrics(self.model_name)
         self.texts = Texts(llm.tokenizer)
+        self.chat_format = ChatFormat(llm.tokenizer)
         self.is_ready = False
         self.scheduler = Scheduler(
             self.metrics,
@@ -68,9 +82,15 @@ class Service:
             on_idle=llm.measure_again,
         )
         self._fingerprint = f"eyas-{eyas.__version__}-{(target.fingerprint or target.dtype)[:12]}"
-        self._started = int(time.time())
+        self.started = int(time.time())
         self._methods = [name for name, method in methods().items() if self._has_networks(method)]
         self._warm: set[str] = set()
+        self._latest: dict[str, Callable[[], None]] = {}  # ends each client's request that a next one ends
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """Sizes of the model, read from its files' headers."""
+        return model_facts(self.llm.path)
 
     async def start(self) -> None:
         """Start the scheduler; ready once the server's own method is loaded and measured."""
@@ -100,7 +120,7 @@ class Service:
         return {
             "id": self.model_name,
             "object": "model",
-            "created": self._started,
+            "created": self.started,
             "owned_by": "eyas",
             "max_model_len": target.context_limit,
             "eyas": {
@@ -112,27 +132,30 @@ class Service:
             },
         }
 
-    async def answer(
-        self, http: HttpRequest, body: AnswerRequest, kind: type[Reply], client: str, *, stream: bool
-    ) -> Response:
-        """Answer a request, in one body or as a stream of events."""
+    async def answer(self, http: HttpRequest, body: AnswerRequest, kind: type[Reply]) -> Response:
+        """Answer a request, in one body or as a stream."""
+        self.check_model(body.model)
+        body.check(self.settings)
+        # Whose turn it takes: its user's, or else its address's.
+        client = body.user or (http.client.host if http.client else "")
         record = RequestLog(request_id(http), http.url.path, client)
         try:
             reply, jobs, pieces = await self._begin(http, body, kind, client)
             record.reply = reply
             if self.settings.log_prompts:
                 record.prompts = body.prompts
-            if not stream:
+            if not body.stream:
                 response: Response = await self._guarded(http, jobs, _whole(reply, pieces))
+                self.scheduler.cancel(jobs)  # those of a reply that needs no more
                 record.write(200)
                 return response
-            first = await self._guarded(http, jobs, anext(pieces))
+            first = await self._guarded(http, jobs, anext(pieces, None))
         except ClientLeftError:
             record.write(CLIENT_LEFT)
             return Response(status_code=CLIENT_LEFT)
         except Exception as error:
             log_error(log, error, record.request_id)
-            response = error_response(error, record.request_id)
+            response = error_response(error, http)
             record.write(response.status_code)
             return response
 
@@ -140,7 +163,7 @@ class Service:
             self.scheduler.cancel(jobs)
             record.write(200 if reply.is_whole else record.failed or CLIENT_LEFT)
 
-        return EventStream(_events(record, reply, pieces, first), at_end)
+        return AnswerStream(_parts(record, reply, pieces, first), kind.media_type, at_end)
 
     async def _begin(
         self, http: HttpRequest, body: AnswerRequest, kind: type[Reply], client: str
@@ -160,6 +183,13 @@ class Service:
             logprobs=options.logprobs is not None,
             trace=body.trace,
             include_usage=body.include_usage,
+            asked=body,
+            stop_token_ids=requests[0].text.stop_token_ids,
+            parsers=[
+                self.chat_format.parser(body.callable_tools, request.prompt_ids)
+                for request in requests
+                if issubclass(kind, SaidReply) and isinstance(body, ChatRequest)
+            ],
         )
         channel, engine = Channel(), self.llm.engine(method)
         jobs = [
@@ -174,7 +204,21 @@ class Service:
             for index, request in enumerate(requests)
         ]
         self.scheduler.submit(jobs)
+        if body.replaces_earlier:
+            self._replace(client, jobs, channel)
         return reply, jobs, channel.pieces(len(jobs))
+
+    def _replace(self, client: str, jobs: list[Job], channel: Channel) -> None:
+        """End the client's earlier request of this kind with what it has; the next one will end this one."""
+
+        def end() -> None:
+            self.scheduler.cancel(jobs)
+            channel.close()
+
+        self._latest.pop(client, lambda: None)()
+        if len(self._latest) >= MAX_CLIENTS:
+            self._latest.pop(next(iter(self._latest)))
+        self._latest[client] = end
 
     def _requests(self, body: AnswerRequest, method: str) -> tuple[GenerationOptions, list[Request]]:
         """What the engine is asked for, the n answers to each prompt together."""
@@ -200,6 +244,8 @@ class Service:
 
     def _prompt(self, prompt: Prompt) -> Prompt:
         """A prompt as `LLM.requests` takes it; a completion may begin with any text that has a token."""
+        if isinstance(prompt, Chat):
+            return self.chat_format.prepare(prompt)
         if isinstance(prompt, str) and not prompt.strip():
             return self.llm.tokenizer.encode(prompt)
         return prompt
@@ -249,25 +295,31 @@ def model_name(name: str) -> str:
 async def _whole(reply: Reply, pieces: Pieces) -> Response:
     """The body, once all answers have ended."""
     async for index, piece in pieces:
-        reply.add(index, piece)
+        if not reply.has_ended(index):
+            reply.add(index, piece)
+        if reply.is_whole:
+            break
     return Response(dump(reply.body()), media_type="application/json")
 
 
-async def _events(
-    record: RequestLog, reply: Reply, pieces: Pieces, first: tuple[int, Piece]
+async def _parts(
+    record: RequestLog, reply: Reply, pieces: Pieces, first: tuple[int, Piece] | None
 ) -> AsyncIterator[str]:
-    """The events of a stream; an error becomes the last one before [DONE]."""
+    """The parts of a stream; after an error the reply says how it ends."""
     try:
-        index, piece = first
-        reply.add(index, piece)
-        yield event(reply.chunk(index, piece))
-        async for index, piece in pieces:
-            reply.add(index, piece)
-            yield event(reply.chunk(index, piece))
-        if reply.include_usage:
-            yield event(reply.usage_chunk())
+        for part in reply.opening():
+            yield part
+        latest = first
+        while latest is not None:
+            index, piece = latest
+            if not reply.has_ended(index):
+                for part in reply.parts(index, reply.add(index, piece)):
+                    yield part
+            latest = None if reply.is_whole else await anext(pieces, None)
+        for part in reply.closing():
+            yield part
     except Exception as error:
         log_error(log, error, record.request_id)
         record.failed, document, _ = describe(error, record.request_id)
-        yield event(document)
-    yield DONE
+        for part in reply.failure(document):
+            yield part

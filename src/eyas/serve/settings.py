@@ -1,5 +1,6 @@
 """What a server allows, as one frozen dataclass; the command line is generated from it."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -7,6 +8,8 @@ from eyas.config import Option, Options
 from eyas.errors import ConfigError
 
 MAX_DRAFT_TOKENS, MAX_DEPTH, MAX_TREE_TOP_K = 255, 16, 32  # of one request's trees: others share its passes
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,13 @@ class ServeSettings(Options):
             common=True,
         ),
     ] = None
+    cors_origin: Annotated[
+        tuple[str, ...],
+        Option(
+            "let pages of this origin (https://HOST:PORT, or * for any) send requests; may be repeated",
+            "ORIGIN",
+        ),
+    ] = ()
     max_concurrent: Annotated[int, Option("answers generated at the same time", at_least=1, common=True)] = 8
     max_queue: Annotated[
         int, Option("answers that may wait; more are refused with status 429", at_least=0, common=True)
@@ -64,6 +74,12 @@ class ServeSettings(Options):
             )
         if self.api_key is not None and not self.api_key.strip():
             raise ConfigError("api_key is empty; give it some characters, or leave it out.")
+        for origin in self.cors_origin:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"cors_origin is {origin!r}, but an origin is a scheme, a host and perhaps a port, "
+                    "such as http://localhost:3000, or * for any."
+                )
 
     def limit_tokens(self, context_limit: int) -> int:
         """Tokens that all caches may hold together, for a model of this context."""
