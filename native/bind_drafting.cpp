@@ -119,34 +119,29 @@ struct PyEagleHead {
     require(matrices.size() == 1 || matrices.size() == 2, "one matrix for embedding and feature, or one for each");
     for (const PackedMatrix& matrix : matrices)
       require(matrix.n == hidden && matrix.k * int(matrices.size()) == 2 * hidden, "matrices of the stack's hidden size");
-    require(embedding.hidden == hidden, "an embedding of the stack's hidden size");
+    require(embedding.hidden() == hidden, "an embedding of the stack's hidden size");
     head = std::make_unique<EagleHead>(*stack.engine, embedding, std::move(matrices), *stack.stack);
   }
 
-  int grow(PyTreeBuilder& builder, PyCache& cache, PyLMHead& lm_head, const Ids& columns, const Ids& token_ids,
-           const Tokens& features, int k, Sampler* sampler, int answer_length, std::vector<double> scales) {
-    const int hidden = stack.stack->shape().hidden, size = lm_head.head->size();
+  int grow(PyTreeBuilder& builder, PyCache& cache, PyLMHead& lm_head, const Ids& token_ids, const Tokens& features, int k,
+           Sampler* sampler, int answer_length, std::vector<double> scales) {
+    const int hidden = stack.stack->shape().hidden;
     require(k >= 1 && builder.depth >= 1 && builder.builder.fits(1), "at least one child and one level of a new tree");
     require(features.shape(0) > 0 && features.shape(0) == token_ids.shape(0) && features.shape(1) == std::size_t(hidden),
             "a feature before each token");
     require(lm_head.k == hidden, "an LM head of the stack's hidden size");
-    require(columns.shape(0) == 0 || columns.shape(0) == std::size_t(size), "an id per column");
     if (sampler) {
-      require(!sampler->edits() && sampler->config().vocab_size >= size, "a sampler that does not edit logits");
-      const auto known = [&](std::int64_t id) { return id >= 0 && id < sampler->config().vocab_size; };
-      require(std::all_of(columns.data(), columns.data() + columns.shape(0), known), "ids of the sampler's vocabulary");
+      require(!sampler->edits(), "a sampler that does not edit logits");
+      require(lm_head.head->largest_id() < sampler->config().vocab_size, "ids of the sampler's vocabulary");
       require(!scales.empty() && *std::min_element(scales.begin(), scales.end()) > 0, "scales above 0");
     }
-    Columns ids;
-    ids.count = size;
-    if (columns.shape(0)) ids.ids = columns.data();
     const Pairs waiting{int(token_ids.shape(0)), token_ids.data(), features.data()};
     const Coupling coupling{sampler, answer_length, std::move(scales)};
     cache.admit(stack.stack->cache_shape(0), waiting.count, nullptr);
     lm_head.tokens = 0;  // its logits are those of the last level
     const nb::gil_scoped_release release;
     const auto turn = stack.engine->pool.hold();
-    return head->grow(builder.builder, cache.cache, *lm_head.head, ids, waiting, k, sampler ? &coupling : nullptr);
+    return head->grow(builder.builder, cache.cache, *lm_head.head, waiting, k, sampler ? &coupling : nullptr);
   }
 };
 
@@ -176,11 +171,11 @@ void bind_drafting(nb::module_& m) {
   nb::class_<PyEagleHead>(m, "EagleHead")
       .def(nb::init<nb::handle_t<PyTarget>, const std::vector<MatrixHandle>&, nb::handle_t<PyStack>>(), "target"_a, "fc"_a,
            "stack"_a)
-      .def("grow", &PyEagleHead::grow, "builder"_a, "cache"_a, "lm_head"_a, "columns"_a, "token_ids"_a, "features"_a, "k"_a,
+      .def("grow", &PyEagleHead::grow, "builder"_a, "cache"_a, "lm_head"_a, "token_ids"_a, "features"_a, "k"_a,
            "sampler"_a.none() = nb::none(), "answer_length"_a = 0, "scales"_a = std::vector<double>{},
            "Read and commit the pairs of token ids (T,) and features (T, H), then grow the tree level by level.\n"
-           "`columns` are the LM head's ids, empty for 0, 1, ... With a sampler children are chosen by its\n"
-           "draws. Returns the number of levels, each a pass of the head; 0 if a logit is not a number.");
+           "With a sampler children are chosen by its draws. Returns the number of levels, each a pass of the\n"
+           "head; 0 if a logit is not a number.");
 }
 
 }  // namespace eyas

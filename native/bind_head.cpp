@@ -65,7 +65,8 @@ std::vector<Answer> to_answers(const PyLMHead::Generated& generated, int vocab_s
 
 }  // namespace
 
-PyLMHead::PyLMHead(std::shared_ptr<Engine> engine_, const std::vector<MatrixHandle>& matrices, float scale, float softcap)
+PyLMHead::PyLMHead(std::shared_ptr<Engine> engine_, const std::vector<MatrixHandle>& matrices, float scale, float softcap,
+                   const std::optional<Ids>& token_ids, std::optional<nb::handle_t<PyRowSource>> more)
     : engine(std::move(engine_)) {
   for (const MatrixHandle& matrix : matrices) owners.push_back(nb::borrow(matrix));
   require(!owners.empty(), "a head needs a matrix");
@@ -74,7 +75,42 @@ PyLMHead::PyLMHead(std::shared_ptr<Engine> engine_, const std::vector<MatrixHand
   k = parts.front().k;
   for (const PackedMatrix& part : parts) require(part.k == k, "matrices of the same inputs");
   require(softcap >= 0, "a softcap of at least 0");
-  head = std::make_unique<LMHead>(*engine, std::move(parts), LogitTransform{scale, softcap});
+  std::vector<std::int64_t> ids;
+  if (token_ids) ids.assign(token_ids->data(), token_ids->data() + token_ids->shape(0));
+  require(ids.empty() || *std::min_element(ids.begin(), ids.end()) >= 0, "ids of a vocabulary");
+  if (more) {
+    owners.push_back(nb::borrow(*more));
+    source = &nb::cast<const PyRowSource&>(owners.back()).source;
+    require(source->table.k == k, "rows of the same inputs");
+    require(!ids.empty() && std::is_sorted(ids.begin(), ids.end()), "ascending ids, which others can join");
+  }
+  head = std::make_unique<LMHead>(*engine, std::move(parts), LogitTransform{scale, softcap}, std::move(ids));
+  require(!token_ids || token_ids->shape(0) == std::size_t(head->size()), "an id per column");
+}
+
+PyLMHead::PyLMHead(PyLMHead& before, std::unique_ptr<LMHead> grown)
+    : engine(before.engine), owners(before.owners), source(before.source), head(std::move(grown)), k(before.k) {
+  before.tokens = 0;  // the new head has their memory
+}
+
+std::unique_ptr<PyLMHead> PyLMHead::plus(std::vector<std::int64_t> ids) {
+  require(source != nullptr, "a head with rows to add");
+  const auto known = [&](std::int64_t id) { return id >= 0 && id < source->table.n; };
+  require(std::all_of(ids.begin(), ids.end(), known), "ids of the vocabulary");
+  std::unique_ptr<LMHead> grown;
+  {
+    const nb::gil_scoped_release release;
+    const auto turn = engine->pool.hold();
+    grown = head->plus(*source, std::move(ids));
+  }
+  return grown ? std::make_unique<PyLMHead>(*this, std::move(grown)) : nullptr;
+}
+
+Out<std::int64_t> PyLMHead::token_ids() const {
+  const Columns columns = head->columns();
+  Out<std::int64_t> ids = new_array<std::int64_t>({std::size_t(columns.count)});
+  for (int column = 0; column < columns.count; ++column) ids.data()[column] = columns.id(column);
+  return ids;
 }
 
 void PyLMHead::compute(const Tokens& x) {
@@ -134,23 +170,16 @@ std::pair<std::vector<int>, std::vector<int>> PyLMHead::follow(int first, const 
   return {std::move(path.nodes), std::move(path.token_ids)};
 }
 
-PyLMHead::TopK PyLMHead::coupled(const Tokens& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated,
-                                 double scale) {
+PyLMHead::TopK PyLMHead::coupled(const Tokens& x, int wanted, Sampler& sampler, const Generated& generated, double scale) {
   require(wanted >= 1 && scale > 0, "k must be at least 1, and scale above 0");
   const int vocab_size = sampler.config().vocab_size;
-  require(ids.shape(0) == std::size_t(head->size()) || (ids.shape(0) == 0 && head->size() <= vocab_size), "an id per column");
+  require(head->largest_id() < vocab_size, "ids of the sampler's vocabulary");
   require(generated.size() == x.shape(0), "an answer per token");
-  Columns columns;
-  columns.count = head->size();
+  Columns columns = head->columns();
   std::vector<int> index;
-  if (ids.shape(0)) {
-    for (std::size_t c = 0; c < ids.shape(0); ++c)
-      require(ids.data()[c] >= 0 && ids.data()[c] < vocab_size, "ids of the sampler's vocabulary");
-    columns.ids = ids.data();
-  }
-  if (ids.shape(0) && sampler.edits()) {  // nothing else looks a column up
+  if (columns.ids && sampler.edits()) {  // nothing else looks a column up
     index.assign(std::size_t(vocab_size), -1);
-    for (std::size_t c = 0; c < ids.shape(0); ++c) index[std::size_t(ids.data()[c])] = int(c);
+    for (int c = 0; c < columns.count; ++c) index[std::size_t(columns.id(c))] = c;
     columns.index = index.data();
   }
   const std::vector<Answer> answers = to_answers(generated, vocab_size);
@@ -168,11 +197,12 @@ PyLMHead::TopK PyLMHead::coupled(const Tokens& x, int wanted, Sampler& sampler, 
 
 PyLMHead::TopK PyLMHead::to_arrays(const Best& best, int count) const {
   const std::vector<std::size_t> shape = {std::size_t(tokens), std::size_t(count)};
-  Out<std::int64_t> columns = new_array<std::int64_t>(shape);
+  Out<std::int64_t> token_ids = new_array<std::int64_t>(shape);
   Out<double> log_probs = new_array<double>(shape);
-  std::copy(best.columns.begin(), best.columns.end(), columns.data());
+  const Columns columns = head->columns();
+  std::transform(best.columns.begin(), best.columns.end(), token_ids.data(), [&](int column) { return columns.id(column); });
   std::copy(best.log_probs.begin(), best.log_probs.end(), log_probs.data());
-  return std::pair(columns, log_probs);
+  return std::pair(token_ids, log_probs);
 }
 
 Out<float> PyLMHead::logits(int token) {
@@ -216,10 +246,17 @@ void bind_head(nb::module_& m) {
           nb::keep_alive<1, 2>())
       .def_static("filter_names", &filter_names)
       .def_prop_ro("edits", &Sampler::edits);
-  nb::class_<PyLMHead>(m, "LMHead", "Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0.")
-      .def(nb::init<std::shared_ptr<Engine>, const std::vector<MatrixHandle>&, float, float>(), "engine"_a, "matrices"_a,
-           "scale"_a = 1.0f, "softcap"_a = 0.0f)
+  nb::class_<PyLMHead>(m, "LMHead",
+                       "Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0. Without `token_ids` a\n"
+                       "column is its id.")
+      .def(nb::init<std::shared_ptr<Engine>, const std::vector<MatrixHandle>&, float, float, const std::optional<Ids>&,
+                    std::optional<nb::handle_t<PyRowSource>>>(),
+           "engine"_a, "matrices"_a, "scale"_a = 1.0f, "softcap"_a = 0.0f, "token_ids"_a = nb::none(), "more"_a = nb::none())
+      .def("plus", &PyLMHead::plus, "token_ids"_a, nb::sig("def plus(self, token_ids: Sequence[int]) -> LMHead | None"),
+           "This head and the rows of `more` for these ids, in ascending order; None if it has them all. It takes\n"
+           "over the memory of this head's last forward.")
       .def_prop_ro("size", [](const PyLMHead& h) { return h.head->size(); })
+      .def_prop_ro("token_ids", &PyLMHead::token_ids, nb::rv_policy::move)
       .def("forward", &PyLMHead::forward, "x"_a)
       .def("top_k", &PyLMHead::top_k, "x"_a, "k"_a)
       .def("choose", &PyLMHead::choose, "tokens"_a, "samplers"_a, "generated"_a)
@@ -227,7 +264,7 @@ void bind_head(nb::module_& m) {
            "Nodes and tokens of the path that the target's own tokens take through a tree; the last token is no\n"
            "child. Its nodes are the tokens of the last forward from `first` on. Without a sampler the largest\n"
            "logit is the token; -1 where a logit is not a number.")
-      .def("coupled", &PyLMHead::coupled, "x"_a, "k"_a, "sampler"_a, "token_ids"_a, "generated"_a, "scale"_a)
+      .def("coupled", &PyLMHead::coupled, "x"_a, "k"_a, "sampler"_a, "generated"_a, "scale"_a)
       .def("logits", &PyLMHead::logits, "token"_a)
       .def("argmax", &PyLMHead::argmax, "token"_a);
 }

@@ -4,7 +4,7 @@
 
 namespace eyas {
 
-PyTarget::PyTarget(nb::handle_t<PyStack> stack_, nb::handle_t<PyLMHead> head_, const Table& table, bool round, float scale,
+PyTarget::PyTarget(nb::handle_t<PyStack> stack_, nb::handle_t<PyLMHead> head_, const StoredRows& table, bool round, float scale,
                    const std::optional<std::string>& format)
     : stack_owner(nb::borrow(stack_)),
       head_owner(nb::borrow(head_)),
@@ -12,28 +12,17 @@ PyTarget::PyTarget(nb::handle_t<PyStack> stack_, nb::handle_t<PyLMHead> head_, c
       stack(nb::cast<PyStack&>(stack_owner)),
       head(nb::cast<PyLMHead&>(head_owner)) {
   Embedding embedding;
-  embedding.data = table.data();
-  embedding.bf16 = table.dtype() == nb::dtype<std::uint16_t>();
-  if (format) {
-    embedding.format = find_weight_format(format->c_str());
-    require(embedding.format && embedding.format->is_from_file() && table.dtype() == nb::dtype<std::uint8_t>(),
-            "rows of a file's blocks, as uint8");
-  } else {
-    require(embedding.bf16 || table.dtype() == nb::dtype<float>(), "float32, or bfloat16 as uint16");
-  }
-  embedding.round = round;
+  embedding.table = to_table(table, format);
+  embedding.round = round && table.dtype() == nb::dtype<float>();
   embedding.scale = scale;
-  embedding.vocab = int(table.shape(0));
-  embedding.hidden = int(table.shape(1));
-  if (embedding.format) embedding.hidden = embedding.hidden / embedding.format->file_bytes * embedding.format->file_inputs;
   const int hidden = stack.stack->shape().hidden;
-  require(embedding.hidden == hidden && head.k == hidden, "an embedding and a head of the stack's hidden size");
+  require(embedding.hidden() == hidden && head.k == hidden, "an embedding and a head of the stack's hidden size");
   network = std::make_unique<TargetNetwork>(*stack.stack, *head.head, embedding);
 }
 
 void PyTarget::check_ids(const Ids& ids) const {
   for (std::size_t i = 0; i < ids.shape(0); ++i)
-    require(ids.data()[i] >= 0 && ids.data()[i] < network->embedding().vocab, "a token id outside the vocabulary");
+    require(ids.data()[i] >= 0 && ids.data()[i] < network->embedding().vocab(), "a token id outside the vocabulary");
 }
 
 std::pair<Out<float>, std::vector<Out<float>>> PyTarget::forward(const Calls& calls, const std::vector<int>& taps) {
@@ -56,7 +45,7 @@ std::pair<Out<float>, std::vector<Out<float>>> PyTarget::forward(const Calls& ca
     total += ids.shape(0);
     wanted += last_only ? 1 : int(ids.shape(0));
   }
-  const std::size_t hidden = std::size_t(network->embedding().hidden);
+  const std::size_t hidden = std::size_t(network->embedding().hidden());
   std::pair<Out<float>, std::vector<Out<float>>> out{new_array<float>({total, hidden}), {}};
   std::vector<Tap> kept;
   for (const int layer : taps) {
@@ -76,7 +65,7 @@ Out<float> PyTarget::embed(const Ids& ids) const {
   check_ids(ids);
   Embedding table = network->embedding();
   table.scale = 1.0f;
-  const std::size_t hidden = std::size_t(table.hidden);
+  const std::size_t hidden = std::size_t(table.hidden());
   Out<float> out = new_array<float>({ids.shape(0), hidden});
   for (std::size_t i = 0; i < ids.shape(0); ++i) table.read(int(ids.data()[i]), out.data() + i * hidden);
   return out;
@@ -84,7 +73,7 @@ Out<float> PyTarget::embed(const Ids& ids) const {
 
 void bind_target(nb::module_& m) {
   nb::class_<PyTarget>(m, "Target")
-      .def(nb::init<nb::handle_t<PyStack>, nb::handle_t<PyLMHead>, const PyTarget::Table&, bool, float,
+      .def(nb::init<nb::handle_t<PyStack>, nb::handle_t<PyLMHead>, const StoredRows&, bool, float,
                     const std::optional<std::string>&>(),
            "stack"_a, "head"_a, "embedding"_a, "round"_a, "embedding_scale"_a = 1.0f, "embedding_format"_a.none() = nb::none(),
            "The embedding is (V, H) float32, bfloat16 as uint16, or (V, bytes of a row) in `embedding_format`.")

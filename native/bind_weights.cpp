@@ -53,7 +53,7 @@ std::vector<std::string> weight_formats() {
 std::size_t num_scales(const PackedMatrix& w) { return w.format->has_scales ? std::size_t(w.blocks()) * kBlock : 0; }
 
 // (n, k) numbers, or (n, bytes of a row) blocks; checks what `format` is made from.
-PackedMatrix shape_of(const WeightFormat& format, const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>& rows) {
+PackedMatrix shape_of(const WeightFormat& format, const StoredRows& rows) {
   const int n = int(rows.shape(0)), columns = int(rows.shape(1));
   if (!format.is_from_file()) {
     require(rows.dtype() == nb::dtype<float>() || rows.dtype() == nb::dtype<std::uint16_t>(), "float32, or bfloat16 as uint16");
@@ -63,8 +63,7 @@ PackedMatrix shape_of(const WeightFormat& format, const nb::ndarray<nb::ro, nb::
   return PackedMatrix(format, n, columns / format.file_bytes * format.file_inputs);
 }
 
-std::tuple<Out<std::uint8_t>, Out<float>, std::size_t> py_pack(
-    nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows, const std::string& format) {
+std::tuple<Out<std::uint8_t>, Out<float>, std::size_t> py_pack(const StoredRows& rows, const std::string& format) {
   const PackedMatrix w = shape_of(format_of(format), rows);
   const WeightRows source{rows.data(), rows.dtype() == nb::dtype<std::uint16_t>()};
   Out<std::uint8_t> data = new_array<std::uint8_t>({w.bytes()});
@@ -72,24 +71,20 @@ std::tuple<Out<std::uint8_t>, Out<float>, std::size_t> py_pack(
   std::size_t bad;
   {
     const nb::gil_scoped_release release;
-    bad = w.format->pack(source, w.n, w.k, data.data(), scale.data());
+    bad = w.format->pack(source, 0, w.n, w.k, data.data(), scale.data());
   }
   return {data, scale, bad};
 }
 
-Out<float> unpack(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows, const std::string& format) {
-  const PackedMatrix w = shape_of(format_of(format), rows);
-  require(w.format->is_from_file(), "a format of files: float16, or a block format");
-  Out<float> numbers = new_array<float>({std::size_t(w.n), std::size_t(w.k)});
+Out<float> unpack(const StoredRows& rows, const std::string& format) {
+  const StoredTable table = to_table(rows, format);
+  Out<float> numbers = new_array<float>({std::size_t(table.n), std::size_t(table.k)});
   const nb::gil_scoped_release release;
-  for (std::size_t row = 0; row < std::size_t(w.n); ++row)
-    w.format->unpack_row(static_cast<const std::uint8_t*>(rows.data()) + row * w.format->row_bytes(w.k), w.k,
-                         numbers.data() + row * std::size_t(w.k));
+  for (int row = 0; row < table.n; ++row) table.read(row, numbers.data() + std::size_t(row) * std::size_t(table.k));
   return numbers;
 }
 
-std::pair<Out<std::uint8_t>, std::size_t> py_quantise(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> rows,
-                                                      const std::string& format, int threads) {
+std::pair<Out<std::uint8_t>, std::size_t> py_quantise(const StoredRows& rows, const std::string& format, int threads) {
   const BlockQuantiser* quantiser = find_block_quantiser(format.c_str());
   require(quantiser != nullptr, "a format that nothing is quantised to");
   const std::size_t n = rows.shape(0), k = rows.shape(1), block = std::size_t(quantiser->block);
@@ -128,6 +123,25 @@ double read_bandwidth(Engine& engine, const Bytes& data) {
 
 }  // namespace
 
+StoredTable to_table(const StoredRows& table, const std::optional<std::string>& format) {
+  StoredTable made;
+  made.format = format ? &format_of(*format) : nullptr;
+  require(!made.format || made.format->is_from_file(), "a format of files: float16, or a block format");
+  static const WeightFormat& numbers = format_of("float32");
+  const PackedMatrix shape = shape_of(made.format ? *made.format : numbers, table);
+  made.rows = {table.data(), table.dtype() == nb::dtype<std::uint16_t>()};
+  made.n = shape.n;
+  made.k = shape.k;
+  return made;
+}
+
+PyRowSource::PyRowSource(const StoredRows& table, const std::optional<std::string>& table_format, const std::string& format)
+    : table_owner(nb::cast(table)), source{to_table(table, table_format), &format_of(format)} {
+  const BlockQuantiser* quantiser = find_block_quantiser(format.c_str());
+  require(!source.format->is_from_file() || (quantiser && source.table.k % quantiser->block == 0),
+          "a format that numbers are made to, whose blocks divide the rows");
+}
+
 void bind_weights(nb::module_& m) {
   m.def("isas", [] {  // of this machine, the best first
     std::vector<std::string> names;
@@ -154,6 +168,11 @@ void bind_weights(nb::module_& m) {
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<const std::string&, int, int, Bytes, std::optional<Vector>, std::optional<Vector>>(), "format"_a, "n"_a,
            "k"_a, "data"_a, "scale"_a.none() = nb::none(), "bias"_a.none() = nb::none());
+  nb::class_<PyRowSource>(m, "RowSource",
+                          "Rows of a table, packed in `format` when they are asked for. The table is (n, k) float32, bfloat16\n"
+                          "as uint16, or (n, bytes of a row) in `table_format`.")
+      .def(nb::init<const StoredRows&, const std::optional<std::string>&, const std::string&>(), "table"_a,
+           "table_format"_a.none(), "format"_a);
 }
 
 }  // namespace eyas

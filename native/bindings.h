@@ -64,6 +64,17 @@ struct Matrix {
 
 using MatrixHandle = nb::handle_t<Matrix>;
 
+// (n, k) float32, bfloat16 as uint16, or (n, bytes of a row) in a format of files.
+using StoredRows = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+StoredTable to_table(const StoredRows& table, const std::optional<std::string>& format);
+
+struct PyRowSource {
+  nb::object table_owner;
+  RowSource source;
+
+  PyRowSource(const StoredRows& table, const std::optional<std::string>& table_format, const std::string& format);
+};
+
 struct PyCache {
   Cache cache;
   explicit PyCache(const CacheShape& shape) : cache(shape) {}
@@ -128,23 +139,28 @@ struct PyStack {
 struct PyLMHead {
   std::shared_ptr<Engine> engine;
   std::vector<nb::object> owners;
+  const RowSource* source = nullptr;  // of rows that `plus` adds
   std::unique_ptr<LMHead> head;
   int k = 0;
   int tokens = 0;  // of the last forward
   Buffer inputs;
 
-  // (T, k) columns and log-probabilities; none if a logit is not a number.
+  // (T, k) token ids and log-probabilities; none if a logit is not a number.
   using TopK = std::optional<std::pair<Out<std::int64_t>, Out<double>>>;
   // An answer's length, and its ids where a sampler needs them.
   using Generated = std::vector<std::pair<int, std::vector<int>>>;
 
-  PyLMHead(std::shared_ptr<Engine> engine, const std::vector<MatrixHandle>& matrices, float scale, float softcap);
+  PyLMHead(std::shared_ptr<Engine> engine, const std::vector<MatrixHandle>& matrices, float scale, float softcap,
+           const std::optional<Ids>& token_ids, std::optional<nb::handle_t<PyRowSource>> more);
+  PyLMHead(PyLMHead& before, std::unique_ptr<LMHead> grown);
+  std::unique_ptr<PyLMHead> plus(std::vector<std::int64_t> ids);
   void forward(const Tokens& x);
   TopK top_k(const Tokens& x, int wanted);
   std::vector<int> choose(const std::vector<int>& which, const std::vector<Sampler*>& samplers, const Generated& generated);
   std::pair<std::vector<int>, std::vector<int>> follow(int first, const Ids& token_ids, const Ids& parents, Sampler* sampler,
                                                        const Generated& generated);
-  TopK coupled(const Tokens& x, int wanted, Sampler& sampler, const Ids& ids, const Generated& generated, double scale);
+  TopK coupled(const Tokens& x, int wanted, Sampler& sampler, const Generated& generated, double scale);
+  Out<std::int64_t> token_ids() const;
   Out<float> logits(int token);
   int argmax(int token);
 
@@ -154,7 +170,6 @@ struct PyLMHead {
 };
 
 struct PyTarget {
-  using Table = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
   using Calls = std::vector<std::tuple<PyCache*, Ids, std::optional<Ids>, bool>>;
 
   nb::object stack_owner, head_owner, embedding_owner;
@@ -162,7 +177,7 @@ struct PyTarget {
   PyLMHead& head;
   std::unique_ptr<TargetNetwork> network;
 
-  PyTarget(nb::handle_t<PyStack> stack, nb::handle_t<PyLMHead> head, const Table& table, bool round, float scale,
+  PyTarget(nb::handle_t<PyStack> stack, nb::handle_t<PyLMHead> head, const StoredRows& table, bool round, float scale,
            const std::optional<std::string>& format);
   std::pair<Out<float>, std::vector<Out<float>>> forward(const Calls& calls, const std::vector<int>& taps);
   // Rows as the table holds them: draft networks were trained with these, whatever a target's scale.
@@ -172,7 +187,7 @@ struct PyTarget {
   void check_ids(const Ids& ids) const;
 };
 
-void bind_weights(nb::module_& m);   // Engine, Matrix, packing
+void bind_weights(nb::module_& m);   // Engine, Matrix, RowSource, packing
 void bind_stack(nb::module_& m);     // Cache, StackShape, Layer, Stack
 void bind_head(nb::module_& m);      // Linear, Sampler, LMHead
 void bind_target(nb::module_& m);    // Target

@@ -135,13 +135,13 @@ struct BlockFormat {
 
   static std::size_t block_bytes(int k) { return std::size_t(k / Format::kInputs) * sizeof(typename Format::Stored); }
 
-  static std::size_t pack(const WeightRows& rows, int n, int k, std::uint8_t* out, float*) {
+  static std::size_t pack(const WeightRows& rows, int first, int n, int k, std::uint8_t* out, float*) {
     using Stored = typename Format::Stored;
     const int blocks = k / Format::kInputs;
-    std::memset(out, 0, std::size_t((n + kBlock - 1) / kBlock) * block_bytes(k));
+    clear_blocks(out, block_bytes(k), first, first + n, 0);
     std::size_t bad = 0;
     const std::uint8_t* file = static_cast<const std::uint8_t*>(rows.data);
-    for (int o = 0; o < n; ++o) {
+    for (int o = first; o < first + n; ++o) {
       Stored* stored = reinterpret_cast<Stored*>(out) + std::size_t(o / kBlock) * std::size_t(blocks);
       for (int b = 0; b < blocks; ++b, file += Format::kFileBytes) {
         Decoded decoded;

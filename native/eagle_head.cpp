@@ -12,9 +12,8 @@ EagleHead::EagleHead(Engine& engine, const Embedding& embedding, std::vector<Pac
   embedding_.scale = 1.0f;  // draft networks were trained with the table as it is
 }
 
-int EagleHead::grow(TreeBuilder& builder, Cache& cache, LMHead& lm_head, const Columns& columns, const Pairs& waiting, int k,
-                    const Coupling* coupling) {
-  const std::size_t hidden = std::size_t(embedding_.hidden), width = std::size_t(stack_.stride());
+int EagleHead::grow(TreeBuilder& builder, Cache& cache, LMHead& lm_head, const Pairs& waiting, int k, const Coupling* coupling) {
+  const std::size_t hidden = std::size_t(embedding_.hidden()), width = std::size_t(stack_.stride());
   Level level;
   level.token_ids.assign(waiting.token_ids, waiting.token_ids + waiting.count);
   for (int i = 0; i < waiting.count; ++i) level.features.push_back(waiting.features + std::size_t(i) * hidden);
@@ -23,10 +22,11 @@ int EagleHead::grow(TreeBuilder& builder, Cache& cache, LMHead& lm_head, const C
   std::iota(path.begin(), path.end(), 0);
   cache.commit(path);
 
+  const Columns columns = lm_head.columns();
   const float* below = predicted_.as<float>() + (std::size_t(waiting.count) - 1) * width;  // features below the frontier
   int nodes = 1, first = -1;  // of the frontier, and where its rows begin among the pending ones
   for (int depth = 1;; ++depth) {
-    if (!rank(lm_head, columns, below, nodes, k, coupling, depth)) return 0;
+    if (!rank(lm_head, below, nodes, k, coupling, depth)) return 0;
     std::vector<std::int64_t> token_ids(best_.columns.size());
     std::transform(best_.columns.begin(), best_.columns.end(), token_ids.begin(), [&](int column) { return columns.id(column); });
     if (!builder.step(int(token_ids.size()) / nodes, token_ids.data(), best_.log_probs.data())) return 0;
@@ -53,14 +53,14 @@ void EagleHead::predict(Cache& cache, const Level& level) {
   if (*error) throw std::invalid_argument(error);
 
   // [embedding; feature], for each matrix with zeros behind what it reads.
-  const std::size_t hidden = std::size_t(embedding_.hidden), width = std::size_t(stack_.stride());
+  const std::size_t hidden = std::size_t(embedding_.hidden()), width = std::size_t(stack_.stride());
   const std::size_t piece = std::size_t(round_up(fc_.front().k, kBlock)), row = piece * fc_.size();
   inputs_.reserve(std::size_t(tokens) * row * sizeof(float));
   float* inputs = inputs_.as<float>();
   std::fill(inputs, inputs + std::size_t(tokens) * row, 0.0f);
   for (std::size_t t = 0; t < std::size_t(tokens); ++t) {
     const std::int64_t id = level.token_ids[t];
-    if (id < 0 || id >= embedding_.vocab) throw std::invalid_argument("a token id outside the vocabulary");
+    if (id < 0 || id >= embedding_.vocab()) throw std::invalid_argument("a token id outside the vocabulary");
     embedding_.read(int(id), inputs + t * row);
     std::memcpy(inputs + t * row + (fc_.size() > 1 ? piece : hidden), level.features[t], sizeof(float) * hidden);
   }
@@ -83,14 +83,13 @@ void EagleHead::predict(Cache& cache, const Level& level) {
 }
 
 // The `k` best children of each node, in `best_`.
-bool EagleHead::rank(LMHead& lm_head, const Columns& columns, const float* features, int nodes, int k, const Coupling* coupling,
-                     int depth) {
+bool EagleHead::rank(LMHead& lm_head, const float* features, int nodes, int k, const Coupling* coupling, int depth) {
   lm_head.forward(features, std::size_t(stack_.stride()), nodes);
   const int count = std::min(k, lm_head.size());
   if (!coupling) return lm_head.best(nodes, count, best_);
   const std::vector<Answer> answers(std::size_t(nodes), Answer{coupling->answer_length + depth - 1, {}});
   const double scale = coupling->scales[std::size_t(std::min(depth, int(coupling->scales.size())) - 1)];
-  return lm_head.couple(nodes, count, *coupling->sampler, columns, answers, scale, best_);
+  return lm_head.couple(nodes, count, *coupling->sampler, lm_head.columns(), answers, scale, best_);
 }
 
 }  // namespace eyas

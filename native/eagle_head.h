@@ -30,10 +30,9 @@ class EagleHead {
   EagleHead(Engine& engine, const Embedding& embedding, std::vector<PackedMatrix> fc, Stack& stack);
 
   // Reads and commits `waiting`, then adds level after level to `builder`, `k` children of each node, until it has no use for
-  // another. The nodes' keys and values stay pending in `cache`. Without `coupling` children are ranked by logit; `columns`
-  // are those of `lm_head`. Returns the number of passes, which is that of the levels; 0 if a logit is not a number.
-  int grow(TreeBuilder& builder, Cache& cache, LMHead& lm_head, const Columns& columns, const Pairs& waiting, int k,
-           const Coupling* coupling);
+  // another. The nodes' keys and values stay pending in `cache`. Without `coupling` children are ranked by logit. Returns the
+  // number of passes, which is that of the levels; 0 if a logit is not a number.
+  int grow(TreeBuilder& builder, Cache& cache, LMHead& lm_head, const Pairs& waiting, int k, const Coupling* coupling);
 
  private:
   struct Level {  // tokens of a pass
@@ -44,8 +43,7 @@ class EagleHead {
 
   // Appends the tokens to the cache; their predicted features replace the last pass's. Without parents they are a chain.
   void predict(Cache& cache, const Level& level);
-  bool rank(LMHead& lm_head, const Columns& columns, const float* features, int nodes, int k, const Coupling* coupling,
-            int depth);
+  bool rank(LMHead& lm_head, const float* features, int nodes, int k, const Coupling* coupling, int depth);
 
   Engine& engine_;
   Embedding embedding_;

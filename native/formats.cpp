@@ -17,15 +17,15 @@ namespace storage {
 #include "formats/table.inl"
 
 template <class Format>
-std::size_t pack_numbers(const WeightRows& rows, int n, int k, std::uint8_t* out, float* scale) {
+std::size_t pack_numbers(const WeightRows& rows, int first, int n, int k, std::uint8_t* out, float* scale) {
   const std::size_t bytes = Format::block_bytes(k);
-  const int blocks = (n + kBlock - 1) / kBlock, padded_k = round_up(k, Format::kGroup);
+  const int padded_k = round_up(k, Format::kGroup), end = first + n;
   std::vector<float> row(std::size_t(padded_k), 0.0f);
-  std::memset(out, Format::kPadding, std::size_t(blocks) * bytes);
-  if (Format::kHasScales) std::memset(scale, 0, sizeof(float) * std::size_t(blocks) * kBlock);
+  clear_blocks(out, bytes, first, end, Format::kPadding);
+  if (Format::kHasScales) clear_blocks(reinterpret_cast<std::uint8_t*>(scale), sizeof(float) * kBlock, first, end, 0);
   std::size_t bad = 0;
-  for (int o = 0; o < n; ++o) {
-    rows.read(o, k, row.data());
+  for (int o = first; o < end; ++o) {
+    rows.read(o - first, k, row.data());
     for (int i = 0; i < k; ++i) bad += !std::isfinite(row[std::size_t(i)]);
     std::uint8_t* block = out + std::size_t(o / kBlock) * bytes;
     Format::pack_row(row.data(), padded_k, o % kBlock, block, Format::kHasScales ? scale + o : nullptr);
@@ -80,6 +80,11 @@ void WeightRows::read(int row, int k, float* out) const {
     const std::uint32_t wide = std::uint32_t(bits[i]) << 16;
     std::memcpy(out + i, &wide, 4);
   }
+}
+
+void StoredTable::read(int row, float* out) const {
+  if (!format) return rows.read(row, k, out);
+  format->unpack_row(static_cast<const std::uint8_t*>(rows.data) + std::size_t(row) * format->row_bytes(k), k, out);
 }
 
 }  // namespace eyas

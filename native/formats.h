@@ -27,9 +27,10 @@ struct WeightFormat {
   int file_inputs;               // inputs of a block in a file; 0 for formats that are made from numbers
   int file_bytes;                // of such a block
   std::size_t (*block_bytes)(int k);
-  // Packs (n, k) weights; `scale` (blocks * 32,) is filled where the format has them. Returns the number of weights that
-  // are not finite, or of blocks whose scales are not.
-  std::size_t (*pack)(const WeightRows& rows, int n, int k, std::uint8_t* out, float* scale);
+  // Packs (n, k) weights as the outputs from `first` on; blocks that begin with one of them are cleared before. `out` and
+  // `scale` (blocks * 32,), which is filled where the format has them, are those of the whole matrix. Returns the number of
+  // weights that are not finite, or of blocks whose scales are not.
+  std::size_t (*pack)(const WeightRows& rows, int first, int n, int k, std::uint8_t* out, float* scale);
   // The k numbers of a row of a file's blocks in float32; null for formats that are made from numbers.
   void (*unpack_row)(const std::uint8_t* row, int k, float* out);
 
@@ -46,6 +47,17 @@ inline int WeightFormat::index() const { return int(this - kWeightFormats); }
 
 // Null if there is none of that name.
 const WeightFormat* find_weight_format(const char* name);
+
+// A table of n rows of k weights as it lies in a model's file.
+struct StoredTable {
+  WeightRows rows;
+  const WeightFormat* format = nullptr;  // of its rows; null for float32 and bfloat16
+  int n = 0;
+  int k = 0;
+
+  // A row in float32.
+  void read(int row, float* out) const;
+};
 
 // A matrix (n, k) in blocks of 32 outputs, so that one pass over the matrix is one straight read of memory. Inside a block
 // the inputs follow each other in groups of 128 bytes, 4 bytes for each output: 1 input in float32, 2 in bfloat16, 4 in int8.

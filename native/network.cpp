@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace eyas {
 
@@ -30,12 +31,12 @@ void best_indices(const Kernels& kernels, const float* x, int n, int k, int* ind
   std::copy(order.begin(), order.begin() + k, indices);
 }
 
-void Engine::multiply(const PackedMatrix& w, const float* x, std::size_t width, int tokens, float* y, std::size_t stride) {
+void Engine::multiply(const MatrixGroup& w, const float* x, std::size_t width, int tokens, float* y, std::size_t stride) {
   activations_.reserve(kernels, w, tokens);
   Epilogue epilogue;
   epilogue.y = y;
   epilogue.stride = stride;
-  const int padded = round_up(w.k, kBlock);
+  const int padded = round_up(w.parts->k, kBlock);
   pool.run([&](Phase& phase) {
     phase.each(tokens, 1, [&](int begin, int end) {
       for (int t = begin; t < end; ++t) activations_.prepare(kernels, w, x + std::size_t(t) * width, padded, t);
@@ -44,27 +45,91 @@ void Engine::multiply(const PackedMatrix& w, const float* x, std::size_t width, 
   });
 }
 
-LMHead::LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform)
-    : engine_(engine), parts_(std::move(parts)), transform_(transform), logits_(parts_.size()) {
-  for (const PackedMatrix& part : parts_) {
-    starts_.push_back(size_);
-    size_ += part.n;
+LMHead::LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform, std::vector<std::int64_t> ids)
+    : engine_(engine), transform_(transform), ids_(std::move(ids)) {
+  for (const PackedMatrix& part : parts) append(part);
+  largest_id_ = ids_.empty() ? size_ - 1 : *std::max_element(ids_.begin(), ids_.end());
+}
+
+void LMHead::append(const PackedMatrix& part) {
+  parts_.push_back(part);
+  starts_.push_back(size_);
+  places_.push_back(stride_);
+  size_ += part.n;
+  stride_ += std::size_t(part.blocks()) * kBlock;
+}
+
+Columns LMHead::columns() const {
+  Columns columns;
+  columns.count = size_;
+  if (!ids_.empty()) columns.ids = ids_.data();
+  return columns;
+}
+
+bool LMHead::has(std::int64_t id) const {
+  const auto added = ids_.end() - std::ptrdiff_t(order_.size());
+  return std::binary_search(ids_.begin(), added, id) || std::binary_search(added, ids_.end(), id);
+}
+
+std::unique_ptr<LMHead> LMHead::plus(const RowSource& source, std::vector<std::int64_t> ids) {
+  ids.erase(std::remove_if(ids.begin(), ids.end(), [&](std::int64_t id) { return has(id); }), ids.end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  if (ids.empty()) return nullptr;
+  const auto added = ids_.begin() + std::ptrdiff_t(ids_.size() - order_.size());
+  std::vector<PackedMatrix> own(parts_.begin(), parts_.end() - (added_ ? 1 : 0));
+  const bool is_newest = !added_ || added_->count() == int(order_.size());
+  if (!is_newest) ids.insert(ids.end(), added, ids_.end());  // another head has grown from this one: its rows are made again
+  std::vector<std::int64_t> known(ids_.begin(), is_newest ? ids_.end() : added);
+  auto grown = std::make_unique<LMHead>(engine_, std::move(own), transform_, std::move(known));
+  if (is_newest) {
+    grown->added_ = added_;
+    grown->order_ = order_;
   }
+  const int needed = int(grown->order_.size() + ids.size()), capacity = needed + needed / 4 + 2 * kBlock;
+  if (!grown->added_)
+    grown->added_ = std::make_shared<AddedRows>(source, capacity);
+  else if (added_->count() + int(ids.size()) > added_->capacity())
+    grown->added_ = std::make_shared<AddedRows>(*added_, capacity);
+  grown->add(ids);
+  std::swap(grown->logits_, logits_);
+  std::swap(grown->scratch_, scratch_);
+  return grown;
+}
+
+void LMHead::add(const std::vector<std::int64_t>& ids) {
+  added_->add(ids);
+  largest_id_ = std::max(largest_id_, *std::max_element(ids.begin(), ids.end()));
+  ids_.reserve(ids_.size() + ids.size());
+  const std::ptrdiff_t first = std::ptrdiff_t(ids_.size() - order_.size());
+  for (const std::int64_t id : ids) {
+    const auto place = std::lower_bound(ids_.begin() + first, ids_.end(), id);
+    order_.insert(order_.begin() + (place - ids_.begin() - first), int(order_.size()));
+    ids_.insert(place, id);
+  }
+  append(added_->first(int(order_.size())));
 }
 
 void LMHead::forward(const float* x, std::size_t width, int tokens) {
-  for (std::size_t part = 0; part < parts_.size(); ++part) {
-    const std::size_t stride = std::size_t(parts_[part].blocks()) * kBlock;
-    logits_[part].reserve(std::size_t(tokens) * stride * sizeof(float));
-    float* logits = logits_[part].as<float>();
-    engine_.multiply(parts_[part], x, width, tokens, logits, stride);
-    if (transform_.is_plain()) continue;
-    engine_.pool.run([&](Phase& phase) {
-      phase.each(tokens * parts_[part].blocks(), 64, [&](int begin, int end) {
-        engine_.kernels.transform_logits(logits + std::size_t(begin) * kBlock, (end - begin) * kBlock, transform_.scale,
-                                         transform_.softcap);
-      });
+  logits_.reserve(std::size_t(tokens) * stride_ * sizeof(float));
+  engine_.multiply(parts_, x, width, tokens, logits_.as<float>(), stride_);
+  if (!order_.empty()) order_added(tokens);
+  if (transform_.is_plain()) return;
+  engine_.pool.run([&](Phase& phase) {
+    phase.each(tokens * int(stride_) / kBlock, 64, [&](int begin, int end) {
+      engine_.kernels.transform_logits(logits_.as<float>() + std::size_t(begin) * kBlock, (end - begin) * kBlock,
+                                       transform_.scale, transform_.softcap);
     });
+  });
+}
+
+// Puts the added rows' logits in the order of their ids.
+void LMHead::order_added(int tokens) {
+  std::vector<float> as_added(order_.size());
+  for (int t = 0; t < tokens; ++t) {
+    float* row = logits(parts_.size() - 1, t);
+    std::copy(row, row + order_.size(), as_added.begin());
+    for (std::size_t column = 0; column < order_.size(); ++column) row[column] = as_added[std::size_t(order_[column])];
   }
 }
 
@@ -178,21 +243,13 @@ bool LMHead::couple(int tokens, int k, Sampler& sampler, const Columns& columns,
 }
 
 void Embedding::read(int token_id, float* out) const {
-  const std::size_t start = std::size_t(token_id) * std::size_t(hidden);
-  if (format) {
-    format->unpack_row(static_cast<const std::uint8_t*>(data) + std::size_t(token_id) * format->row_bytes(hidden), hidden, out);
-  } else if (bf16) {
-    const std::uint16_t* row = static_cast<const std::uint16_t*>(data) + start;
-    for (int i = 0; i < hidden; ++i) out[i] = from_bf16(row[i]);
-  } else {
-    std::memcpy(out, static_cast<const float*>(data) + start, sizeof(float) * std::size_t(hidden));
-    for (int i = 0; i < hidden && round; ++i) out[i] = from_bf16(to_bf16(out[i]));
-  }
-  for (int i = 0; i < hidden && scale != 1.0f; ++i) out[i] *= scale;
+  table.read(token_id, out);
+  for (int i = 0; i < hidden() && round; ++i) out[i] = from_bf16(to_bf16(out[i]));
+  for (int i = 0; i < hidden() && scale != 1.0f; ++i) out[i] *= scale;
 }
 
 void TargetNetwork::forward(const std::vector<TargetCall>& calls, float* features, std::vector<Tap> taps) {
-  const std::size_t hidden = std::size_t(embedding_.hidden);
+  const std::size_t hidden = std::size_t(embedding_.hidden());
   std::vector<Call> pass;
   std::vector<const std::int64_t*> ids;
   int tokens = 0;
@@ -235,7 +292,7 @@ void TargetNetwork::forward(const std::vector<TargetCall>& calls, float* feature
 
 void TargetNetwork::run(const std::vector<Call>& calls, const std::vector<const std::int64_t*>& ids, float* features,
                         const std::vector<Tap>& taps) {
-  const std::size_t width = std::size_t(stack_.stride()), hidden = std::size_t(embedding_.hidden);
+  const std::size_t width = std::size_t(stack_.stride()), hidden = std::size_t(embedding_.hidden());
   std::size_t tokens = 0;
   for (const Call& call : calls) tokens += std::size_t(call.count);
   states_.reserve(tokens * width * sizeof(float));

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "added_rows.h"
 #include "kernels.h"
 #include "sampler.h"
 #include "stack.h"
@@ -19,8 +20,8 @@ class Engine {
   const Kernels& kernels;
   ThreadPool pool;
 
-  // y (tokens, stride) = W x for tokens x of `width` floats, zeros behind k, of which `padded` are readable.
-  void multiply(const PackedMatrix& w, const float* x, std::size_t width, int tokens, float* y, std::size_t stride);
+  // y (tokens, stride) = W x for tokens x of `width` floats, zeros behind k; results of several matrices follow each other.
+  void multiply(const MatrixGroup& w, const float* x, std::size_t width, int tokens, float* y, std::size_t stride);
 
  private:
   ActivationBuffer activations_;
@@ -39,13 +40,19 @@ struct LogitTransform {
   bool is_plain() const { return scale == 1.0f && softcap == 0; }
 };
 
-// The LM head of a target, or some of its rows: one matrix, or several whose outputs follow each other (a draft
-// vocabulary, and what one prompt adds to it). Its logits stay here until the next call.
+// The LM head of a target, or some of its rows: one matrix, or several whose outputs follow each other, and the rows that a
+// text adds to a draft vocabulary. Its logits stay here until the next call.
 class LMHead {
  public:
-  LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform);
+  // ids: (size,) of the columns; none where a column is its id.
+  LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform, std::vector<std::int64_t> ids = {});
 
+  // This head and rows of `source` by their ids, behind its own and in ascending order, unless it has them; null if it has
+  // them all. Needs ids that ascend. The memory of the logits goes on to the new head.
+  std::unique_ptr<LMHead> plus(const RowSource& source, std::vector<std::int64_t> ids);
   int size() const { return size_; }
+  Columns columns() const;
+  std::int64_t largest_id() const { return largest_id_; }
   // Logits of tokens x as in Engine::multiply.
   void forward(const float* x, std::size_t width, int tokens);
   void copy(int t, float* out) const;  // (size,)
@@ -67,33 +74,39 @@ class LMHead {
   bool best(int tokens, int k, Best& best);
 
  private:
-  const float* logits(std::size_t part, int t) const {
-    return logits_[part].as<float>() + std::size_t(t) * std::size_t(parts_[part].blocks()) * kBlock;
-  }
+  float* logits(std::size_t part, int t) const { return logits_.as<float>() + std::size_t(t) * stride_ + places_[part]; }
+  bool has(std::int64_t id) const;
+  void append(const PackedMatrix& part);
+  void add(const std::vector<std::int64_t>& ids);
+  void order_added(int tokens);
   double best_of_token(int t, int k, int* columns, double* log_probs) const;
 
   Engine& engine_;
   std::vector<PackedMatrix> parts_;
   LogitTransform transform_;
-  std::vector<int> starts_;  // column of each part's first output
+  std::vector<std::int64_t> ids_;
+  std::int64_t largest_id_ = -1;
+  std::vector<int> starts_;          // column of each part's first output
+  std::vector<std::size_t> places_;  // where its logits begin in those of a token
   int size_ = 0;
-  std::vector<Buffer> logits_;
+  std::size_t stride_ = 0;            // floats of a token's logits
+  std::shared_ptr<AddedRows> added_;  // the last part, if there are any; heads that grow from each other share them
+  std::vector<int> order_;            // where the last part's columns stand among them
+  Buffer logits_;
   struct Scratch {  // of one thread
     std::vector<float> logits, scores;
   };
   std::vector<Scratch> scratch_;
 };
 
-// The table of input embeddings, as it lies in the model's file.
+// The input embeddings.
 struct Embedding {
-  const void* data = nullptr;
-  const WeightFormat* format = nullptr;  // of its rows in the file; null for float32 and bfloat16
-  bool bf16 = false;
+  StoredTable table;   // (V, H)
   bool round = false;  // float32 values are rounded to bfloat16
   float scale = 1.0f;  // of its values (Gemma: sqrt(H))
-  int vocab = 0;
-  int hidden = 0;
 
+  int vocab() const { return table.n; }
+  int hidden() const { return table.k; }
   void read(int token_id, float* out) const;
 };
 

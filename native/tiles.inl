@@ -4,6 +4,12 @@ constexpr int kGroupBytes = kBlock * 4;  // of a block's group of inputs
 
 constexpr std::size_t grouped_bytes(int k, int group) { return std::size_t(round_up(k, group) / group) * kGroupBytes; }
 
+// Fills the blocks, of `bytes` each, that begin with one of the outputs first..end-1.
+inline void clear_blocks(std::uint8_t* out, std::size_t bytes, int first, int end, std::uint8_t padding) {
+  const int begin = (first + kBlock - 1) / kBlock, count = (end + kBlock - 1) / kBlock - begin;
+  std::memset(out + std::size_t(begin) * bytes, padding, std::size_t(count) * bytes);
+}
+
 // Where output `lane` of a block has its value of input i, in values.
 template <class Format>
 constexpr std::size_t packed_offset(int i, int lane) {

@@ -10,11 +10,11 @@ struct Float16 {
   static constexpr int kFileBytes = 2, kInputs = 1;
 
   static std::size_t block_bytes(int k) { return grouped_bytes(k, kGroup); }
-  static std::size_t pack(const WeightRows& rows, int n, int k, std::uint8_t* out, float*) {
+  static std::size_t pack(const WeightRows& rows, int first, int n, int k, std::uint8_t* out, float*) {
     const std::uint8_t* file = static_cast<const std::uint8_t*>(rows.data);
-    std::memset(out, 0, std::size_t((n + kBlock - 1) / kBlock) * block_bytes(k));
+    clear_blocks(out, block_bytes(k), first, first + n, 0);
     std::size_t bad = 0;
-    for (int o = 0; o < n; ++o) {
+    for (int o = first; o < first + n; ++o) {
       std::uint8_t* block =
           out + std::size_t(o / kBlock) * block_bytes(k) + std::size_t(o % kBlock / kLanes * 64 + o % kLanes * 2);
       for (int i = 0; i < k; ++i, file += 2) {

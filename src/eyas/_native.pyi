@@ -47,6 +47,14 @@ class Matrix:
         bias: NDArray[numpy.float32] | None = None,
     ) -> None: ...
 
+class RowSource:
+    """
+    Rows of a table, packed in `format` when they are asked for. The table is (n, k) float32, bfloat16
+    as uint16, or (n, bytes of a row) in `table_format`.
+    """
+
+    def __init__(self, table: NDArray[Any], table_format: str | None, format: str) -> None: ...
+
 class Cache:
     @property
     def length(self) -> int: ...
@@ -168,14 +176,29 @@ class Sampler:
 
 class LMHead:
     """
-    Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0.
+    Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0. Without `token_ids` a
+    column is its id.
     """
 
     def __init__(
-        self, engine: Engine, matrices: Sequence[Matrix], scale: float = 1.0, softcap: float = 0.0
+        self,
+        engine: Engine,
+        matrices: Sequence[Matrix],
+        scale: float = 1.0,
+        softcap: float = 0.0,
+        token_ids: NDArray[numpy.int64] | None = None,
+        more: RowSource | None = None,
     ) -> None: ...
+    def plus(self, token_ids: Sequence[int]) -> LMHead | None:
+        """
+        This head and the rows of `more` for these ids, in ascending order; None if it has them all. It takes
+        over the memory of this head's last forward.
+        """
+
     @property
     def size(self) -> int: ...
+    @property
+    def token_ids(self) -> NDArray[numpy.int64]: ...
     def forward(self, x: NDArray[numpy.float32]) -> None: ...
     def top_k(
         self, x: NDArray[numpy.float32], k: int
@@ -205,7 +228,6 @@ class LMHead:
         x: NDArray[numpy.float32],
         k: int,
         sampler: Sampler,
-        token_ids: NDArray[numpy.int64],
         generated: Sequence[tuple[int, Sequence[int]]],
         scale: float,
     ) -> tuple[NDArray[numpy.int64], NDArray[numpy.float64]] | None: ...
@@ -286,7 +308,6 @@ class EagleHead:
         builder: TreeBuilder,
         cache: Cache,
         lm_head: LMHead,
-        columns: NDArray[numpy.int64],
         token_ids: NDArray[numpy.int64],
         features: NDArray[numpy.float32],
         k: int,
@@ -296,6 +317,6 @@ class EagleHead:
     ) -> int:
         """
         Read and commit the pairs of token ids (T,) and features (T, H), then grow the tree level by level.
-        `columns` are the LM head's ids, empty for 0, 1, ... With a sampler children are chosen by its
-        draws. Returns the number of levels, each a pass of the head; 0 if a logit is not a number.
+        With a sampler children are chosen by its draws. Returns the number of levels, each a pass of the
+        head; 0 if a logit is not a number.
         """

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from eyas.engine.interfaces import LMHead, Runtime
 from eyas.engine.tree import Ints
 from eyas.errors import CheckpointError
@@ -78,15 +76,10 @@ class AnswerHead:
 
     def __init__(self, runtime: Runtime, draft_ids: Ints | None) -> None:
         self._head = runtime.lm_head(draft_ids)
-        self._unknown = np.ones(runtime.target.vocab_size, dtype=np.bool_)
-        self._unknown[slice(None) if draft_ids is None else draft_ids] = False
         self._num_heard = 0
 
     def after(self, token_ids: Sequence[int]) -> LMHead:
         """For drafts behind `token_ids`: everything committed, prompt included, and more than before."""
-        new = [token for token in token_ids[self._num_heard :] if self._unknown[token]]
+        self._head = self._head.plus(token_ids[self._num_heard :])
         self._num_heard = len(token_ids)
-        if new:
-            self._unknown[new] = False
-            self._head = self._head.plus(np.array(new, dtype=np.int64))
         return self._head

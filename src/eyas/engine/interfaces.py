@@ -183,8 +183,8 @@ class LMHead(Protocol):
         """(T, V) unprocessed logits in float64; -inf for tokens that this head cannot give."""
         ...
 
-    def plus(self, token_ids: Ints) -> "LMHead":
-        """This head, and the target's rows for further ids in any order: few, and cheap to add."""
+    def plus(self, token_ids: Sequence[int]) -> "LMHead":
+        """This head, and the target's rows for further ids in any order; itself if it has them all."""
         ...
 
 

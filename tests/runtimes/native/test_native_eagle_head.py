@@ -35,11 +35,11 @@ class Head:
         ]
         self.linears = [_native.Linear(self.net.engine, matrix) for matrix in self.fc]
         self.together = _native.EagleHead(self.net.target, self.fc, self.net.stack)
-        self.columns = np.array([], dtype=np.int64)
-        if self.pieces == 2:  # a draft vocabulary
-            self.columns = np.arange(0, self.vocab, 2)
-        rows = self.rng.normal(size=(len(self.columns) or self.vocab, self.hidden)).astype(np.float32)
-        self.lm_head = _native.LMHead(self.net.engine, [make_matrix(rows, self.kind, "a head")])
+        ids = np.arange(0, self.vocab, 2) if self.pieces == 2 else None  # a draft vocabulary
+        rows = self.rng.normal(size=(self.vocab if ids is None else len(ids), self.hidden)).astype(np.float32)
+        self.lm_head = _native.LMHead(
+            self.net.engine, [make_matrix(rows, self.kind, "a head")], token_ids=ids
+        )
 
     def sampler(self, **changes):
         config = {
@@ -74,12 +74,12 @@ class Head:
         first, depth = None, 1
         while True:
             if sampler is None:
-                columns, log_probs = self.lm_head.top_k(below, k)
+                children, log_probs = self.lm_head.top_k(below, k)
             else:
                 answers = [(length + depth - 1, [])] * len(below)
                 scale = scales[min(depth, len(scales)) - 1]
-                columns, log_probs = self.lm_head.coupled(below, k, sampler, self.columns, answers, scale)
-            found = builder.step(self.columns[columns] if len(self.columns) else columns, log_probs)
+                children, log_probs = self.lm_head.coupled(below, k, sampler, answers, scale)
+            found = builder.step(children, log_probs)
             if found is None:
                 return depth
             tokens, rows = found
@@ -119,7 +119,7 @@ def test_one_call_is_many(head, waiting, top_k, width, depth, seed, sampling, ch
         builder = new_tree_builder(top_k, depth, terminal, chain=chain)
         coupling = () if sampling is None else (head.sampler(**sampling), *sampled)
         if at_once:
-            given = (builder, cache, head.lm_head, head.columns, token_ids, features, width)
+            given = (builder, cache, head.lm_head, token_ids, features, width)
             passes = head.together.grow(*given, *coupling)
         else:
             passes = head.grow_by_levels(builder, cache, token_ids, features, width, *coupling)
@@ -137,7 +137,7 @@ def test_one_call_is_many(head, waiting, top_k, width, depth, seed, sampling, ch
 def test_broken_logits_are_told(head):
     builder, cache = new_tree_builder(2, 3), head.net.stack.new_cache(LIMIT)
     features = np.full((1, head.hidden), np.nan, dtype=np.float32)
-    given = (builder, cache, head.lm_head, head.columns, np.array([3]), features, 2)
+    given = (builder, cache, head.lm_head, np.array([3]), features, 2)
     assert head.together.grow(*given) == 0
 
 
@@ -147,8 +147,8 @@ def test_broken_logits_are_told(head):
         ({"token_ids": np.array([10**6])}, "vocabulary"),
         ({"token_ids": np.array([1, 2])}, "a feature before each token"),
         ({"k": 0}, "at least one child"),
-        ({"columns": np.arange(3)}, "an id per column"),
         ({"sampler": {"presence_penalty": 1.0}, "scales": [1.0]}, "does not edit"),
+        ({"sampler": {"vocab_size": 9}, "scales": [1.0]}, "ids of the sampler's vocabulary"),
         ({"sampler": {}}, "scales"),
         ({"sampler": {}, "scales": [0.0]}, "scales"),
     ],
@@ -160,7 +160,6 @@ def test_wrong_input_is_refused(head, change, message):
         "builder": new_tree_builder(2, 3),
         "cache": cache,
         "lm_head": head.lm_head,
-        "columns": head.columns,
         "token_ids": np.array([3]),
         "features": np.zeros((1, head.hidden), dtype=np.float32),
         "k": 2,
@@ -175,7 +174,7 @@ def test_wrong_input_is_refused(head, change, message):
 def test_a_context_that_ends_is_refused_before_the_pass(head):
     cache = head.net.stack.new_cache(3)
     features = np.zeros((2, head.hidden), dtype=np.float32)
-    given = (cache, head.lm_head, head.columns, np.array([3, 4]), features, 2)
+    given = (cache, head.lm_head, np.array([3, 4]), features, 2)
     with pytest.raises(ValueError, match="last position"):
         head.together.grow(new_tree_builder(2, 5), *given)
     assert (cache.length, cache.num_pending) == (2, 2)  # the pairs, and the one level that fits

@@ -83,7 +83,8 @@ class Twin:
     def __init__(self, sampler, isa=None, ids=None):
         size = sampler.vocab_size if ids is None else len(ids)
         self.sampler, self.ids = sampler, ids
-        self.head = _native.LMHead(engine(2, isa), [make_matrix(np.eye(size, dtype="f4"), "float32", "one")])
+        one = make_matrix(np.eye(size, dtype="f4"), "float32", "one")
+        self.head = _native.LMHead(engine(2, isa), [one], token_ids=ids)
         self.twin = NativeSamplers(engine(2, isa)).compiled(sampler)
 
     def choose(self, logits, generated):
@@ -92,10 +93,12 @@ class Twin:
         return token
 
     def coupled(self, logits, generated, k, scale):
-        ids = np.zeros(0, dtype=np.int64) if self.ids is None else self.ids
         ready = [answer(self.sampler, generated)]
-        columns, log_probs = self.head.coupled(logits[None], k, self.twin, ids, ready, scale)
-        return columns[0], log_probs[0]
+        [token_ids], [log_probs] = self.head.coupled(logits[None], k, self.twin, ready, scale)
+        if self.ids is None:
+            return token_ids, log_probs
+        columns = np.argsort(self.ids)
+        return columns[np.searchsorted(self.ids, token_ids, sorter=columns)], log_probs
 
 
 @every_isa
@@ -245,10 +248,10 @@ def test_a_head_of_parts_is_a_head_of_one(row, k, cut, seed):
     np.testing.assert_allclose(log_probs, wanted, rtol=0, atol=1e-5 + 1e-7 * np.abs(row).max())
     assert parts.argmax(0) == whole.argmax(0)
     np.testing.assert_array_equal(parts.logits(0), whole.logits(0))
-    twin, none = NativeSamplers(engine()).compiled(sampler), np.zeros(0, dtype=np.int64)
+    twin = NativeSamplers(engine()).compiled(sampler)
     for ours, theirs in zip(
-        parts.coupled(row[None], k, twin, none, [(0, [])], 1.0),
-        whole.coupled(row[None], k, twin, none, [(0, [])], 1.0),
+        parts.coupled(row[None], k, twin, [(0, [])], 1.0),
+        whole.coupled(row[None], k, twin, [(0, [])], 1.0),
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
@@ -268,8 +271,7 @@ def test_a_logit_that_is_no_number_chooses_nothing(options, size):
         twin = NativeSamplers(engine()).compiled(sampler)
         head.forward(row[:1, None])
         assert head.choose([0], [twin], [(0, [])]) == [-1]
-        none = np.zeros(0, dtype=np.int64)
-        assert head.coupled(row[:1, None], 1, twin, none, [(0, [])], 1.0) is None
+        assert head.coupled(row[:1, None], 1, twin, [(0, [])], 1.0) is None
 
 
 def test_bad_calls_are_refused():
@@ -280,7 +282,7 @@ def test_bad_calls_are_refused():
             Sampler(SamplingConfig(temperature=1.0), prompt_ids=[], vocab_size=6)
         ),
     )
-    rows, none = np.zeros((2, 5), dtype="f4"), np.zeros(0, dtype=np.int64)
+    rows = np.zeros((2, 5), dtype="f4")
     twin.head.forward(rows)
     for which, who in [
         ([2], [twin.twin]),
@@ -292,11 +294,9 @@ def test_bad_calls_are_refused():
             twin.head.choose(which, who, [(0, [])] * len(which))
     for ids in ([0, 1, 2, 3, 5], [0, 1, 2, 3, -1]):
         with pytest.raises(ValueError, match="vocabulary"):
-            twin.head.coupled(rows, 1, twin.twin, np.array(ids), [(0, [])] * 2, 1.0)
-    with pytest.raises(ValueError, match="id per column"):
-        twin.head.coupled(rows, 1, twin.twin, np.array([1]), [(0, [])] * 2, 1.0)
+            Twin(sampler, None, np.array(ids)).head.coupled(rows, 1, twin.twin, [(0, [])] * 2, 1.0)
     with pytest.raises(ValueError, match="answer per token"):
-        twin.head.coupled(rows, 1, twin.twin, none, [(0, [])], 1.0)
+        twin.head.coupled(rows, 1, twin.twin, [(0, [])], 1.0)
     with pytest.raises(ValueError, match="k must"):
         twin.head.top_k(rows, 0)
     with pytest.raises(ValueError, match="last forward"):

@@ -1,7 +1,7 @@
 """The parts of draft networks: the target's LM head, linear layers, decoder layers."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,9 @@ from eyas import _native
 from eyas.engine.interfaces import Coupling, Features, LMHead, PathCache, TopK, TreeCoupling
 from eyas.engine.sampling import Sampler
 from eyas.engine.tree import Floats, Ints
-from eyas.models.spec import LMHead as LogitSpec
+from eyas.errors import ModelError
 from eyas.runtimes.faults import broken_draft
 from eyas.runtimes.native.samplers import NativeSamplers, answer
-
-_ALL: Ints = np.zeros(0, dtype=np.int64)  # stands for the whole vocabulary
 
 
 def as_rows(features: Features) -> NDArray[np.float32]:
@@ -76,81 +74,65 @@ class NativeResBlock:
         return np.concatenate([as_rows(rows) for rows in inputs], axis=1) + inner
 
 
-class HeadSource(NamedTuple):
-    """Shared by all LM heads over one target."""
-
-    engine: _native.Engine
-    samplers: NativeSamplers
-    vocab_size: int
-    rows: Callable[[Ints], _native.Matrix]  # of the target's LM head, by their ids
-    logits: LogitSpec  # how logits follow from the products
-
-
 class NativeLMHead:
     """The target's LM head, or some of its rows.
 
     Args:
-        source: of the runtime.
-        matrix: its rows.
-        token_ids: (M,) ascending target ids of these; None if they are 0..M-1.
-        more: ids of the target's rows that are added.
+        compiled: the head.
+        samplers: of the engine.
+        vocab_size: V of the target.
+        is_whole: whether it has the rows of all ids, so that none can join.
     """
 
     def __init__(
-        self, source: HeadSource, matrix: _native.Matrix, token_ids: Ints | None, more: Ints = _ALL
+        self, compiled: _native.LMHead, samplers: NativeSamplers, vocab_size: int, *, is_whole: bool
     ) -> None:
-        self._source = source
-        self._matrix = matrix
-        self._own_ids = _ALL if token_ids is None else token_ids
-        self._more = more
-        parts = [matrix, source.rows(more)] if len(more) else [matrix]
-        logits = source.logits
-        self._head = _native.LMHead(source.engine, parts, logits.scale, logits.softcap)
-        self._token_ids = np.concatenate((self._own_ids, more)) if len(more) else self._own_ids
+        self.compiled = compiled
+        self._samplers = samplers
+        self._vocab_size = vocab_size
+        self._is_whole = is_whole
 
-    @property
-    def columns(self) -> tuple[_native.LMHead, Ints]:
-        """The compiled head, and the ids of its columns; none for 0..M-1."""
-        return self._head, self._token_ids
+    def plus(self, token_ids: Sequence[int]) -> "NativeLMHead":
+        """This head and the rows of further ids; only rows that are new are read and packed.
 
-    def plus(self, token_ids: Ints) -> "NativeLMHead":
-        """This head and the rows of further ids."""
-        if self._own_ids is _ALL:
+        Raises:
+            ModelError: a row that the draft's precision cannot hold.
+        """
+        try:
+            grown = None if self._is_whole else self.compiled.plus(token_ids)
+        except OverflowError as error:
+            raise ModelError(f"the LM head holds {error}; choose another draft_dtype.") from error
+        if grown is None:
             return self
-        places = np.searchsorted(self._own_ids, token_ids)
-        own = self._own_ids.take(places, mode="clip") == token_ids
-        more = sorted({*self._more.tolist(), *token_ids[~own].tolist()})
-        return NativeLMHead(self._source, self._matrix, self._own_ids, np.array(more, dtype=np.int64))
+        return NativeLMHead(grown, self._samplers, self._vocab_size, is_whole=False)
 
     def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
         """The best k continuations of each row, or all M if k is larger."""
         if coupling is None:
-            best = self._head.top_k(as_rows(hidden), k)
-        elif compiled := self._source.samplers.compiled(coupling.sampler):
-            best = self._head.coupled(
+            best = self.compiled.top_k(as_rows(hidden), k)
+        elif compiled := self._samplers.compiled(coupling.sampler):
+            best = self.compiled.coupled(
                 as_rows(hidden),
                 k,
                 compiled,
-                self._token_ids,
                 [answer(coupling.sampler, generated) for generated in coupling.generated],
                 coupling.scale,
             )
         else:
-            k = min(k, self._head.size)
+            k = min(k, self.compiled.size)
             return TopK(*coupling.best(self.logits(hidden), k))
         if best is None:
             raise broken_draft()
-        columns, log_probs = best
-        return TopK(columns if self._token_ids is _ALL else self._token_ids.take(columns), log_probs)
+        return TopK(*best)
 
     def logits(self, hidden: Features) -> Floats:
         """(T, V) unprocessed logits; -inf for tokens that have no column."""
         rows = as_rows(hidden)
-        self._head.forward(rows)
-        columns = slice(self._head.size) if self._token_ids is _ALL else self._token_ids
-        logits = np.full((len(rows), self._source.vocab_size), -np.inf)
+        self.compiled.forward(rows)
+        token_ids = self.compiled.token_ids
+        logits = np.full((len(rows), self._vocab_size), -np.inf)
         for row in range(len(rows)):
-            logits[row, columns] = self._head.logits(row)
+            logits[row, token_ids] = self.compiled.logits(row)
         if np.isnan(logits).any():
             raise broken_draft()
         return logits
@@ -210,7 +192,7 @@ class NativeTreeGrower:
             sampler = self._samplers.compiled(coupling.sampler)
             answer_length, scales = coupling.answer_length, coupling.scales
         passes = self._head.grow(
-            builder, cache, *lm_head.columns, token_ids, as_rows(features), k, sampler, answer_length, scales
+            builder, cache, lm_head.compiled, token_ids, as_rows(features), k, sampler, answer_length, scales
         )
         if not passes:
             raise broken_draft()

@@ -130,16 +130,21 @@ def pack_matrix(rows: Stored, weight_format: str, name: str) -> tuple[NDArray[np
 def make_matrix(
     rows: Stored, weight_format: str, name: str, bias: NDArray[np.float32] | None = None
 ) -> _native.Matrix:
-    """A packed matrix in memory of its own; numbers are quantised where the format is one of blocks.
-
-    Where the format's blocks do not divide the rows, `block_format` has another one, or else it is int8.
-    """
-    if FORMATS[weight_format].block > 1 and rows.dtype != np.uint8:
-        weight_format = block_format(weight_format, rows.shape[1]) or "int8"
+    """A packed matrix in memory of its own; numbers get the format of `numbers_format`."""
+    if rows.dtype != np.uint8:
+        weight_format = numbers_format(weight_format, rows.shape[1])
         rows = in_blocks(rows, weight_format, name)
     data, scale = pack_matrix(rows, weight_format, name)
     n, k = len(rows), columns(rows, weight_format)
     return _native.Matrix(weight_format, n, k, data, scale if len(scale) else None, bias)
+
+
+def numbers_format(weight_format: str, inputs: int) -> str:
+    """The format of rows of so many numbers where `weight_format` was asked for.
+
+    Where its blocks do not divide the rows, `block_format` has another one, or else it is int8.
+    """
+    return block_format(weight_format, inputs) or "int8"
 
 
 def columns(rows: Stored, weight_format: str) -> int:

@@ -27,7 +27,6 @@ from eyas.models.spec import LMHead, StackSpec
 from eyas.models.weights import BFLOAT16
 from eyas.runtimes.native.blocks import (
     AnyLinear,
-    HeadSource,
     NativeDraftStack,
     NativeLinear,
     NativeLMHead,
@@ -38,7 +37,14 @@ from eyas.runtimes.native.blocks import (
     to_float32,
 )
 from eyas.runtimes.native.layers import cache_type, make_stack
-from eyas.runtimes.native.matrices import Stored, has_bias, layer_matrix, make_matrix, unpacked
+from eyas.runtimes.native.matrices import (
+    as_native,
+    has_bias,
+    layer_matrix,
+    make_matrix,
+    numbers_format,
+    unpacked,
+)
 from eyas.runtimes.native.packing import HEAD, PackedWeights
 from eyas.runtimes.native.rows import NativeRows
 from eyas.runtimes.native.samplers import NativeSamplers
@@ -133,7 +139,8 @@ class NativeRuntime:
         key = token_ids.tobytes()
         if key not in self._draft_vocabularies:
             # Not by the map that stays: so many rows would leave most of the table in memory.
-            self._draft_vocabularies[key] = self._packed_rows(self.packed.head_table(), token_ids)
+            rows = unpacked(self.packed.head_table()[token_ids], self.packed.weight_format(HEAD))
+            self._draft_vocabularies[key] = make_matrix(rows, self.draft_dtype, "the LM head")
         return self._lm_head(self._draft_vocabularies[key], token_ids)
 
     def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLMHead:
@@ -206,25 +213,22 @@ class NativeRuntime:
     def _lm_head(
         self, matrix: _native.Matrix, columns: Ints | None, logits: LMHead | None = None
     ) -> NativeLMHead:
-        vocab_size, logits = self._target.vocab_size, logits or self._logits
-        source = HeadSource(self.engine, self._samplers, vocab_size, self._head_rows, logits)
-        return NativeLMHead(source, matrix, columns)
+        logits, more = logits or self._logits, None if columns is None else self._head_rows
+        head = _native.LMHead(self.engine, [matrix], logits.scale, logits.softcap, columns, more)
+        return NativeLMHead(head, self._samplers, self._target.vocab_size, is_whole=columns is None)
 
     def _matrix(self, weight: NDArray[Any], bias: NDArray[Any] | None, what: str) -> _native.Matrix:
         own = None if bias is None else to_float32(bias)
         return make_matrix(to_float32(weight), self.draft_dtype, what, own)
 
     @cached_property
-    def _head_table(self) -> Stored:
-        """(V, H) the LM head as it lies in its file: answers ask for some rows now and then."""
-        return self.packed.head_table()
-
-    def _head_rows(self, token_ids: Ints) -> _native.Matrix:
-        return self._packed_rows(self._head_table, token_ids)
-
-    def _packed_rows(self, table: Stored, token_ids: Ints) -> _native.Matrix:
-        rows = unpacked(table[token_ids], self.packed.weight_format(HEAD))
-        return make_matrix(rows, self.draft_dtype, "the LM head")
+    def _head_rows(self) -> _native.RowSource:
+        """Rows of the LM head as it lies in its file: answers ask for some now and then."""
+        table = self.packed.head_table()
+        stored = self.packed.weight_format(HEAD) if table.dtype == np.uint8 else None
+        return _native.RowSource(
+            as_native(table), stored, numbers_format(self.draft_dtype, self._target.hidden_size)
+        )
 
 
 def _native_call(call: TargetCall) -> tuple[_native.Cache, Ints, Ints | None, bool]:

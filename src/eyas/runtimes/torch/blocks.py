@@ -1,6 +1,6 @@
 """Building blocks of draft networks besides decoder layers: LM heads, linear layers, residual blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -104,11 +104,11 @@ class TorchLMHead:
         self._more: HeadRows | None = None  # of ids that were added, in the order of their addition
         self._order: Tensor | None = None  # columns of own and added rows in the order of their ids
 
-    def plus(self, token_ids: Ints) -> "TorchLMHead":
+    def plus(self, token_ids: Sequence[int]) -> "TorchLMHead":
         """This head with the rows of further ids; only rows that are new are fetched from the target's."""
         if self._token_ids is None or self._rows is None or self._own_ids is None:
             return self
-        new = np.setdiff1d(token_ids, self._token_ids)
+        new = np.setdiff1d(np.array(token_ids, dtype=np.int64), self._token_ids)
         if not len(new):
             return self
         grown = copy(self)
