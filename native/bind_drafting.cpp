@@ -48,40 +48,40 @@ using Expanded = std::tuple<Out<std::int64_t>, Out<std::int64_t>>;             /
 
 Arrays to_arrays(const TreeArrays& tree) { return {to_array(tree.token_ids), to_array(tree.parents), to_array(tree.log_values)}; }
 
+TreeRules make_rules(int top_k, std::vector<std::int64_t> terminal, bool by_value, const std::optional<Doubles>& knots,
+                     const std::optional<Table>& rates, std::vector<int> first_child, std::vector<int> num_children) {
+  require(top_k > 0, "at least one node a level");
+  return {top_k, std::move(terminal), by_value, to_map(knots, rates), to_shape(std::move(first_child), std::move(num_children))};
+}
+
 struct PyTreeBuilder {
   const int top_k, depth;
   TreeBuilder builder;
   std::optional<Worth> worth;  // kept alive: the builder writes to it
 
-  PyTreeBuilder(int top_k, int depth, std::vector<std::int64_t> terminal, bool by_value, std::optional<Doubles> knots,
-                std::optional<Table> rates, std::vector<int> first_child, std::vector<int> num_children,
-                std::vector<std::int64_t> chain, std::vector<double> chain_rates)
-      : top_k(top_k),
-        depth(depth),
-        builder(candidates(top_k, std::move(terminal), by_value, to_map(knots, rates),
-                           to_shape(std::move(first_child), std::move(num_children)), std::move(chain), std::move(chain_rates)),
-                depth) {
-    require(top_k > 0 && depth >= 0, "at least one node a level");
+  PyTreeBuilder(const std::shared_ptr<TreeRules>& rules, int depth, std::vector<std::int64_t> chain,
+                std::vector<double> chain_rates)
+      : top_k(rules->top_k), depth(depth), builder(candidates(rules, std::move(chain), std::move(chain_rates)), depth) {
+    require(depth >= 0, "levels from 0 on");
   }
 
-  static Candidates candidates(int top_k, std::vector<std::int64_t> terminal, bool by_value, RateMap map, TreeShape shape,
-                               std::vector<std::int64_t> chain, std::vector<double> rates) {
+  static Candidates candidates(const std::shared_ptr<TreeRules>& rules, std::vector<std::int64_t> chain,
+                               std::vector<double> rates) {
     const auto is_rate = [](double rate) { return rate > 0 && rate < 1; };
     require(chain.size() == rates.size() && std::all_of(rates.begin(), rates.end(), is_rate), "a rate in (0, 1) for each token");
-    Candidates made(top_k, std::move(terminal), by_value, std::move(map), std::move(shape));
+    Candidates made(rules);
     made.expect(std::move(chain), std::move(rates));
     return made;
   }
 
-  void size_by_costs(std::vector<double> cycle_ms, std::vector<double> level_ms, double root_ms, double left_ms, int max_nodes,
-                     double other_ms, double other_tokens, const Worth& means) {
-    require(max_nodes >= 0 && std::size_t(max_nodes) < cycle_ms.size(), "a time for each size");
-    require(std::size_t(top_k) <= level_ms.size(), "a time for each number of expanded nodes");
+  void size_by_costs(const std::shared_ptr<CycleTimes>& times, double left_ms, int max_nodes, double other_ms,
+                     double other_tokens, const Worth& means) {
+    require(max_nodes >= 0 && std::size_t(max_nodes) < times->cycle.size(), "a time for each size");
+    require(std::size_t(top_k) <= times->levels.size(), "a time for each number of expanded nodes");
     require(means.shape(0) > std::size_t(depth) && means.shape(1) == std::size_t(TreeBuilder::kRanks),
             "the worth of children for each depth");
     worth = means;
-    builder.size_by_costs(Growth(std::move(cycle_ms), std::move(level_ms), root_ms, left_ms, max_nodes, other_ms, other_tokens),
-                          worth->data());
+    builder.size_by_costs(Growth(times, left_ms, max_nodes, other_ms, other_tokens), worth->data());
   }
 
   std::optional<Expanded> step(const Children& token_ids, const Table& log_confidences) {
@@ -150,12 +150,28 @@ struct PyEagleHead {
 void bind_drafting(nb::module_& m) {
   using Ids = std::vector<std::int64_t>;
   using Ints = std::vector<int>;
+  nb::class_<CycleTimes>(m, "CycleTimes", "Milliseconds by which trees are sized.")
+      .def(
+          "__init__",
+          [](CycleTimes* self, std::vector<double> cycle_ms, std::vector<double> level_ms, double root_ms) {
+            new (self) CycleTimes{std::move(cycle_ms), std::move(level_ms), root_ms};
+          },
+          "cycle_ms"_a, "level_ms"_a, "root_ms"_a);
+  nb::class_<TreeRules>(m, "TreeRules")
+      .def(
+          "__init__",
+          [](TreeRules* self, int top_k, Ids terminal, bool by_value, const std::optional<Doubles>& knots,
+             const std::optional<Table>& rates, Ints first_child, Ints num_children) {
+            new (self) TreeRules(
+                make_rules(top_k, std::move(terminal), by_value, knots, rates, std::move(first_child), std::move(num_children)));
+          },
+          "top_k"_a, "terminal"_a, "by_value"_a, "knots"_a = nb::none(), "rates"_a = nb::none(), "first_child"_a = Ints{},
+          "num_children"_a = Ints{});
   nb::class_<PyTreeBuilder>(m, "TreeBuilder")
-      .def(nb::init<int, int, Ids, bool, std::optional<Doubles>, std::optional<Table>, Ints, Ints, Ids, std::vector<double>>(),
-           "top_k"_a, "depth"_a, "terminal"_a, "by_value"_a, "knots"_a = nb::none(), "rates"_a = nb::none(),
-           "first_child"_a = Ints{}, "num_children"_a = Ints{}, "chain"_a = Ids{}, "chain_rates"_a = std::vector<double>{})
-      .def("size_by_costs", &PyTreeBuilder::size_by_costs, "cycle_ms"_a, "level_ms"_a, "root_ms"_a, "left_ms"_a, "max_nodes"_a,
-           "other_ms"_a, "other_tokens"_a, "worth"_a.noconvert())
+      .def(nb::init<const std::shared_ptr<TreeRules>&, int, Ids, std::vector<double>>(), "rules"_a, "depth"_a, "chain"_a = Ids{},
+           "chain_rates"_a = std::vector<double>{})
+      .def("size_by_costs", &PyTreeBuilder::size_by_costs, "times"_a, "left_ms"_a, "max_nodes"_a, "other_ms"_a, "other_tokens"_a,
+           "worth"_a.noconvert())
       .def("begins", [](const PyTreeBuilder& b) { return b.builder.begins(); })
       .def("step", &PyTreeBuilder::step, "token_ids"_a, "log_confidences"_a)
       .def(

@@ -59,18 +59,19 @@ void Candidates::push(std::int64_t token_id, int parent, double own, int shape_n
 bool Candidates::grow(const std::vector<int>& parents, int width, const std::int64_t* token_ids, const double* log_confidences) {
   const std::size_t count = parents.size() * std::size_t(width);
   if (std::any_of(log_confidences, log_confidences + count, [](double x) { return std::isnan(x); })) return false;
+  const TreeShape& shape = rules_->shape;
   const int first = size();
   int joined = -1;
   ++depth_;
   for (const int parent : parents) {
     const int row = size();
-    const int above = !shape_.is_limited() ? -1 : parent < 0 ? 0 : shape_nodes_[std::size_t(parent)];
-    const int allowed = shape_.is_limited() ? shape_.num_children(above) : width;
+    const int above = !shape.is_limited() ? -1 : parent < 0 ? 0 : shape_nodes_[std::size_t(parent)];
+    const int allowed = shape.is_limited() ? shape.num_children(above) : width;
     for (int rank = 0; rank < width; ++rank) {
       double own = std::min(*log_confidences++, 0.0);  // a child never beats its parent
-      if (!map_.knots.empty()) own = map_.log_rate(own, depth_);
+      if (!rules_->map.knots.empty()) own = rules_->map.log_rate(own, depth_);
       if (rank >= allowed) own = kNone;
-      push(*token_ids++, parent, own, above >= 0 && rank < allowed ? shape_.first[std::size_t(above)] + rank : -1);
+      push(*token_ids++, parent, own, above >= 0 && rank < allowed ? shape.first[std::size_t(above)] + rank : -1);
     }
     if (is_followed(parent)) joined = join(row);
     if (parent >= 0) expanded_.push_back(parent);
@@ -120,21 +121,23 @@ void Candidates::add_rest() {
 }
 
 bool Candidates::can_be_expanded(int at) const {
-  if (shape_.is_limited() && !shape_.num_children(shape_nodes_[std::size_t(at)])) return false;
-  return log_value(at) > kNone && std::find(terminal_.begin(), terminal_.end(), token_id(at)) == terminal_.end();
+  const TreeShape& shape = rules_->shape;
+  const std::vector<std::int64_t>& terminal = rules_->terminal;
+  if (shape.is_limited() && !shape.num_children(shape_nodes_[std::size_t(at)])) return false;
+  return log_value(at) > kNone && std::find(terminal.begin(), terminal.end(), token_id(at)) == terminal.end();
 }
 
 std::vector<int> Candidates::frontier() const {
   std::vector<int> chosen;
   for (int at = std::max(newest_, 0); at < size(); ++at)
     if (can_be_expanded(at)) chosen.push_back(at);
-  if (!by_value_) {
-    keep_best(chosen, own_, top_k_);
+  if (!rules_->by_value) {
+    keep_best(chosen, own_, rules_->top_k);
     return chosen;
   }
   std::vector<double> merit(log_values_);
   if (chain_end_ >= 0) merit[std::size_t(chain_end_)] = open_value(chain_end_);
-  keep_best(chosen, merit, top_k_);
+  keep_best(chosen, merit, rules_->top_k);
   return chosen;
 }
 

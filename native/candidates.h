@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,15 @@ struct TreeShape {
   int num_children(int node) const { return node < 0 ? 0 : count[std::size_t(node)]; }
 };
 
+// What the trees of an answer have in common.
+struct TreeRules {
+  int top_k = 1;                       // nodes of a frontier
+  std::vector<std::int64_t> terminal;  // tokens that are never expanded
+  bool by_value = true;                // false: nodes are expanded by their own confidence
+  RateMap map;
+  TreeShape shape;
+};
+
 // A tree as arrays: the root, then the nodes.
 struct TreeArrays {
   std::vector<std::int64_t> token_ids, parents;
@@ -34,8 +44,7 @@ struct TreeArrays {
 
 class Candidates {
  public:
-  Candidates(int top_k, std::vector<std::int64_t> terminal, bool by_value, RateMap map, TreeShape shape)
-      : top_k_(top_k), terminal_(std::move(terminal)), by_value_(by_value), map_(std::move(map)), shape_(std::move(shape)) {}
+  explicit Candidates(std::shared_ptr<const TreeRules> rules) : rules_(std::move(rules)) {}
 
   // Expects a chain below the root; rates inside (0, 1). Before the first level.
   void expect(std::vector<std::int64_t> token_ids, std::vector<double> rates);
@@ -68,11 +77,7 @@ class Candidates {
   bool can_be_expanded(int at) const;
   int join(int first);
 
-  const int top_k_;
-  const std::vector<std::int64_t> terminal_;
-  const bool by_value_;
-  const RateMap map_;
-  const TreeShape shape_;
+  std::shared_ptr<const TreeRules> rules_;
   int depth_ = 0;    // levels so far
   int newest_ = -1;  // flat index of the newest level's first
   int width_ = 1;

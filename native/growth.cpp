@@ -15,11 +15,11 @@ void Growth::expect(const std::vector<double>& values) {
 bool Growth::begins(double share, const double* worth, int ranks) const {
   std::vector<double> more;
   for (int rank = 0; rank < ranks; ++rank) more.push_back(share * worth[rank]);
-  return best_size(with(more), root_ms_).rate > kept_.rate;
+  return best_size(with(more), times_->root).rate > kept_.rate;
 }
 
 void Growth::add(const std::vector<double>& values, int expanded) {
-  spent_ += expanded ? levels_[std::size_t(expanded) - 1] : root_ms_;
+  spent_ += expanded ? times_->levels[std::size_t(expanded) - 1] : times_->root;
   best_.insert(best_.end(), values.begin(), values.end());
   keep_largest(best_);
   kept_ = best_size(with({}), spent_);
@@ -36,7 +36,7 @@ int Growth::wanted(const std::vector<double>& log_values, const double* worth, i
     for (int rank = 0; rank < ranks; ++rank) more.push_back(value * worth[rank]);
   }
   if (!count) return 0;
-  return best_size(with(more), spent_ + levels_[std::size_t(count) - 1]).rate > kept_.rate ? count : 0;
+  return best_size(with(more), spent_ + times_->levels[std::size_t(count) - 1]).rate > kept_.rate ? count : 0;
 }
 
 std::vector<double> Growth::with(const std::vector<double>& more) const {
@@ -55,9 +55,9 @@ void Growth::keep_largest(std::vector<double>& values) const {
 
 Growth::BestSize Growth::best_size(const std::vector<double>& best, double spent) const {
   double tokens = plain_tokens_;
-  BestSize found{0, tokens / (other_ms_ + cycle_[0] + spent)};
+  BestSize found{0, tokens / (other_ms_ + times_->cycle[0] + spent)};
   for (std::size_t count = 0;; ++count) {
-    const double time = cycle_[count] + spent;
+    const double time = times_->cycle[count] + spent;
     if (time > left_ms_) break;
     if (tokens > found.rate * (other_ms_ + time)) found = {int(count), tokens / (other_ms_ + time)};
     if (count == best.size()) break;

@@ -2,25 +2,29 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <utility>
 #include <vector>
 
 namespace eyas {
 
+// Milliseconds that many cycles share.
+struct CycleTimes {
+  std::vector<double> cycle;   // [n] counts as the sequence's own if n draft tokens are verified
+  std::vector<double> levels;  // [n] of expanding n + 1 nodes
+  double root = 0;             // of the first level
+};
+
 class Growth {
  public:
-  // cycle: [n] milliseconds that count as the sequence's own if n draft tokens are verified, up to max_nodes; levels: [n]
-  // milliseconds of expanding n + 1 nodes, root_ms those of the root; left_ms: all that drafting and verifying may take;
-  // other_ms and other_tokens: what the cycle takes for, and is expected to give, the other sequences of the batch.
-  Growth(std::vector<double> cycle, std::vector<double> levels, double root_ms, double left_ms, int max_nodes, double other_ms,
-         double other_tokens)
-      : cycle_(std::move(cycle)),
-        levels_(std::move(levels)),
+  // left_ms: all that drafting and verifying may take; max_nodes: less than there are times of a cycle; other_ms and
+  // other_tokens: what the cycle takes for, and is expected to give, the other sequences of the batch.
+  Growth(std::shared_ptr<const CycleTimes> times, double left_ms, int max_nodes, double other_ms, double other_tokens)
+      : times_(std::move(times)),
         left_ms_(left_ms),
         max_nodes_(std::size_t(max_nodes)),
         other_ms_(other_ms),
-        plain_tokens_(1.0 + other_tokens),
-        root_ms_(root_ms) {}
+        plain_tokens_(1.0 + other_tokens) {}
 
   // Nodes of these values are there without drafting.
   void expect(const std::vector<double>& values);
@@ -34,7 +38,7 @@ class Growth {
 
   double spent() const { return spent_; }
   int size() const { return kept_.size; }
-  double time() const { return spent_ + cycle_[std::size_t(kept_.size)]; }
+  double time() const { return spent_ + times_->cycle[std::size_t(kept_.size)]; }
 
  private:
   struct BestSize {
@@ -45,10 +49,10 @@ class Growth {
   void keep_largest(std::vector<double>& values) const;  // in descending order
   std::vector<double> with(const std::vector<double>& more) const;
 
-  const std::vector<double> cycle_, levels_;
+  std::shared_ptr<const CycleTimes> times_;
   const double left_ms_;
   const std::size_t max_nodes_;
-  const double other_ms_, plain_tokens_, root_ms_;
+  const double other_ms_, plain_tokens_;
   double spent_ = 0.0;
   std::vector<double> best_;  // values that were drafted, descending
   std::vector<double> expected_;

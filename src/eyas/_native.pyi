@@ -261,25 +261,30 @@ class Target:
 
     def embed(self, token_ids: NDArray[numpy.int64]) -> NDArray[numpy.float32]: ...
 
-class TreeBuilder:
+class CycleTimes:
+    """Milliseconds by which trees are sized."""
+
+    def __init__(self, cycle_ms: Sequence[float], level_ms: Sequence[float], root_ms: float) -> None: ...
+
+class TreeRules:
     def __init__(
         self,
         top_k: int,
-        depth: int,
         terminal: Sequence[int],
         by_value: bool,
         knots: NDArray[numpy.float64] | None = None,
         rates: NDArray[numpy.float64] | None = None,
         first_child: Sequence[int] = [],
         num_children: Sequence[int] = [],
-        chain: Sequence[int] = [],
-        chain_rates: Sequence[float] = [],
+    ) -> None: ...
+
+class TreeBuilder:
+    def __init__(
+        self, rules: TreeRules, depth: int, chain: Sequence[int] = [], chain_rates: Sequence[float] = []
     ) -> None: ...
     def size_by_costs(
         self,
-        cycle_ms: Sequence[float],
-        level_ms: Sequence[float],
-        root_ms: float,
+        times: CycleTimes,
         left_ms: float,
         max_nodes: int,
         other_ms: float,

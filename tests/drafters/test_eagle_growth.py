@@ -13,7 +13,7 @@ from eyas.drafters.eagle_head import HeadState
 from eyas.drafters.expansion import grow
 from eyas.drafters.policy import session as policy_session
 from eyas.drafters.registry import methods
-from eyas.drafters.tree_builder import new_tree_builder
+from eyas.drafters.tree_builder import TreeRules
 from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import DraftFiles
 from eyas.engine.metrics import Laps
@@ -200,7 +200,7 @@ def test_what_ctrl_c_interrupts_can_be_drafted_again(engine, monkeypatch, most_r
     from eyas.runtimes.native.blocks import NativeDraftStack, NativeTreeGrower
 
     def tree(run):
-        builder = new_tree_builder(3, 3)
+        builder = TreeRules(3).builder(3)
         with run.session.session.expander(run.token_ids, most_read) as expand:
             grow(builder, expand, 3)
         return builder.finish(run.token_ids[-1], 9)

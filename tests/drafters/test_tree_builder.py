@@ -13,11 +13,12 @@ from eyas.drafters.acceptance import AcceptanceMap
 from eyas.drafters.tree_builder import (
     NO_CHAIN,
     RANKS,
+    CycleTimes,
     ExpectedChain,
     SizeCosts,
     TreeBuilder,
+    TreeRules,
     TreeShape,
-    new_tree_builder,
     unrounded,
 )
 from eyas.engine.tree import DraftTree
@@ -26,13 +27,15 @@ from reference.candidates import BELOW_ROOT, Candidates
 from reference.growth import Growth, grow_by_costs
 
 
-def plain_builder(
-    top_k, depth, terminal=(), *, by_value=True, acceptance=None, shape=None, chain=NO_CHAIN, costs=None
-):
-    return TreeBuilder(top_k, depth, terminal, by_value, unrounded, acceptance, shape, chain, costs)
+def plain_builder(top_k, depth, terminal=(), *, chain=NO_CHAIN, costs=None, **rules):
+    return TreeBuilder(TreeRules(top_k, terminal, **rules), depth, chain, costs)
 
 
-BUILDERS = [plain_builder, *([new_tree_builder] if native else [])]
+def compiled_builder(top_k, depth, terminal=(), *, chain=NO_CHAIN, costs=None, **rules):
+    return TreeRules(top_k, terminal, **rules).builder(depth, chain, costs)
+
+
+BUILDERS = [plain_builder, *([compiled_builder] if native else [])]
 each_builder = pytest.mark.parametrize("build", BUILDERS)
 
 
@@ -162,7 +165,8 @@ def test_cost_aware_trees_are_those_of_the_reference(
     candidates = Candidates(top_k, (2,), confidence=acceptance)
     growth = Growth(cycle_ms, level_ms, root_ms, left_ms, most, *others)
     grow_by_costs(candidates, growth, worth, chain, drafts(seed, 4, ties), depth if drafts_too else 0)
-    costs = SizeCosts(cycle_ms, level_ms, root_ms, left_ms, most, *others, worth=first_worth)
+    times = CycleTimes(cycle_ms, level_ms, root_ms)
+    costs = SizeCosts(times, left_ms, most, *others, worth=first_worth)
     builder = build(top_k, depth, (2,), acceptance=acceptance, chain=chain, costs=costs)
     if drafts_too and builder.begins():
         grow(builder, drafts(seed, 4, ties))
@@ -257,7 +261,7 @@ def test_not_a_number_is_an_error(build):
 @pytest.mark.skipif(native is None, reason="nothing is compiled")
 def test_impossible_levels_are_refused():
     one, log = np.array([[1]]), np.array([[-1.0]])
-    builder = native.TreeBuilder(2, 2, [], True)
+    builder = native.TreeBuilder(native.TreeRules(2, [], True), 2)
     for tokens, logs in (
         (np.array([[1], [2]]), np.array([[-1.0], [-2.0]])),
         (one, np.zeros((1, 2))),
@@ -270,12 +274,12 @@ def test_impossible_levels_are_refused():
     with pytest.raises(ValueError, match="a row of children"):
         builder.step(one, log)  # the tree has ended
     with pytest.raises(ValueError, match="knots"):
-        native.TreeBuilder(2, 2, [], True, np.array([0.5, 1.0]), np.array([[0.0, 1.0]]))
+        native.TreeRules(2, [], True, np.array([0.5, 1.0]), np.array([[0.0, 1.0]]))
     for first, count in (([0, 0], [1, 0]), ([2, 0], [1, 0]), ([1], [1, 0]), ([1, 0], [2, 0])):
         with pytest.raises(ValueError, match="child"):
-            native.TreeBuilder(2, 2, [], True, first_child=first, num_children=count)
+            native.TreeRules(2, [], True, first_child=first, num_children=count)
     with pytest.raises(ValueError, match="a rate in"):
-        native.TreeBuilder(2, 2, [], True, chain=[1], chain_rates=[1.0])
+        native.TreeBuilder(native.TreeRules(2, [], True), 2, [1], [1.0])
 
 
 @pytest.mark.skipif(native is None, reason="nothing is compiled")
@@ -286,6 +290,6 @@ def test_what_has_no_price_is_refused():
         ([1.0, 2.0], [1.0], 1, worth, "a time for each number"),
         ([1.0, 2.0], [1.0, 2.0], 1, worth[:2].copy(), "the worth of children"),
     ):
-        builder = native.TreeBuilder(2, 2, [], True)
+        builder = native.TreeBuilder(native.TreeRules(2, [], True), 2)
         with pytest.raises(ValueError, match=message):
-            builder.size_by_costs(cycle, levels, 0.0, 9.0, most, 0.0, 0.0, means)
+            builder.size_by_costs(native.CycleTimes(cycle, levels, 0.0), 9.0, most, 0.0, 0.0, means)

@@ -14,7 +14,7 @@ from eyas.drafters.eagle_head import EagleHead, EagleSession
 from eyas.drafters.expansion import best_of, grow
 from eyas.drafters.ranked import MOST_DEPTH, Expand
 from eyas.drafters.registry import register_drafter
-from eyas.drafters.tree_builder import Rounding, new_tree_builder, unrounded
+from eyas.drafters.tree_builder import Rounding, TreeRules, unrounded
 from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Runtime
 from eyas.engine.tree import DraftTree, root_only
 from eyas.engine.tree_options import AUTO_DEPTH, AUTO_DRAFT_TOKENS, AUTO_TOP_K, TreeOptions
@@ -183,9 +183,8 @@ def grow_tree(
         rounding: rounds each sum of logs (score_precision).
     """
     depth = min(options.depth, max_depth)
-    builder = new_tree_builder(
-        options.tree_top_k, depth, terminal, rounding=rounding, by_value=options.expand_by_value
-    )
+    rules = TreeRules(options.tree_top_k, terminal, rounding=rounding, by_value=options.expand_by_value)
+    builder = rules.builder(depth)
     if depth:
         grow(builder, expand, options.tree_top_k)
     keep = builder.finish if options.rerank else builder.expanded

@@ -100,7 +100,7 @@ class RankedSession(SizableSession):
         return unrounded
 
     def limits(self, token_ids: Sequence[int]) -> TreeLimits:  # noqa: ARG002
-        """How large a tree below the root `token_ids[-1]` may get."""
+        """How large a tree below the root `token_ids[-1]` may get; in an answer only the depth changes."""
         return DEFAULT_LIMITS
 
     def unread(self, token_ids: Sequence[int], most: int) -> int:  # noqa: ARG002
@@ -122,8 +122,7 @@ class RankedSession(SizableSession):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Continuation:
+class Continuation(NamedTuple):
     """Tokens that may follow the root.
 
     Attributes:

@@ -79,23 +79,33 @@ class ExpectedChain(NamedTuple):
 NO_CHAIN = ExpectedChain()
 
 
-class SizeCosts(NamedTuple):
-    """The costs that decide how large a tree gets, in milliseconds.
+class CycleTimes:
+    """Milliseconds by which trees are sized; compiled, for the many cycles that share them.
 
-    Attributes:
+    Args:
         cycle_ms: [n] counts as the sequence's own if n draft tokens are verified.
         level_ms: [n] expanding n + 1 nodes.
         root_ms: the first level.
+    """
+
+    def __init__(self, cycle_ms: Sequence[float], level_ms: Sequence[float], root_ms: float) -> None:
+        self.cycle_ms, self.level_ms, self.root_ms = cycle_ms, level_ms, root_ms
+        self.compiled = None if native is None else native.CycleTimes(cycle_ms, level_ms, root_ms)
+
+
+class SizeCosts(NamedTuple):
+    """The costs that decide how large a tree gets.
+
+    Attributes:
+        times: of any tree.
         left_ms: what drafting and verifying may take.
-        max_nodes: no tree is larger; below the length of `cycle_ms`.
+        max_nodes: no tree is larger; below the number of the cycle's times.
         other_ms: of the cycle, but not the sequence's own.
         other_tokens: expected tokens of other sequences.
         worth: (D + 1, RANKS) of children, as shares of their parent's value, by their depth; kept up to date.
     """
 
-    cycle_ms: Sequence[float]
-    level_ms: Sequence[float]
-    root_ms: float
+    times: CycleTimes
     left_ms: float
     max_nodes: int
     other_ms: float
@@ -103,35 +113,54 @@ class SizeCosts(NamedTuple):
     worth: Floats
 
 
-def new_tree_builder(
-    top_k: int,
-    depth: int,
-    terminal: Collection[int] = (),
-    *,
-    by_value: bool = True,
-    rounding: Rounding = unrounded,
-    acceptance: AcceptanceMap | None = None,
-    shape: TreeShape | None = None,
-    chain: ExpectedChain = NO_CHAIN,
-    costs: SizeCosts | None = None,
-) -> AnyTreeBuilder:
-    """A tree without nodes; compiled where that is possible. The arguments are those of `TreeBuilder`."""
-    if native is None or rounding is not unrounded:
-        return TreeBuilder(top_k, depth, terminal, by_value, rounding, acceptance, shape, chain, costs)
-    builder = native.TreeBuilder(
-        top_k,
-        depth,
-        [*terminal],
-        by_value,
-        None if acceptance is None else acceptance.knots,
-        None if acceptance is None else acceptance.rates,
-        () if shape is None else shape.first_child,
-        () if shape is None else shape.num_children,
-        *chain,
-    )
-    if costs is not None:
-        builder.size_by_costs(*costs)
-    return builder
+class TreeRules:
+    """What the trees of an answer have in common; compiled, once, where that is possible.
+
+    Args:
+        top_k: nodes of a frontier.
+        terminal: tokens that end an answer and are never expanded.
+        by_value: False expands by a node's own confidence instead of its value.
+        rounding: rounds each sum of logs (score_precision).
+        acceptance: maps confidences to acceptance rates before they are multiplied.
+        shape: which nodes may be drafted.
+    """
+
+    def __init__(
+        self,
+        top_k: int,
+        terminal: Collection[int] = (),
+        *,
+        by_value: bool = True,
+        rounding: Rounding = unrounded,
+        acceptance: AcceptanceMap | None = None,
+        shape: TreeShape | None = None,
+    ) -> None:
+        self.top_k, self.terminal = top_k, terminal
+        self.by_value, self.rounding = by_value, rounding
+        self.acceptance, self.shape = acceptance, shape
+        self._compiled: _native.TreeRules | None = None
+        if native is not None and rounding is unrounded:
+            self._compiled = native.TreeRules(
+                top_k,
+                [*terminal],
+                by_value,
+                None if acceptance is None else acceptance.knots,
+                None if acceptance is None else acceptance.rates,
+                () if shape is None else shape.first_child,
+                () if shape is None else shape.num_children,
+            )
+
+    def builder(
+        self, depth: int, chain: ExpectedChain = NO_CHAIN, costs: SizeCosts | None = None
+    ) -> AnyTreeBuilder:
+        """A tree without nodes. The arguments are those of `TreeBuilder`."""
+        if self._compiled is None:
+            return TreeBuilder(self, depth, chain, costs)
+        builder = native.TreeBuilder(self._compiled, depth, *chain)
+        if costs is not None:
+            assert costs.times.compiled is not None, "compiled as the rules are"
+            builder.size_by_costs(costs.times.compiled, *costs[1:])
+        return builder
 
 
 # How the rate of an expected token and the draft's confidence in it combine, in odds (docs/log.md,
@@ -163,32 +192,18 @@ class TreeBuilder:
     """Candidates, grown level by level, in plain Python.
 
     Args:
-        top_k: nodes of a frontier.
+        rules: of the answer.
         depth: levels.
-        terminal: tokens that end an answer and are never expanded.
-        by_value: False expands by a node's own confidence instead of its value.
-        rounding: rounds each sum of logs (score_precision).
-        acceptance: maps confidences to acceptance rates before they are multiplied.
-        shape: which nodes may be drafted.
         chain: expected below the root; for candidates by value.
         costs: decide how deep and how large the tree gets.
     """
 
     def __init__(
-        self,
-        top_k: int,
-        depth: int,
-        terminal: Collection[int],
-        by_value: bool,
-        rounding: Rounding,
-        acceptance: AcceptanceMap | None,
-        shape: TreeShape | None,
-        chain: ExpectedChain,
-        costs: SizeCosts | None,
+        self, rules: TreeRules, depth: int, chain: ExpectedChain = NO_CHAIN, costs: SizeCosts | None = None
     ) -> None:
-        self._top_k, self._depth, self._terminal = top_k, depth, terminal
-        self._by_value, self._rounding = by_value, rounding
-        self._acceptance, self._shape = acceptance, shape
+        self._top_k, self._depth, self._terminal = rules.top_k, depth, rules.terminal
+        self._by_value, self._rounding = rules.by_value, rules.rounding
+        self._acceptance, self._shape = rules.acceptance, rules.shape
         self._nodes: list[_Candidate] = []  # by flat index
         self._levels = 0
         self._newest, self._width = 0, 1  # flat index of the newest level's first; children of each parent
@@ -391,7 +406,7 @@ class _Size:
     """How large a cost-aware tree gets (`eyas.drafters.policy.cost_aware`)."""
 
     def __init__(self, costs: SizeCosts) -> None:
-        self._costs = costs
+        self._costs, self._times = costs, costs.times
         self._best: list[float] = []  # values that were drafted, descending
         self._expected: Sequence[float] = ()
         self._rate = 0.0  # expected tokens a millisecond with `size` nodes
@@ -400,7 +415,7 @@ class _Size:
 
     @property
     def time(self) -> float:
-        return self.spent + self._costs.cycle_ms[self.size]
+        return self.spent + self._times.cycle_ms[self.size]
 
     def expect(self, values: Sequence[float]) -> None:
         """Nodes of these values are there without drafting."""
@@ -410,11 +425,11 @@ class _Size:
     def begins(self, share: float) -> bool:
         """Whether level 1 pays if the root's children are worth `share` of what they were so far."""
         more = [share * each for each in self._costs.worth[1].tolist()]
-        return self._best_size(self._with(more), self._costs.root_ms)[1] > self._rate
+        return self._best_size(self._with(more), self._times.root_ms)[1] > self._rate
 
     def add(self, values: Sequence[float], expanded: int) -> None:
         """A level of these values was drafted below `expanded` nodes; 0 is level 1."""
-        self.spent += self._costs.level_ms[expanded - 1] if expanded else self._costs.root_ms
+        self.spent += self._times.level_ms[expanded - 1] if expanded else self._times.root_ms
         self._best = sorted([*self._best, *values], reverse=True)[: self._costs.max_nodes]
         self.size, self._rate = self._best_size(self._with(()), self.spent)
 
@@ -426,7 +441,7 @@ class _Size:
         if not count:
             return 0
         more = [value * share for value in values[:count] for share in self._costs.worth[depth].tolist()]
-        _, larger = self._best_size(self._with(more), self.spent + self._costs.level_ms[count - 1])
+        _, larger = self._best_size(self._with(more), self.spent + self._times.level_ms[count - 1])
         return count if larger > self._rate else 0
 
     def remember(self, depth: int, shares: Sequence[float]) -> None:
@@ -443,9 +458,9 @@ class _Size:
         """How many of the `best` values, descending, give most tokens a millisecond, and that rate."""
         costs = self._costs
         plain = 1.0 + costs.other_tokens
-        size, rate = 0, plain / (costs.other_ms + costs.cycle_ms[0] + spent)
+        size, rate = 0, plain / (costs.other_ms + self._times.cycle_ms[0] + spent)
         for count, tokens in enumerate(accumulate(best, initial=plain)):
-            time = costs.cycle_ms[count] + spent
+            time = self._times.cycle_ms[count] + spent
             if time > costs.left_ms:
                 break
             if tokens > rate * (costs.other_ms + time):

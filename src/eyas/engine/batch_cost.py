@@ -45,11 +45,9 @@ class SequenceShare:
 
 def begin_cycle(shares: Sequence[SequenceShare]) -> None:
     """Begin a cycle that serves these sequences as one batch."""
-    totals = BatchTotals(
-        size=len(shares),
-        query_tokens=sum(share.query_tokens for share in shares),
-        expected_tokens=sum(share.expected_tokens for share in shares),
-        draft_ms=sum(share.draft_ms for share in shares),
-    )
+    totals = BatchTotals(size=len(shares), query_tokens=0, expected_tokens=0.0)
     for share in shares:
+        totals.query_tokens += share.query_tokens
+        totals.expected_tokens += share.expected_tokens
+        totals.draft_ms += share.draft_ms
         share.batch = totals

@@ -39,6 +39,7 @@ class DraftTree:
             the nodes and without replacement. Only speculative sampling reads it.
         auxiliary: rows that the target computes in the same pass.
         best: gives the tree of the n best candidates, to show what rerank dropped.
+        depth: of the deepest node.
     """
 
     token_ids: Ints
@@ -47,15 +48,18 @@ class DraftTree:
     proposals: Mapping[int, Floats] = field(default_factory=dict)
     auxiliary: "Auxiliary | None" = None
     best: "Callable[[int], DraftTree] | None" = field(default=None, repr=False)
+    depth: int = field(init=False)
 
     def __post_init__(self) -> None:
         parents: list[int] = self.parents.tolist()
         assert parents, "a tree has at least its root"
         assert len(self.token_ids) == len(self.log_values) == len(parents), "one entry per node"
         assert parents[0] == -1, "node 0 is the root"
-        assert all(-1 < parent <= at for at, parent in enumerate(parents[1:])), (
-            "parents stand before their children"
-        )
+        depths = [0]
+        for parent in parents[1:]:
+            assert 0 <= parent < len(depths), "parents stand before their children"
+            depths.append(depths[parent] + 1)
+        object.__setattr__(self, "depth", max(depths))
 
     @property
     def num_draft_tokens(self) -> int:
@@ -74,11 +78,6 @@ class DraftTree:
     def depths(self) -> Ints:
         """(N,) levels below the root; 0 for the root."""
         return node_depths(self.parents)
-
-    @cached_property
-    def depth(self) -> int:
-        """Depth of the deepest node."""
-        return max(_depths(self.parents.tolist()))
 
     @cached_property
     def children(self) -> list[dict[int, int]]:
@@ -123,14 +122,10 @@ class Auxiliary:
 
 def node_depths(parents: Sequence[int] | Ints) -> Ints:
     """Depth of each node, (T,). A parent of -1 gives depth 0; parents come first."""
-    return np.array(_depths([int(parent) for parent in parents]), dtype=np.int64)
-
-
-def _depths(parents: list[int]) -> list[int]:
     depths: list[int] = []
-    for parent in parents:
+    for parent in map(int, parents):
         depths.append(depths[parent] + 1 if parent >= 0 else 0)
-    return depths
+    return np.array(depths, dtype=np.int64)
 
 
 def ancestor_mask(parents: Sequence[int] | Ints) -> Bools:

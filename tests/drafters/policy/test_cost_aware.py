@@ -12,7 +12,7 @@ from eyas.drafters.expansion import grow
 from eyas.drafters.policy.cost_aware import FIRST_WORTH, LEAST_GAIN, CostAwareTrees
 from eyas.drafters.policy.time_budget import CREDIT_GROWTH, FIRST_CREDIT, SequenceCosts, TimeBudget
 from eyas.drafters.ranked import TreeLimits
-from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain, new_tree_builder
+from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain, TreeRules
 from eyas.engine.batch_cost import SequenceShare, begin_cycle
 from eyas.engine.costs import MAX_ROWS, CostTable
 from eyas.engine.tree import DraftTree, root_only
@@ -53,7 +53,7 @@ def cycle(trees, rng, *, sharpness=0.2, max_depth=99, context=None, chain=NO_CHA
     costs = trees.begin(has_chain=bool(chain.token_ids), context=context)
     if costs is None:
         return root_only(3)
-    builder = new_tree_builder(LIMITS.top_k, min(LIMITS.depth, max_depth), chain=chain, costs=costs)
+    builder = TreeRules(LIMITS.top_k).builder(min(LIMITS.depth, max_depth), chain, costs)
     if trees.may_draft and max_depth and builder.begins():
         grow(builder, expand or drafting(rng, sharpness), LIMITS.top_k)
     trees.spend(builder)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.drafters.policy.lookup import MOST, SIZES, ExpectedChains, PromptLookup
-from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain, joint_rate, new_tree_builder
+from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain, TreeRules, joint_rate
 
 
 def lookups(temperature=0.0, stops=()):
@@ -93,7 +93,7 @@ def test_lookup_and_draft_agree_in_between(rate, seen, more):
 
 def grown(tokens, rates, children=((7, 0.5), (8, 0.25), (9, 0.125)), top_k=2):
     """A builder after one level, and what it would expand: (token, parent row)."""
-    builder = new_tree_builder(top_k, 2, chain=ExpectedChain(tokens, rates))
+    builder = TreeRules(top_k).builder(2, ExpectedChain(tokens, rates))
     names, own = zip(*children, strict=True)
     return builder, builder.step(np.array([names]), np.log([own]))
 
@@ -121,7 +121,7 @@ def test_a_chain_that_the_draft_does_not_see_takes_the_last_place():
 
 
 def test_a_chain_without_a_draft_is_a_path():
-    builder = new_tree_builder(2, 0, chain=ExpectedChain([3, 4, 3], [0.9, 0.5, 0.5]))
+    builder = TreeRules(2).builder(0, ExpectedChain([3, 4, 3], [0.9, 0.5, 0.5]))
     assert nodes(builder) == [(3, 0, 0.9), (4, 1, 0.45), (3, 2, 0.225)]
 
 
@@ -143,7 +143,7 @@ def test_trees_with_chains_are_connected_and_values_never_rise_downwards(seed, c
     """L5, whatever is expected and drafted."""
     rng, rows = np.random.default_rng(seed), 1
     expected = ExpectedChain([token for token, _ in chain], [rate for _, rate in chain])
-    builder = new_tree_builder(3, depth, chain=expected)
+    builder = TreeRules(3).builder(depth, expected)
     for _ in range(depth):
         own = -np.sort(-rng.dirichlet(np.ones(5), size=rows))[:, :4]
         frontier = builder.step(np.stack([rng.permutation(6)[:4] for _ in range(rows)]), np.log(own))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from native_nets import LIMIT, SHAPES, net
 
 from eyas import _native
-from eyas.drafters.tree_builder import ExpectedChain, new_tree_builder
+from eyas.drafters.tree_builder import ExpectedChain, TreeRules
 from eyas.runtimes.native.matrices import make_matrix
 
 NETS = [("eight-to-one", "float32"), ("plain", "bfloat16"), ("windows", "int8"), ("gemma2", "int8")]
@@ -116,7 +116,7 @@ def test_one_call_is_many(head, waiting, top_k, width, depth, seed, sampling, ch
         cache = head.net.stack.new_cache(LIMIT)
         head.predict(cache, token_ids, features, None)
         cache.commit(range(waiting))  # not the first cycle
-        builder = new_tree_builder(top_k, depth, terminal, chain=chain)
+        builder = TreeRules(top_k, terminal).builder(depth, chain)
         coupling = () if sampling is None else (head.sampler(**sampling), *sampled)
         if at_once:
             given = (builder, cache, head.lm_head, token_ids, features, width)
@@ -135,7 +135,7 @@ def test_one_call_is_many(head, waiting, top_k, width, depth, seed, sampling, ch
 
 
 def test_broken_logits_are_told(head):
-    builder, cache = new_tree_builder(2, 3), head.net.stack.new_cache(LIMIT)
+    builder, cache = TreeRules(2).builder(3), head.net.stack.new_cache(LIMIT)
     features = np.full((1, head.hidden), np.nan, dtype=np.float32)
     given = (builder, cache, head.lm_head, np.array([3]), features, 2)
     assert head.together.grow(*given) == 0
@@ -157,7 +157,7 @@ def test_broken_logits_are_told(head):
 def test_wrong_input_is_refused(head, change, message):
     cache = head.net.stack.new_cache(LIMIT)
     given = {
-        "builder": new_tree_builder(2, 3),
+        "builder": TreeRules(2).builder(3),
         "cache": cache,
         "lm_head": head.lm_head,
         "token_ids": np.array([3]),
@@ -176,5 +176,5 @@ def test_a_context_that_ends_is_refused_before_the_pass(head):
     features = np.zeros((2, head.hidden), dtype=np.float32)
     given = (cache, head.lm_head, np.array([3, 4]), features, 2)
     with pytest.raises(ValueError, match="last position"):
-        head.together.grow(new_tree_builder(2, 5), *given)
+        head.together.grow(TreeRules(2).builder(5), *given)
     assert (cache.length, cache.num_pending) == (2, 2)  # the pairs, and the one level that fits

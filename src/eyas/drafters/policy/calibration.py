@@ -11,7 +11,7 @@ import eyas
 from eyas.drafters.autoregressive import Autoregressive
 from eyas.drafters.expansion import grow
 from eyas.drafters.ranked import RankedSession
-from eyas.drafters.tree_builder import new_tree_builder
+from eyas.drafters.tree_builder import TreeRules
 from eyas.engine.costs import MAX_ROWS, CostTable
 from eyas.engine.cycle import Engine, Request
 from eyas.engine.interfaces import (
@@ -183,7 +183,7 @@ class _Bench:
         session.extend(self._features[-pairs:], self._ids[-pairs:])
 
         def draft() -> None:
-            builder = new_tree_builder(nodes, levels + 1)
+            builder = TreeRules(nodes).builder(levels + 1)
             with session.expander(self._ids) as expand:
                 grow(builder, expand, self._width)
             builder.finish(self._ids[-1], 7)

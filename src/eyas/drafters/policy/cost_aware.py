@@ -28,7 +28,7 @@ import numpy as np
 
 from eyas.drafters.policy.time_budget import SequenceCosts, TimeBudget
 from eyas.drafters.ranked import TreeLimits
-from eyas.drafters.tree_builder import RANKS, AnyTreeBuilder, SizeCosts
+from eyas.drafters.tree_builder import RANKS, AnyTreeBuilder, CycleTimes, SizeCosts
 from eyas.engine.batch_cost import SequenceShare
 from eyas.engine.costs import MAX_ROWS, CostTable
 
@@ -62,6 +62,7 @@ class CostAwareTrees:
         self._share = share or SequenceShare()
         self._can_draft = can_draft
         self._time = TimeBudget(costs.plain)
+        self._times = CycleTimes(costs.cycle, costs.levels, costs.root_ms)
         self._worth = np.tile(np.array(FIRST_WORTH), (limits.depth + 1, 1))
         self.spent_ms = costs.plain  # by the cycle under way, as the table predicts
         self._missed_ms = 0.0  # its share of the savings of cycles in which it skipped drafting
@@ -79,16 +80,17 @@ class CostAwareTrees:
         first = SequenceCosts.of(costs, self._share, 1 + RANKS)
         self._time.plain_ms = self.spent_ms = first.cycle_ms[0]
         self._share.set_draft_ms(0.0)
-        is_affordable = self._can_draft and costs.root_ms + first.cycle_ms[1] <= self._time.left_ms
+        left_ms = self._time.left_ms
+        is_affordable = self._can_draft and costs.root_ms + first.cycle_ms[1] <= left_ms
         self.may_draft = is_affordable and self._pays_in_batch(first, unread)
         if not (self.may_draft or has_chain):
             return None
         own = first if self._share.is_single else SequenceCosts.of(costs, self._share)
+        if own.cycle_ms is not self._times.cycle_ms:  # farther behind, or in another batch
+            self._times = CycleTimes(own.cycle_ms, costs.levels, costs.root_ms)
         return SizeCosts(
-            cycle_ms=own.cycle_ms,
-            level_ms=costs.levels,
-            root_ms=costs.root_ms,
-            left_ms=self._time.left_ms,
+            times=self._times,
+            left_ms=left_ms,
             max_nodes=min(self._limits.draft_tokens, MAX_ROWS - 1),
             other_ms=own.other_ms,
             other_tokens=own.other_tokens,

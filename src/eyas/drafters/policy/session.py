@@ -14,7 +14,7 @@ from eyas.drafters.ranked import (
     RankedSession,
     SizableSession,
 )
-from eyas.drafters.tree_builder import NO_CHAIN, new_tree_builder
+from eyas.drafters.tree_builder import NO_CHAIN, TreeRules
 from eyas.engine.interfaces import (
     DraftContext,
     DraftOptions,
@@ -139,8 +139,19 @@ class _AutoTrees:
         self._ranked = session if isinstance(session, RankedSession) else None
         limits = DEFAULT_LIMITS if self._ranked is None else self._ranked.limits(context.prompt_ids)
         self._trees = CostAwareTrees(context.costs, limits, context.share, can_draft=self._ranked is not None)
+        stops = context.stop_token_ids
+        if self._ranked is None:
+            self._rules = TreeRules(1, stops)
+        else:
+            self._rules = TreeRules(
+                limits.top_k,
+                stops,
+                rounding=self._ranked.rounding,
+                acceptance=self._ranked.acceptance,
+                shape=limits.shape,
+            )
         self._chains: ExpectedChains | None = None
-        find: Find | None = PromptLookup(context.stop_token_ids) if context.tree.lookup else None
+        find: Find | None = PromptLookup(stops) if context.tree.lookup else None
         if isinstance(session, ContinuationSession):
             find = session.continuation
         if find is not None:
@@ -170,24 +181,11 @@ class _AutoTrees:
         self._predicted_ms = self._trees.spent_ms
         if costs is None:
             return root_only(root)
-        stops = self._context.stop_token_ids
-        if ranked is None:
-            builder = new_tree_builder(1, 0, stops, chain=chain, costs=costs)
-        else:
-            limits = ranked.limits(token_ids)
-            builder = new_tree_builder(
-                limits.top_k,
-                min(max_depth, limits.depth),
-                stops,
-                rounding=ranked.rounding,
-                acceptance=ranked.acceptance,
-                shape=limits.shape,
-                chain=chain,
-                costs=costs,
-            )
-            if self._trees.may_draft and limits.depth and builder.begins():
-                with ranked.expander(token_ids, most_read) as expand:
-                    grow(builder, expand, limits.top_k)
+        depth = 0 if ranked is None else min(max_depth, ranked.limits(token_ids).depth)
+        builder = self._rules.builder(depth, chain, costs)
+        if ranked is not None and depth and self._trees.may_draft and builder.begins():
+            with ranked.expander(token_ids, most_read) as expand:
+                grow(builder, expand, self._rules.top_k)
         tree = DraftTree(*builder.finish(root), best=best_of(builder, root))
         self._trees.spend(builder)
         self._predicted_ms = self._trees.spent_ms

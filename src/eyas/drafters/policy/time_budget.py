@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Self
+from typing import NamedTuple, Self
 
 from eyas.engine.batch_cost import SequenceShare
 from eyas.engine.costs import MAX_ROWS, CostTable
@@ -39,8 +39,7 @@ class TimeBudget:
         self.savings_ms = min(self.savings_ms + gain, MOST_SAVINGS * self.plain_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceCosts:
+class SequenceCosts(NamedTuple):
     """The costs of a cycle as one of its sequences sees them.
 
     Attributes:
