@@ -1,5 +1,8 @@
 """Fill-in-the-middle prompts: llama.cpp's order, texts that stay text, and what is left out of a long one."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from eyas.errors import ConfigError
@@ -76,3 +79,17 @@ def test_it_ends_at_every_end_and_every_infill_token(tmp_path):
 def test_a_model_without_the_tokens_says_so(tmp_path):
     with pytest.raises(ConfigError, match="no fill-in-the-middle tokens"):
         infill_ids(load(tmp_path, FIM[:2]), Infill("a", "b"))
+
+
+def test_qwens_own_tokens():
+    """The vocabulary of a real model: its tokens by their names, and no BOS."""
+    file = Path(os.environ.get("EYAS_TEST_MODELS", "absent")) / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+    if not file.is_file():
+        pytest.skip("no Qwen2.5-Coder in the folder EYAS_TEST_MODELS")
+    tokenizer = Tokenizer.load(file)
+    assert shown(tokenizer, Infill("def f():\n", "\nend", "  re", SNIPPETS[:1])) == (
+        "<|repo_name|>myproject\n<|file_sep|>a.py\na = 1\n<|file_sep|>filename\n"
+        "<|fim_prefix|>def f():\n  re<|fim_suffix|>\nend<|fim_middle|>"
+    )
+    names = {tokenizer.token_text(token) for token in infill_stops(tokenizer)}
+    assert {"<|endoftext|>", "<|im_end|>", "<|fim_pad|>", "<|file_sep|>"} <= names

@@ -34,3 +34,13 @@ def test_the_openai_client(server, capsys):
     code = block.replace("http://127.0.0.1:8000", server.url).replace('"default"', '"tiny"')
     exec(compile(code, "serving.md", "exec"), {})  # our own documentation
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("library", ["openai", "ollama"])
+def test_lines_to_paste(server, capsys, library):
+    """Those of the libraries that are installed here."""
+    blocks = [block for block in examples("docs/clients.md", "python") if "instructor" not in block]
+    [block] = [block for block in blocks if re.match(rf"(from|import) {library}\b", block)]
+    exec(compile(block.replace("http://127.0.0.1:8000", server.url), "clients.md", "exec"), namespace := {})
+    namespace["client"].__exit__(None, None, None)
+    assert capsys.readouterr().out.strip()

@@ -131,6 +131,7 @@ def test_what_clients_ask_of_a_model(client, server):
     [running] = client.ps().models
     assert running.context_length == 1024
     assert server.http.get("/api/version").json()["version"].split(".")[0] == "0"
+    assert server.http.head("/").status_code == 200, "Ollama's command asks so whether a server is there"
     assert server.post("/api/generate", model="caller").json()["done_reason"] == "load"
     assert server.post("/api/chat", model="caller").json()["done_reason"] == "load"
 
@@ -146,6 +147,8 @@ def test_what_clients_ask_of_a_model(client, server):
         ("generate", {"prompt": "x", "context": [1, 2]}, "context"),
         ("generate", {"prompt": "x", "raw": True, "system": "y"}, "system"),
         ("generate", {"prompt": "x", "template": "{{ .Prompt }}"}, "template"),
+        ("chat", {"options": {"n": 2}}, "n is not an option"),
+        ("chat", {"options": {"eyas": {"trace": True}}}, "no place for a trace"),
         ("embed", {"input": "x"}, "no embeddings"),
         ("pull", {}, "Not Found"),
     ],

@@ -54,6 +54,8 @@ WRITTEN = [
     ("hermes", f"```json\n{call_json(OSLO)}\n```", "", [OSLO]),
     ("hermes", f"So:\n```json\n{call_json(OSLO)}\n{call_json(NOW)}\n```\n", "So:\n", [OSLO, NOW]),
     ("hermes", call_json(OSLO), "", [OSLO]),
+    ("hermes", f"<tool_call>\n{{{call_json(OSLO)}}}\n</tool_call>", "", [OSLO]),
+    ("hermes", f"{{{call_json(NOW)}}}\n{{{call_json(OSLO)}}}", "", [NOW, OSLO]),
     ("llama", call_json(OSLO, "parameters"), "", [OSLO]),
     ("llama", f"<|python_tag|>{call_json(OSLO, 'parameters')}; {call_json(NOW)}", "", [OSLO, NOW]),
     ("llama", '{"type": "function", "name": "now", "parameters": {}}', "", [NOW]),

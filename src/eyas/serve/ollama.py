@@ -53,6 +53,7 @@ IDLE_OPTIONS: dict[str, Container[Any]] = {
     "repeat_last_n": (None, -1),  # any, where no penalty is on
 }
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
+OPTIONS_TOO = {"eyas", "samplers"}  # of the fields that are no options
 NAMES = {"max_new_tokens": ("num_predict",), "repetition_penalty": ("repeat_penalty",)}
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 
@@ -141,6 +142,8 @@ class OllamaRequest(Body):
     def shared(self) -> dict[str, Any]:
         """These fields and the options under OpenAI's names."""
         options = dict(self.options or {})
+        for name in options.keys() & ChatRequest.model_fields.keys() - OPTIONS_TOO:
+            raise ApiError(f"{name} is not an option; leave it out.", param=f"options.{name}", code="unknown")
         if options.get("num_predict") in (-1, -2):  # as much as there is room for
             del options["num_predict"]
         return options | {"model": self.model.removesuffix(LATEST), "stream": self.stream}

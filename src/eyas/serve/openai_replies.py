@@ -16,6 +16,7 @@ LEAST_LOG_PROB = -9999.0  # JSON has no infinity
 class OpenAIReply(Reply):
     """A response in the format of OpenAI's chats and completions."""
 
+    tells_trace = True
     prefix: ClassVar[str]
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]

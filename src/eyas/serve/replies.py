@@ -95,6 +95,7 @@ class Reply(ABC):
     created: int = field(default_factory=lambda: int(time.time()))
 
     media_type: ClassVar[str] = EVENTS
+    tells_trace: ClassVar[bool] = False  # has a place for the cycles' trees
 
     def __post_init__(self) -> None:
         count = len(self.prompt_tokens) * self.choices_per_prompt

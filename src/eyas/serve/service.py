@@ -136,6 +136,10 @@ class Service:
         """Answer a request, in one body or as a stream."""
         self.check_model(body.model)
         body.check(self.settings)
+        if body.trace and not kind.tells_trace:
+            raise ApiError(
+                f"{http.url.path} has no place for a trace; ask a chat or a completion.", param="eyas.trace"
+            )
         # Whose turn it takes: its user's, or else its address's.
         client = body.user or (http.client.host if http.client else "")
         record = RequestLog(request_id(http), http.url.path, client)

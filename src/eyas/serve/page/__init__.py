@@ -48,7 +48,7 @@ PATHS = tuple(PAGE)  # public: a page that asks for a key must itself be readabl
 def add_page(app: FastAPI) -> None:
     """Serve the page's files."""
     for path in PATHS:
-        app.get(path, include_in_schema=False)(_sender(path))
+        app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)(_sender(path))
 
 
 def _sender(path: str) -> Callable[[], Awaitable[Response]]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from eyas.serve.tools.calls import CallPart
 
 ARGUMENTS = ("arguments", "parameters")
-BETWEEN = " \t\r\n,;[]"  # what may stand between two calls, and the brackets of a list
+BETWEEN = " \t\r\n,;[]}"  # what may stand between two calls, the brackets of a list, a doubled brace
 
 
 class JsonValue:
@@ -101,9 +101,11 @@ class _Call:
 
     def push(self, sign: str) -> list[CallPart]:
         """Take the next sign."""
+        self.text += sign
+        if self.text == "{{":  # Qwen2.5-Coder's template spells calls so, and the model copies it
+            return []
         was_string, was_depth = self._json.in_string, self._json.depth
         self._json.push(sign)
-        self.text += sign
         if was_depth > 1 or self._json.depth > 1 or was_string or self._json.in_string:
             self._value += sign
         elif sign == ":" and self._key is None:
