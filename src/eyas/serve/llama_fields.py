@@ -29,13 +29,12 @@ IDLE: dict[str, Container[Any]] = {
     # What a response may hold in addition.
     **dict.fromkeys(("n_probs", "min_keep"), (None, 0)),
     **dict.fromkeys(("timings_per_token", "return_progress", "post_sampling_probs"), (None, False)),
-    "grammar": (None, ""),
-    "json_schema": (None,),
     "lora": (None, []),
     "n_cmpl": (None, 1),
 }
 PENALTIES = {"repeat_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}  # their values when off
-DEFAULTS = {"seed": -1, "max_tokens": -1}  # by which clients ask for the server's own
+# By which clients ask for the server's own, or for nothing.
+DEFAULTS: dict[str, Any] = {"seed": -1, "max_tokens": -1, "grammar": "", "json_schema": None}
 
 # The options of each sampler, by its names; those that eyas does not have are never on.
 _SAMPLERS: dict[str, tuple[str, ...]] = {
@@ -51,7 +50,7 @@ _SAMPLED = {option for options in _SAMPLERS.values() for option in options}
 
 def drop_defaults(body: Mapping[str, Any]) -> dict[str, Any]:
     """A body without the values by which llama.cpp's clients ask for the default."""
-    dropped = {name for name, value in DEFAULTS.items() if body.get(name) == value}
+    dropped = {name for name, value in DEFAULTS.items() if name in body and body[name] in (None, value)}
     if all(body.get(name) in (None, off) for name, off in PENALTIES.items()):
         dropped.add("repeat_last_n")
     return {name: value for name, value in body.items() if name not in dropped}
