@@ -70,7 +70,7 @@ def answers(tmp_path_factory, model):
 
 
 def start(words, rank, count, port):
-    """A process as `accelerate launch` starts it."""
+    """A process as `torchrun` starts it."""
     launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"}
     if count > 1:

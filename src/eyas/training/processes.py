@@ -1,8 +1,9 @@
 """Several processes that train one head, each on a part of every batch (data parallel).
 
-`accelerate launch` starts them and says so in the environment. All hold the same weights: gradients are
-averaged before each step. The losses of a batch are means over its tokens by weight, so each process divides
-by the weights of the whole batch; then the steps are those of one process with the whole batch.
+A launcher (`torchrun`, `accelerate launch`) starts them and says so in the environment. All hold the same
+weights: gradients are averaged before each step. The losses of a batch are means over its tokens by weight,
+so each process divides by the weights of the whole batch; then the steps are those of one process with the
+whole batch.
 """
 
 import os
@@ -77,7 +78,7 @@ ALONE = Processes()
 
 
 def find_processes(device: str = "cpu") -> Processes:
-    """The processes of this run, as `accelerate launch` has started them; they meet here.
+    """The processes of this run, as a launcher has started them; they meet here.
 
     Raises:
         ConfigError: there are several, and accelerate is not installed.
@@ -88,7 +89,7 @@ def find_processes(device: str = "cpu") -> Processes:
         from accelerate import PartialState
     except ImportError as error:
         raise ConfigError(
-            "several processes need the package accelerate; install it with `pip install 'eyas[train]'`."
+            "several processes need the package accelerate; install it with `pip install accelerate`."
         ) from error
     state = PartialState(cpu=device == "cpu")
     return Processes(state.process_index, state.num_processes)

@@ -182,4 +182,4 @@ def _prompt(row: Row, path: Path, number: int) -> Prompt:
 
 def listed_fields() -> str:
     """The fields of all kinds, for help texts."""
-    return ", ".join(" and ".join(f'"{name}"' for name in kind.names()) for kind in KINDS)
+    return " or ".join(" and ".join(f'"{name}"' for name in kind.names()) for kind in KINDS)
