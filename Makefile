@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python
-NATIVE := $(wildcard native/*.cpp native/*.h native/*.inl native/*/*.inl)
+NATIVE := $(wildcard native/*.cpp native/*.h native/*.inl native/*/*.inl) tests/runtimes/native/kernel_digests.cpp
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ test-fast: ## the suite without slow and network tests
 
 native-sanitize: ## the native engine's kernel tests under the address and undefined-behaviour sanitizers
 	PYTHON="$(PYTHON)" bash tests/runtimes/native/sanitize.sh
+
+arm: ## the native engine's kernels for ARM, under an emulator: the bits of portable code on this machine
+	PYTHON="$(PYTHON)" bash tests/runtimes/native/arm.sh
 
 fuzz: ## read 10,000 broken GGUF headers (EYAS_FUZZ is another number): none may crash, hang or eat memory
 	$(PYTHON) -m pytest -q -m slow tests/models/test_gguf_file.py
@@ -82,4 +85,4 @@ serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
 	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/serve/ray
 
-.PHONY: fuzz stub docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize check head acceptance equality equality-native speed
+.PHONY: fuzz stub docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize arm check head acceptance equality equality-native speed

@@ -44,6 +44,12 @@ Matrix::Matrix(const std::string& format, int n, int k, Bytes data_, std::option
 
 namespace {
 
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : present_kernels()) names.push_back(kernels->name);
+  return names;
+}
+
 std::vector<std::string> weight_formats() {
   std::vector<std::string> names;
   for (int i = 0; i < kNumWeightFormats; ++i) names.push_back(kWeightFormats[i].name);
@@ -143,11 +149,7 @@ PyRowSource::PyRowSource(const StoredRows& table, const std::optional<std::strin
 }
 
 void bind_weights(nb::module_& m) {
-  m.def("isas", [] {  // of this machine, the best first
-    std::vector<std::string> names;
-    for (const Kernels* kernels : present_kernels()) names.push_back(kernels->name);
-    return names;
-  });
+  m.def("isas", &isas, "Names of the instruction sets that this machine has, the best first.");
   m.def("weight_formats", &weight_formats, "Names of the formats that matrices may have.");
   m.def("pack", &py_pack, "rows"_a, "format"_a,
         "Packed bytes, scales per output, and how many of the (n, k) weights, or scales of blocks, are not\n"

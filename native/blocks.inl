@@ -167,11 +167,64 @@ struct BlockFormat {
   }
 };
 
+// Whether integers fill their bytes: then they are stored plus 128, which bytes lose where dot_bytes multiplies signed ones.
+template <class Format>
+constexpr bool kFillsBytes = Format::kMost > 127;
+// What the integers that dot_bytes multiplies are the weights' plus.
+template <class Format>
+constexpr int kOffsetOf = kFillsBytes<Format> && kSignedBytes ? Format::kOffset - 128 : Format::kOffset;
+
+template <class Format, int kVector>
+EYAS_INLINE Bytes weights_of(const typename Format::Stored& s, int part) {
+  const Bytes stored = Format::template weights<kVector>(s, part);
+  if constexpr (kFillsBytes<Format>)
+    return of_8_bits(stored);
+  else
+    return stored;
+}
+
+// Integer sums as `run_integers` makes them, of two tokens and 8 inputs at a time (see simd_neon.h). An odd token goes with
+// itself.
+template <class Pair, class Format, int kGroup, int kFirst, int R, int V, class Start, class Fetch>
+EYAS_INLINE void run_integers_of_pairs(const typename Format::Stored& s, int part, const std::uint8_t* const (&tokens)[R], int at,
+                                       const Start& start, const Fetch& fetch, I (&whole)[R][V]) {
+  constexpr int kPairs = (R + 1) / 2;
+  const auto second = [](int p) { return 2 * p + 1 < R ? 2 * p + 1 : 2 * p; };
+  Pair sums[kPairs][V];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPairs; ++p)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sums[p][v] = Pair::start(start(2 * p), start(second(p)));
+  unrolled<Format::kRun / 8>([&](auto piece) EYAS_INLINE_LAMBDA {
+    constexpr int kOwn = 2 * decltype(piece)::value, kVector = 2 * (kGroup + kOwn) + kFirst;
+    typename Pair::Weights weights[V];
+    fetch(Index<kOwn>{});
+    fetch(Index<kOwn + 1>{});
+    unrolled<V>([&](auto v) EYAS_INLINE_LAMBDA {
+      constexpr int kOf = kVector + decltype(v)::value;
+      weights[decltype(v)::value] = Pair::weights(weights_of<Format, kOf>(s, part), weights_of<Format, kOf + 2>(s, part));
+    });
+#pragma GCC unroll 8
+    for (int p = 0; p < kPairs; ++p) {
+      const int from = at + (kGroup + kOwn) * 4;
+      const auto inputs = Pair::inputs(tokens[2 * p] + from, tokens[second(p)] + from);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[p][v].add(weights[v], inputs);
+    }
+  });
+#pragma GCC unroll 8
+  for (int p = 0; p < kPairs; ++p)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sums[p][v].split(whole[2 * p][v], whole[second(p)][v]);
+}
+
 // Integer sums of one run, whose groups of 4 inputs begin with number `kGroup`: start(r) plus weights times the bytes of each
 // token at `at`. Where the instruction set multiplies bytes into sums of 16 bits, as many groups are added up there as fit.
 template <class Format, int kGroup, int kFirst, int R, int V, class Start, class Fetch>
 EYAS_INLINE void run_integers(const typename Format::Stored& s, int part, const std::uint8_t* const (&tokens)[R], int at,
                               const Start& start, const Fetch& fetch, I (&whole)[R][V]) {
+  if constexpr (R > 1 && !std::is_void_v<TokenPair>)
+    return run_integers_of_pairs<TokenPair, Format, kGroup, kFirst>(s, part, tokens, at, start, fetch, whole);
   constexpr int kGroups = Format::kRun / 4, kFit = 32767 / (2 * 127 * Format::kMost);
   constexpr bool kInPairs = kPairSums && kFit > 0;
   constexpr int kTogether = !kInPairs ? 1 : kFit < kGroups ? kFit : kGroups;
@@ -183,7 +236,7 @@ EYAS_INLINE void run_integers(const typename Format::Stored& s, int part, const 
       Bytes weights[V];
       fetch(Index<kOwn>{});
       unrolled<V>([&](auto v) EYAS_INLINE_LAMBDA {
-        weights[decltype(v)::value] = Format::template weights<2 * (kGroup + kOwn) + kFirst + decltype(v)::value>(s, part);
+        weights[decltype(v)::value] = weights_of<Format, 2 * (kGroup + kOwn) + kFirst + decltype(v)::value>(s, part);
       });
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
@@ -213,6 +266,7 @@ EYAS_INLINE void run_integers(const typename Format::Stored& s, int part, const 
 template <class Format, int kFirst, int R, int V, int L>
 EYAS_INLINE void block_tile(const std::uint8_t* block, int k, const Activations& x, int t, const Ahead<L>& ahead,
                             F (&sums)[R][V]) {
+  static_assert(!kFillsBytes<Format> || Format::kOffset == 128, "8 bits are stored plus 128");
   constexpr int kParts = Format::kInputs / kRunInputs, kRuns = kRunInputs / Format::kRun, kGroups = Format::kRun / 4;
   constexpr int kLines = int((sizeof(typename Format::Stored) / kParts + 63) / 64);
   const auto* stored = reinterpret_cast<const typename Format::Stored*>(block);
@@ -230,8 +284,8 @@ EYAS_INLINE void block_tile(const std::uint8_t* block, int k, const Activations&
       const std::int32_t* run_sums[R];
       for (int r = 0; r < R; ++r) run_sums[r] = x.sum + std::size_t(2 * ((t + r) * x.scales + part));
       const auto start = [&](int r) EYAS_INLINE_LAMBDA {
-        if (Format::kOffset == 0) return zero_int();
-        return set_int(-Format::kOffset * (kRuns == 2 ? run_sums[r][kRunOf] : run_sums[r][0] + run_sums[r][1]));
+        if (kOffsetOf<Format> == 0) return zero_int();
+        return set_int(-kOffsetOf<Format> * (kRuns == 2 ? run_sums[r][kRunOf] : run_sums[r][0] + run_sums[r][1]));
       };
       const auto fetch = [&](auto group) EYAS_INLINE_LAMBDA {
         if (kRunOf * kGroups + decltype(group)::value < kLines) ahead.fetch(line + kRunOf * kGroups + decltype(group)::value);

@@ -96,13 +96,14 @@ struct Int8Keys {
         std::int32_t sum;
         __builtin_memcpy(&sum, item.queries[r] + padded + 4 * (parts + part), 4);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) whole[r][v] = set_int(sum);
+        for (int v = 0; v < V; ++v) whole[r][v] = start_of_8_bits(sum);
       }
       for (; g < end; ++g) {
         decltype(load_bytes(nullptr)) bytes[V];
         ahead.fetch(g);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) bytes[v] = load_bytes(keys + std::size_t(v) * s.key_block_bytes() + std::size_t(g) * 64);
+        for (int v = 0; v < V; ++v)
+          bytes[v] = of_8_bits(load_bytes(keys + std::size_t(v) * s.key_block_bytes() + std::size_t(g) * 64));
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4

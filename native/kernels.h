@@ -5,6 +5,8 @@
 // lanes. Nothing here depends on the number of tokens or threads.
 #pragma once
 
+#include <vector>
+
 #include "formats.h"
 #include "types.h"
 
@@ -71,18 +73,18 @@ struct Kernels {
 
 extern const Kernels kPortable;
 #if defined(__x86_64__)
-extern const Kernels kAvx2;
-extern const Kernels kAvxVnni;
-extern const Kernels kAvx512;
-extern const Kernels kAvx512Bf16;
+extern const Kernels kAvx2, kAvxVnni, kAvx512, kAvx512Bf16;
+#elif defined(__aarch64__)
+extern const Kernels kNeon, kNeonDotprod, kNeonI8mm;
 #endif
 
 // As Kernels::top_k, for any k <= n.
 void best_indices(const Kernels& kernels, const float* x, int n, int k, int* indices);
 
-// The kernels of the best instruction set that this machine has, or of the one called `name`; null if it has none.
-const Kernels* find_kernels(const char* name);
-// Those that this machine has, the best first.
+// The kernels that this machine can run, the best first.
 std::vector<const Kernels*> present_kernels();
+
+// The best of them, or those of the instruction set called `name`; null if the machine does not have it.
+const Kernels* find_kernels(const char* name);
 
 }  // namespace eyas

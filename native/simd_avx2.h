@@ -139,6 +139,9 @@ inline F dot_pairs(F sum, const Pairs& w, const std::uint8_t* x) {
 }
 
 using Bytes = I;
+// Weights are multiplied as unsigned bytes, and by one token at a time.
+constexpr bool kSignedBytes = false;
+using TokenPair = void;
 inline Bytes load_bytes(const std::uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }

@@ -135,6 +135,9 @@ inline I dot_bytes(I sum, I w, const std::uint8_t* x) {
 #endif
 
 using Bytes = I;
+// Weights are multiplied as unsigned bytes, and by one token at a time.
+constexpr bool kSignedBytes = false;
+using TokenPair = void;
 inline Bytes load_bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
 // Each byte moved right by kShift bits, or left by -kShift, and cut to `mask`, which holds none of its neighbour's bits.
 template <int kShift>

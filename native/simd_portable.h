@@ -117,6 +117,9 @@ inline F dot_pairs(const F& sum, const Pairs& w, const std::uint8_t* x) {
 struct Bytes {
   std::uint8_t v[64];
 };
+// Weights are multiplied as unsigned bytes, and by one token at a time.
+constexpr bool kSignedBytes = false;
+using TokenPair = void;
 inline Bytes load_bytes(const std::uint8_t* p) {
   Bytes bytes;
   __builtin_memcpy(bytes.v, p, 64);

@@ -31,6 +31,17 @@ struct Ahead {
   }
 };
 
+// Bytes of 8 bits, which are stored plus 128, as dot_bytes reads them, and the start of a sum of their products: -128 times
+// the sum of the inputs, which undoes the 128 where the bytes still have it.
+template <class Bytes>
+EYAS_INLINE Bytes of_8_bits(const Bytes& stored) {
+  if constexpr (kSignedBytes)
+    return less_128(stored);
+  else
+    return stored;
+}
+EYAS_INLINE I start_of_8_bits(std::int32_t sum) { return kSignedBytes ? zero_int() : set_int(sum); }
+
 // Sums in floats of R tokens times V vectors of outputs: vector v starts at w[v] and has a group every `stride` bytes.
 template <class Format, int R, int V, int L>
 EYAS_INLINE void strided_tile(const std::uint8_t* const* w, int stride, int groups, const std::uint8_t* const* x,
@@ -83,12 +94,12 @@ inline void integer_tile(const std::uint8_t* const* w, int groups, const Activat
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) whole[r][v] = set_int(x.sum[(t + r) * x.scales + part]);
+      for (int v = 0; v < V; ++v) whole[r][v] = start_of_8_bits(x.sum[(t + r) * x.scales + part]);
     for (; g < end; ++g) {
       decltype(load_bytes(nullptr)) weights[V];
       ahead.fetch(g);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) weights[v] = load_bytes(w[v] + std::size_t(g) * kGroupBytes);
+      for (int v = 0; v < V; ++v) weights[v] = of_8_bits(load_bytes(w[v] + std::size_t(g) * kGroupBytes));
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8

@@ -6,7 +6,9 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-def isas() -> list[str]: ...
+def isas() -> list[str]:
+    """Names of the instruction sets that this machine has, the best first."""
+
 def weight_formats() -> list[str]:
     """Names of the formats that matrices may have."""
 

@@ -126,4 +126,5 @@ def test_doctor_knows_the_machine(eyas, monkeypatch):
         assert word in done.out
     document = eyas("doctor", "--json").document
     assert document["cores"] >= 1
+    assert document["native_kernels"][-1] == "portable"
     assert document["default_model"] != ""

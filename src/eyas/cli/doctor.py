@@ -11,6 +11,7 @@ from eyas.cli.parser import Commands
 from eyas.drafters.find import HeadFinder
 from eyas.errors import EyasError
 from eyas.models import cache_dir, default_model_dir, list_models, target_fingerprint
+from eyas.models.compiled import native
 from eyas.models.machine import cpu_flags, cpu_model, usable_cores
 from eyas.models.packed import LIMIT, packed_bytes
 from eyas.models.store import stored_model
@@ -23,7 +24,7 @@ INSTRUCTION_SETS = (
 )
 
 
-MACHINE = ("platform", "cpu", "instruction_sets", "cores", "usable_cores", "threads")
+MACHINE = ("platform", "cpu", "instruction_sets", "native_kernels", "cores", "usable_cores", "threads")
 
 
 def add(commands: Commands) -> None:
@@ -60,6 +61,7 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+        "native_kernels": native.isas() if native else "absent",
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "threads": _threads(),
