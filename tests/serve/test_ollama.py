@@ -54,6 +54,15 @@ def test_lines_are_the_default(server):
     assert [json.loads(line)["done"] for line in response.text.splitlines()][-1] is True
 
 
+def test_a_body_need_not_be_declared_as_json_unless_a_page_sends_it(server):
+    body = json.dumps({"model": "caller", "messages": ASK, "options": SHORT, "stream": False})
+    form = {"content-type": "application/x-www-form-urlencoded"}  # as curl -d sends it
+    assert server.http.post("/api/chat", content=body, headers=form).status_code == 200
+    page = form | {"origin": "https://page.example"}
+    assert server.http.post("/api/chat", content=body, headers=page).status_code == 400
+    assert server.http.post("/v1/chat/completions", content=body, headers=form).status_code == 400
+
+
 def test_defaults_and_names_are_ollamas(client, caller):
     options = {"seed": 3, "num_predict": 12, "repeat_penalty": 1.3, "num_ctx": 4096, "stop": ["zz"]}
     alone = caller.generate(
@@ -93,7 +102,7 @@ def weather(city: str) -> str:
 
 
 def test_calls_and_thoughts(client, caller, monkeypatch):
-    options = {"num_predict": 60, "stop": [END]}
+    options = {"num_predict": 60, "stop": [END], "temperature": 0}
     with saying(caller, SAID, monkeypatch):
         message = client.chat(MODEL, ASK, tools=[weather], think=True, options=options).message
         parts = list(client.chat(MODEL, ASK, tools=[weather], options=options, stream=True))

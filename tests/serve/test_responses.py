@@ -19,7 +19,7 @@ WEATHER = {
 SAID = (
     '<think>\nHm.</think>\n\nI look.<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
 )
-LONG = {"max_output_tokens": 60, "tools": [WEATHER]}
+LONG = {"max_output_tokens": 60, "tools": [WEATHER], "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_events_of_a_stream_make_the_response(client):
 
 
 def test_the_clients_own_stream_adds_them_up(client, caller, monkeypatch):
-    ending = {"max_output_tokens": 60, "extra_body": {"stop": END}}
+    ending = {"max_output_tokens": 60, "temperature": 0, "extra_body": {"stop": END}}
     with (
         saying(caller, "The Danube flows.", monkeypatch),
         client.responses.stream(model="caller", input=ASK, **ending) as stream,

@@ -61,7 +61,7 @@ class Guard:
         except ApiError as error:
             await error_response(error, HTTPConnection(scope))(scope, receive, named_send)
             return
-        await self._app(scope, self._counted(receive), named_send)
+        await self._app(_declared(scope, headers), self._counted(receive), named_send)
 
     def _check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         if self._authorization is not None and path not in self._open_paths:
@@ -93,3 +93,14 @@ class Guard:
     @property
     def _too_large(self) -> str:
         return f"the body is larger than the limit of {self._max_body_bytes} bytes; send less."
+
+
+def _declared(scope: Scope, headers: Mapping[bytes, bytes]) -> Scope:
+    """A request to Ollama's routes with its body declared as JSON: their clients often leave that out.
+
+    Not what a page sends, which always names its origin: other sites must not ask without being asked.
+    """
+    if not scope["path"].startswith("/api/") or b"origin" in headers:
+        return scope
+    kept = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*kept, (b"content-type", b"application/json")]}
