@@ -116,7 +116,8 @@ struct PyEagleHead {
     for (const nb::object& owner : matrix_owners) matrices.push_back(nb::cast<const Matrix&>(owner).packed);
     const Embedding& embedding = nb::cast<const PyTarget&>(target_owner).network->embedding();
     const int hidden = stack.stack->shape().hidden;
-    require(matrices.size() == 1 || matrices.size() == 2, "one matrix for embedding and feature, or one for each");
+    require(matrices.size() <= 2, "one matrix for embedding and feature, or one for each");
+    require(matrices.empty() == stack.stack->reads_embeddings(), "matrices, or a stack that reads embeddings");
     for (const PackedMatrix& matrix : matrices)
       require(matrix.n == hidden && matrix.k * int(matrices.size()) == 2 * hidden, "matrices of the stack's hidden size");
     require(embedding.hidden() == hidden, "an embedding of the stack's hidden size");

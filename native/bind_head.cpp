@@ -66,7 +66,8 @@ std::vector<Answer> to_answers(const PyLMHead::Generated& generated, int vocab_s
 }  // namespace
 
 PyLMHead::PyLMHead(std::shared_ptr<Engine> engine_, const std::vector<MatrixHandle>& matrices, float scale, float softcap,
-                   const std::optional<Ids>& token_ids, std::optional<nb::handle_t<PyRowSource>> more)
+                   const std::optional<Ids>& token_ids, std::optional<nb::handle_t<PyRowSource>> more,
+                   const std::optional<Vector>& norm, float eps)
     : engine(std::move(engine_)) {
   for (const MatrixHandle& matrix : matrices) owners.push_back(nb::borrow(matrix));
   require(!owners.empty(), "a head needs a matrix");
@@ -84,7 +85,13 @@ PyLMHead::PyLMHead(std::shared_ptr<Engine> engine_, const std::vector<MatrixHand
     require(source->table.k == k, "rows of the same inputs");
     require(!ids.empty() && std::is_sorted(ids.begin(), ids.end()), "ascending ids, which others can join");
   }
-  head = std::make_unique<LMHead>(*engine, std::move(parts), LogitTransform{scale, softcap}, std::move(ids));
+  InputNorm input_norm;
+  if (norm) {
+    require(norm->shape(0) == std::size_t(k), "a norm as wide as what it norms");
+    input_norm = {padded(*norm), eps};
+  }
+  head =
+      std::make_unique<LMHead>(*engine, std::move(parts), LogitTransform{scale, softcap}, std::move(ids), std::move(input_norm));
   require(!token_ids || token_ids->shape(0) == std::size_t(head->size()), "an id per column");
 }
 
@@ -248,10 +255,11 @@ void bind_head(nb::module_& m) {
       .def_prop_ro("edits", &Sampler::edits);
   nb::class_<PyLMHead>(m, "LMHead",
                        "Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0. Without `token_ids` a\n"
-                       "column is its id.")
+                       "column is its id. With `norm`, the weights of an RMSNorm, x is normed first.")
       .def(nb::init<std::shared_ptr<Engine>, const std::vector<MatrixHandle>&, float, float, const std::optional<Ids>&,
-                    std::optional<nb::handle_t<PyRowSource>>>(),
-           "engine"_a, "matrices"_a, "scale"_a = 1.0f, "softcap"_a = 0.0f, "token_ids"_a = nb::none(), "more"_a = nb::none())
+                    std::optional<nb::handle_t<PyRowSource>>, const std::optional<Vector>&, float>(),
+           "engine"_a, "matrices"_a, "scale"_a = 1.0f, "softcap"_a = 0.0f, "token_ids"_a = nb::none(), "more"_a = nb::none(),
+           "norm"_a = nb::none(), "eps"_a = 0.0f)
       .def("plus", &PyLMHead::plus, "token_ids"_a, nb::sig("def plus(self, token_ids: Sequence[int]) -> LMHead | None"),
            "This head and the rows of `more` for these ids, in ascending order; None if it has them all. It takes\n"
            "over the memory of this head's last forward.")

@@ -85,11 +85,13 @@ void init_mixture(PyMixture* self, MatrixHandle router, const std::vector<OneOrS
 
 void init_layer(PyLayer* self, const OneOrSeveral& qkv, MatrixHandle output, const OneOrSeveral& gate_up,
                 std::optional<MatrixHandle> down, std::optional<nb::handle_t<PyMixture>> mixture,
-                std::optional<Vector> attention_norm, std::optional<Vector> attention_post_norm, std::optional<Vector> mlp_norm,
-                std::optional<Vector> mlp_post_norm, std::optional<Vector> query_norm, std::optional<Vector> key_norm,
-                bool wide_norms, float eps, const std::string& activation, int window, int rope, std::optional<float> scale,
-                float softcap, float residual_multiplier) {
+                std::optional<Vector> attention_norm, std::optional<Vector> hidden_norm,
+                std::optional<Vector> attention_post_norm, std::optional<Vector> mlp_norm, std::optional<Vector> mlp_post_norm,
+                std::optional<Vector> query_norm, std::optional<Vector> key_norm, bool residual_is_normed, bool wide_norms,
+                float eps, const std::string& activation, int window, int rope, std::optional<float> scale, float softcap,
+                float residual_multiplier) {
   Layer options;
+  options.residual_is_normed = residual_is_normed;
   options.wide_norms = wide_norms;
   options.eps = eps;
   options.activation = function_of(activation);
@@ -106,6 +108,7 @@ void init_layer(PyLayer* self, const OneOrSeveral& qkv, MatrixHandle output, con
                      down ? nb::borrow(*down) : nb::none(),
                      mixture ? nb::borrow(*mixture) : nb::none(),
                      std::move(attention_norm),
+                     std::move(hidden_norm),
                      std::move(attention_post_norm),
                      std::move(mlp_norm),
                      std::move(mlp_post_norm),
@@ -174,6 +177,8 @@ Layer PyStack::layer(const PyLayer& given, const StackShape& shape) {
   const int width = shape.query_width(), kv_width = shape.key_width();
   Layer layer = given.options;
   layer.attention_norm = norm(given.attention_norm, shape.hidden);
+  layer.hidden_norm = norm(given.hidden_norm, shape.hidden);
+  require(!layer.hidden_norm || layer.attention_norm, "a norm of the embedding beside that of the hidden state");
   layer.attention_post_norm = norm(given.attention_post_norm, shape.hidden);
   layer.mlp_norm = norm(given.mlp_norm, shape.hidden);
   layer.mlp_post_norm = norm(given.mlp_post_norm, shape.hidden);
@@ -190,7 +195,8 @@ Layer PyStack::layer(const PyLayer& given, const StackShape& shape) {
   }
   if (layer.attention_scale == 0) layer.attention_scale = 1.0f / std::sqrt(float(shape.head_dim));
   require(layer.rope >= -1 && layer.rope < int(shape.ropes.size()), "a rotary embedding of the stack's, or -1");
-  require(fit(layer.qkv, shape.hidden, width + 2 * kv_width, {width, kv_width, kv_width}) && layer.output.n == shape.hidden &&
+  const int inputs = layer.hidden_norm ? 2 * shape.hidden : shape.hidden;
+  require(fit(layer.qkv, inputs, width + 2 * kv_width, {width, kv_width, kv_width}) && layer.output.n == shape.hidden &&
               layer.output.k == width,
           "matrices that do not fit the layer");
   return layer;
@@ -204,14 +210,34 @@ PyStack::PyStack(std::shared_ptr<Engine> engine_, const StackShape& shape, const
   for (const PyLayer* given : layers) {
     require(given != nullptr, "a layer that is None");
     made.push_back(layer(*given, shape));
+    require(made.size() == 1 || !made.back().hidden_norm, "only the first layer reads embeddings");
   }
   const float* last = norm(final_norm, shape.hidden);
   stack = std::make_unique<Stack>(engine->kernels, engine->pool, shape, std::move(made), last, final_eps);
 }
 
-Out<float> PyStack::forward(PyCache& cache, const Tokens& x, const std::optional<Ids>& parents) {
+namespace {
+
+// Tokens in memory of `width` floats each, zeros behind.
+float* with_padding(const Tokens& x, std::size_t width, Buffer& buffer) {
+  const std::size_t count = x.shape(0), hidden = x.shape(1);
+  buffer.reserve(count * width * sizeof(float));
+  float* rows = buffer.as<float>();
+  for (std::size_t t = 0; t < count; ++t) {
+    std::memcpy(rows + t * width, x.data() + t * hidden, sizeof(float) * hidden);
+    std::fill(rows + t * width + hidden, rows + (t + 1) * width, 0.0f);
+  }
+  return rows;
+}
+
+}  // namespace
+
+Out<float> PyStack::forward(PyCache& cache, const Tokens& x, const std::optional<Ids>& parents,
+                            const std::optional<Tokens>& embeddings) {
   const std::size_t count = x.shape(0), hidden = std::size_t(stack->shape().hidden), width = std::size_t(stack->stride());
   require(count > 0 && x.shape(1) == hidden, "tokens of the stack's hidden size");
+  require(embeddings.has_value() == stack->reads_embeddings(), "embeddings for a stack that reads them, and no other");
+  require(!embeddings || (embeddings->shape(0) == count && embeddings->shape(1) == hidden), "an embedding for each token");
   const std::vector<int> above = to_parents(parents, count);
   cache.admit(stack->cache_shape(0), int(count), parents ? above.data() : nullptr);
   Out<float> out = new_array<float>({count, hidden});
@@ -219,13 +245,9 @@ Out<float> PyStack::forward(PyCache& cache, const Tokens& x, const std::optional
   {
     const nb::gil_scoped_release release;
     const auto turn = engine->pool.hold();
-    states.reserve(count * width * sizeof(float));
-    float* state = states.as<float>();
-    for (std::size_t t = 0; t < count; ++t) {
-      std::memcpy(state + t * width, x.data() + t * hidden, sizeof(float) * hidden);
-      std::fill(state + t * width + hidden, state + (t + 1) * width, 0.0f);
-    }
-    stack->forward({{&cache.cache, int(count), parents ? above.data() : nullptr}}, state);
+    float* state = with_padding(x, width, states);
+    const float* others = embeddings ? with_padding(*embeddings, width, beside) : nullptr;
+    stack->forward({{&cache.cache, int(count), parents ? above.data() : nullptr}}, state, {}, others);
     for (std::size_t t = 0; t < count; ++t) std::memcpy(result + t * hidden, state + t * width, sizeof(float) * hidden);
   }
   return out;
@@ -255,14 +277,15 @@ void bind_stack(nb::module_& m) {
            "`top_k` best are taken; `is_normalised`: their weights sum to 1.");
   nb::class_<PyLayer>(m, "Layer")
       .def("__init__", &init_layer, nb::kw_only(), "qkv"_a, "output"_a, "gate_up"_a = nb::list(), "down"_a.none() = nb::none(),
-           "mixture"_a.none() = nb::none(), "attention_norm"_a.none() = nb::none(), "attention_post_norm"_a.none() = nb::none(),
-           "mlp_norm"_a.none() = nb::none(), "mlp_post_norm"_a.none() = nb::none(), "query_norm"_a.none() = nb::none(),
-           "key_norm"_a.none() = nb::none(), "wide_norms"_a = false, "eps"_a = 1e-6, "activation"_a = "silu", "window"_a = 0,
-           "rope"_a = 0, "scale"_a.none() = nb::none(), "softcap"_a = 0.0f, "residual_multiplier"_a = 1.0f,
+           "mixture"_a.none() = nb::none(), "attention_norm"_a.none() = nb::none(), "hidden_norm"_a.none() = nb::none(),
+           "attention_post_norm"_a.none() = nb::none(), "mlp_norm"_a.none() = nb::none(), "mlp_post_norm"_a.none() = nb::none(),
+           "query_norm"_a.none() = nb::none(), "key_norm"_a.none() = nb::none(), "residual_is_normed"_a = false,
+           "wide_norms"_a = false, "eps"_a = 1e-6, "activation"_a = "silu", "window"_a = 0, "rope"_a = 0,
+           "scale"_a.none() = nb::none(), "softcap"_a = 0.0f, "residual_multiplier"_a = 1.0f,
            "Matrices and options of one layer; what is not given is absent. Where formats differ, `qkv` is a\n"
            "list of three matrices and `gate_up` one of two; a mixture of experts stands in place of `gate_up`\n"
-           "and `down`. `rope` counts the stack's, -1\n"
-           "is none; `scale` None is head_dim^(-1/2).");
+           "and `down`. A layer with `hidden_norm` reads embeddings beside the hidden states. `rope` counts the\n"
+           "stack's, -1 is none; `scale` None is head_dim^(-1/2).");
   nb::class_<PyStack>(m, "Stack")
       .def(nb::init<std::shared_ptr<Engine>, const StackShape&, const std::vector<PyLayer*>&, std::optional<Vector>, float>(),
            "engine"_a, "shape"_a, "layers"_a, "final_norm"_a.none() = nb::none(), "final_eps"_a = 1e-6)
@@ -270,8 +293,9 @@ void bind_stack(nb::module_& m) {
       .def(
           "new_cache", [](const PyStack& s, int limit) { return std::make_unique<PyCache>(s.stack->cache_shape(limit)); },
           "limit"_a)
-      .def("forward", &PyStack::forward, "cache"_a, "x"_a, "parents"_a.none() = nb::none(),
-           "Append the tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H).");
+      .def("forward", &PyStack::forward, "cache"_a, "x"_a, "parents"_a.none() = nb::none(), "embeddings"_a.none() = nb::none(),
+           "Append the tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H). `embeddings`\n"
+           "(T, H) are for a stack whose first layer reads them.");
 }
 
 }  // namespace eyas

@@ -17,6 +17,7 @@ PyTarget::PyTarget(nb::handle_t<PyStack> stack_, nb::handle_t<PyLMHead> head_, c
   embedding.scale = scale;
   const int hidden = stack.stack->shape().hidden;
   require(embedding.hidden() == hidden && head.k == hidden, "an embedding and a head of the stack's hidden size");
+  require(!stack.stack->reads_embeddings(), "layers of a target, which read no embeddings beside what they get");
   network = std::make_unique<TargetNetwork>(*stack.stack, *head.head, embedding);
 }
 

@@ -113,7 +113,7 @@ struct PyLayer {
   std::vector<nb::object> qkv, gate_up;  // of class Matrix
   nb::object output, down;
   nb::object mixture;  // of class Mixture, or None; then there is neither gate_up nor down
-  std::optional<Vector> attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm;
+  std::optional<Vector> attention_norm, hidden_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm;
   Layer options;  // everything else
 };
 
@@ -122,11 +122,11 @@ struct PyStack {
   std::vector<nb::object> owners;
   std::vector<std::unique_ptr<std::vector<float>>> norms;
   std::unique_ptr<Stack> stack;
-  Buffer states;
+  Buffer states, beside;
 
   PyStack(std::shared_ptr<Engine> engine, const StackShape& shape, const std::vector<PyLayer*>& layers,
           std::optional<Vector> final_norm, float final_eps);
-  Out<float> forward(PyCache& cache, const Tokens& x, const std::optional<Ids>& parents);
+  Out<float> forward(PyCache& cache, const Tokens& x, const std::optional<Ids>& parents, const std::optional<Tokens>& embeddings);
 
  private:
   const float* norm(const std::optional<Vector>& weights, int size);
@@ -151,7 +151,8 @@ struct PyLMHead {
   using Generated = std::vector<std::pair<int, std::vector<int>>>;
 
   PyLMHead(std::shared_ptr<Engine> engine, const std::vector<MatrixHandle>& matrices, float scale, float softcap,
-           const std::optional<Ids>& token_ids, std::optional<nb::handle_t<PyRowSource>> more);
+           const std::optional<Ids>& token_ids, std::optional<nb::handle_t<PyRowSource>> more, const std::optional<Vector>& norm,
+           float eps);
   PyLMHead(PyLMHead& before, std::unique_ptr<LMHead> grown);
   std::unique_ptr<PyLMHead> plus(std::vector<std::int64_t> ids);
   void forward(const Tokens& x);

@@ -52,34 +52,56 @@ void EagleHead::predict(Cache& cache, const Level& level) {
   const char* error = cache.admit(tokens, parents);
   if (*error) throw std::invalid_argument(error);
 
-  // [embedding; feature], for each matrix with zeros behind what it reads.
   const std::size_t hidden = std::size_t(embedding_.hidden()), width = std::size_t(stack_.stride());
-  const std::size_t piece = std::size_t(round_up(fc_.front().k, kBlock)), row = piece * fc_.size();
-  inputs_.reserve(std::size_t(tokens) * row * sizeof(float));
-  float* inputs = inputs_.as<float>();
-  std::fill(inputs, inputs + std::size_t(tokens) * row, 0.0f);
-  for (std::size_t t = 0; t < std::size_t(tokens); ++t) {
-    const std::int64_t id = level.token_ids[t];
-    if (id < 0 || id >= embedding_.vocab()) throw std::invalid_argument("a token id outside the vocabulary");
-    embedding_.read(int(id), inputs + t * row);
-    std::memcpy(inputs + t * row + (fc_.size() > 1 ? piece : hidden), level.features[t], sizeof(float) * hidden);
-  }
-
-  const std::size_t size = std::size_t(tokens) * width;
-  predicted_.reserve(size * sizeof(float));
+  fc_.empty() ? read_apart(level) : project(level);
   float* x = predicted_.as<float>();
-  engine_.multiply(fc_.front(), inputs, row, tokens, x, width);
-  for (std::size_t part = 1; part < fc_.size(); ++part) {
-    sums_.reserve(size * sizeof(float));
-    engine_.multiply(fc_[part], inputs + part * piece, row, tokens, sums_.as<float>(), width);
-    for (std::size_t i = 0; i < size; ++i) x[i] += sums_.as<float>()[i];
-  }
   const auto clear_padding = [&] {
     for (std::size_t t = 0; t < std::size_t(tokens); ++t) std::fill(x + t * width + hidden, x + (t + 1) * width, 0.0f);
   };
   clear_padding();
-  stack_.forward({{&cache, tokens, parents}}, x);
+  stack_.forward({{&cache, tokens, parents}}, x, {}, fc_.empty() ? inputs_.as<float>() : nullptr);
   clear_padding();
+}
+
+void EagleHead::embed(std::int64_t id, float* out) const {
+  if (id < 0 || id >= embedding_.vocab()) throw std::invalid_argument("a token id outside the vocabulary");
+  embedding_.read(int(id), out);
+}
+
+void EagleHead::read_apart(const Level& level) {
+  const std::size_t tokens = level.token_ids.size(), width = std::size_t(stack_.stride());
+  inputs_.reserve(tokens * width * sizeof(float));
+  sums_.reserve(tokens * width * sizeof(float));
+  std::fill(inputs_.as<float>(), inputs_.as<float>() + tokens * width, 0.0f);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    embed(level.token_ids[t], inputs_.as<float>() + t * width);
+    std::memcpy(sums_.as<float>() + t * width, level.features[t], sizeof(float) * std::size_t(embedding_.hidden()));
+  }
+  std::swap(predicted_, sums_);  // the features may be outputs of the last pass
+}
+
+void EagleHead::project(const Level& level) {
+  // [embedding; feature], for each matrix with zeros behind what it reads.
+  const std::size_t tokens = level.token_ids.size(), width = std::size_t(stack_.stride());
+  const std::size_t hidden = std::size_t(embedding_.hidden());
+  const std::size_t piece = std::size_t(round_up(fc_.front().k, kBlock)), row = piece * fc_.size();
+  inputs_.reserve(tokens * row * sizeof(float));
+  float* inputs = inputs_.as<float>();
+  std::fill(inputs, inputs + tokens * row, 0.0f);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    embed(level.token_ids[t], inputs + t * row);
+    std::memcpy(inputs + t * row + (fc_.size() > 1 ? piece : hidden), level.features[t], sizeof(float) * hidden);
+  }
+
+  const std::size_t size = tokens * width;
+  predicted_.reserve(size * sizeof(float));
+  float* x = predicted_.as<float>();
+  engine_.multiply(fc_.front(), inputs, row, int(tokens), x, width);
+  for (std::size_t part = 1; part < fc_.size(); ++part) {
+    sums_.reserve(size * sizeof(float));
+    engine_.multiply(fc_[part], inputs + part * piece, row, int(tokens), sums_.as<float>(), width);
+    for (std::size_t i = 0; i < size; ++i) x[i] += sums_.as<float>()[i];
+  }
 }
 
 // The `k` best children of each node, in `best_`.

@@ -26,7 +26,8 @@ struct Coupling {
 
 class EagleHead {
  public:
-  // fc: one matrix for [embedding; feature], or one for each of the two, whose results are added in this order.
+  // fc: one matrix for [embedding; feature], or one for each of the two, whose results are added in this order. None for a
+  // stack that reads embeddings beside the features, as EAGLE-3's does.
   EagleHead(Engine& engine, const Embedding& embedding, std::vector<PackedMatrix> fc, Stack& stack);
 
   // Reads and commits `waiting`, then adds level after level to `builder`, `k` children of each node, until it has no use for
@@ -43,6 +44,9 @@ class EagleHead {
 
   // Appends the tokens to the cache; their predicted features replace the last pass's. Without parents they are a chain.
   void predict(Cache& cache, const Level& level);
+  void project(const Level& level);     // the stack's inputs by fc, in `predicted_`
+  void read_apart(const Level& level);  // or the features themselves, and the embeddings in `inputs_`
+  void embed(std::int64_t id, float* out) const;
   bool rank(LMHead& lm_head, const float* features, int nodes, int k, const Coupling* coupling, int depth);
 
   Engine& engine_;

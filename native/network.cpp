@@ -45,8 +45,9 @@ void Engine::multiply(const MatrixGroup& w, const float* x, std::size_t width, i
   });
 }
 
-LMHead::LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform, std::vector<std::int64_t> ids)
-    : engine_(engine), transform_(transform), ids_(std::move(ids)) {
+LMHead::LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform, std::vector<std::int64_t> ids,
+               InputNorm norm)
+    : engine_(engine), transform_(transform), norm_(std::move(norm)), ids_(std::move(ids)) {
   for (const PackedMatrix& part : parts) append(part);
   largest_id_ = ids_.empty() ? size_ - 1 : *std::max_element(ids_.begin(), ids_.end());
 }
@@ -81,7 +82,7 @@ std::unique_ptr<LMHead> LMHead::plus(const RowSource& source, std::vector<std::i
   const bool is_newest = !added_ || added_->count() == int(order_.size());
   if (!is_newest) ids.insert(ids.end(), added, ids_.end());  // another head has grown from this one: its rows are made again
   std::vector<std::int64_t> known(ids_.begin(), is_newest ? ids_.end() : added);
-  auto grown = std::make_unique<LMHead>(engine_, std::move(own), transform_, std::move(known));
+  auto grown = std::make_unique<LMHead>(engine_, std::move(own), transform_, std::move(known), norm_);
   if (is_newest) {
     grown->added_ = added_;
     grown->order_ = order_;
@@ -111,6 +112,20 @@ void LMHead::add(const std::vector<std::int64_t>& ids) {
 }
 
 void LMHead::forward(const float* x, std::size_t width, int tokens) {
+  if (!norm_.weight.empty()) {
+    const std::size_t padded = norm_.weight.size();
+    normed_.reserve(std::size_t(tokens) * padded * sizeof(float));
+    float* normed = normed_.as<float>();
+    engine_.pool.run([&](Phase& phase) {
+      phase.each(tokens, 1, [&](int begin, int end) {
+        for (int t = begin; t < end; ++t)
+          engine_.kernels.norm(x + std::size_t(t) * width, norm_.weight.data(), norm_.eps, parts_.front().k,
+                               normed + std::size_t(t) * padded);
+      });
+    });
+    x = normed;
+    width = padded;
+  }
   logits_.reserve(std::size_t(tokens) * stride_ * sizeof(float));
   engine_.multiply(parts_, x, width, tokens, logits_.as<float>(), stride_);
   if (!order_.empty()) order_added(tokens);

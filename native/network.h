@@ -40,12 +40,19 @@ struct LogitTransform {
   bool is_plain() const { return scale == 1.0f && softcap == 0; }
 };
 
+// An RMSNorm of what an LM head reads.
+struct InputNorm {
+  std::vector<float> weight;  // (H,), padded to 32; none leaves it as it is
+  float eps = 0;
+};
+
 // The LM head of a target, or some of its rows: one matrix, or several whose outputs follow each other, and the rows that a
 // text adds to a draft vocabulary. Its logits stay here until the next call.
 class LMHead {
  public:
   // ids: (size,) of the columns; none where a column is its id.
-  LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform, std::vector<std::int64_t> ids = {});
+  LMHead(Engine& engine, std::vector<PackedMatrix> parts, LogitTransform transform, std::vector<std::int64_t> ids = {},
+         InputNorm norm = {});
 
   // This head and rows of `source` by their ids, behind its own and in ascending order, unless it has them; null if it has
   // them all. Needs ids that ascend. The memory of the logits goes on to the new head.
@@ -84,6 +91,7 @@ class LMHead {
   Engine& engine_;
   std::vector<PackedMatrix> parts_;
   LogitTransform transform_;
+  InputNorm norm_;
   std::vector<std::int64_t> ids_;
   std::int64_t largest_id_ = -1;
   std::vector<int> starts_;          // column of each part's first output
@@ -92,7 +100,7 @@ class LMHead {
   std::size_t stride_ = 0;            // floats of a token's logits
   std::shared_ptr<AddedRows> added_;  // the last part, if there are any; heads that grow from each other share them
   std::vector<int> order_;            // where the last part's columns stand among them
-  Buffer logits_;
+  Buffer normed_, logits_;
   struct Scratch {  // of one thread
     std::vector<float> logits, scores;
   };

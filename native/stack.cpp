@@ -127,13 +127,15 @@ void Stack::reserve(int tokens, int slots) {
   queries_.reserve(count * std::size_t(shape_.heads) * query_bytes_);
   attended_.reserve(count * std::size_t(round_up(width, kBlock)) * sizeof(float));
   normed_.reserve(count * std::size_t(std::max(stride(), round_up(width, kBlock))) * sizeof(float));
+  if (reads_embeddings()) joined_.reserve(count * std::size_t(round_up(2 * shape_.hidden, kBlock)) * sizeof(float));
   gated_.reserve(count * std::size_t(round_up(inner, kBlock)) * sizeof(float));
   if (has_branches) branch_.reserve(count * std::size_t(stride()) * sizeof(float));
   scores_.reserve(std::size_t(pool_.threads()) * std::size_t(kernels_.max_queries) * score_stride_ * sizeof(float));
 }
 
-void Stack::forward(const std::vector<Call>& calls, float* x, const std::vector<Tap>& taps) {
+void Stack::forward(const std::vector<Call>& calls, float* x, const std::vector<Tap>& taps, const float* embeddings) {
   int tokens = 0, slots = 0;
+  embeddings_ = embeddings;
   for (const Call& call : calls) {
     tokens += call.count;
     slots = std::max(slots, call.cache->num_slots() + call.count);
@@ -212,9 +214,31 @@ void Stack::prepare(Phase& phase, const Branch& before, float* x, const float* n
   });
 }
 
+// Writes [attention_norm(embedding); hidden_norm(x)] as the products of attention read it.
+void Stack::prepare_with_embeddings(Phase& phase, const Layer& layer, float* x, int tokens) {
+  const std::size_t width = std::size_t(stride()), hidden = std::size_t(shape_.hidden);
+  const std::size_t joined = std::size_t(round_up(2 * shape_.hidden, kBlock));
+  phase.each(tokens, 1, [&](int begin, int end) {
+    for (int t = begin; t < end; ++t) {
+      float *token = x + std::size_t(t) * width, *normed = normed_.as<float>() + std::size_t(t) * width;
+      float* both = joined_.as<float>() + std::size_t(t) * joined;
+      kernels_.norm(embeddings_ + std::size_t(t) * width, layer.attention_norm, layer.eps, shape_.hidden, both);
+      kernels_.norm(token, layer.hidden_norm, layer.eps, shape_.hidden, normed);
+      std::memcpy(both + hidden, normed, sizeof(float) * hidden);
+      std::fill(both + 2 * hidden, both + joined, 0.0f);
+      if (layer.residual_is_normed) std::memcpy(token, normed, sizeof(float) * width);
+      input_.prepare(kernels_, layer.qkv, both, int(joined), t);
+    }
+  });
+}
+
 void Stack::run_layer(Phase& phase, int index, const Branch& before, float* x, int tokens) {
   const Layer &layer = layers_[std::size_t(index)], &next = layers_[std::size_t((index + 1) % num_layers())];
-  prepare(phase, before, x, layer.attention_norm, layer.eps, input_, layer.qkv, tokens);
+  if (layer.hidden_norm) {
+    prepare_with_embeddings(phase, layer, x, tokens);
+  } else {
+    prepare(phase, before, x, layer.attention_norm, layer.eps, input_, layer.qkv, tokens);
+  }
   Epilogue heads;
   heads.y = qkv_.as<float>();
   heads.stride = std::size_t(MatrixGroup(layer.qkv).blocks()) * kBlock;

@@ -5,7 +5,8 @@
 //     x += m * attention_post_norm(output(attention(attention_norm(x))))
 //     x += m * mlp_post_norm(down(f(gate(y)) * up(y)))   with   y = mlp_norm(x)
 //
-// or a mixture of experts (experts.h) instead of the MLP.
+// or a mixture of experts (experts.h) instead of the MLP. The first layer may read embeddings e beside x, as EAGLE-3's does:
+// the products of its attention are those of [attention_norm(e); hidden_norm(x)].
 // Every part but the matrices is absent unless the layer asks for it, and costs nothing then.
 #pragma once
 
@@ -41,11 +42,13 @@ struct StackShape {
 // Weights and options of one layer. Norms are padded to 32 floats; a null norm is left out.
 struct Layer {
   const float* attention_norm = nullptr;       // (H,)
+  const float* hidden_norm = nullptr;          // (H,) of x beside an embedding, whose norm is attention_norm
   const float* attention_post_norm = nullptr;  // (H,) of the output, before it is added: Gemma 2, OLMo 2
   const float* mlp_norm = nullptr;             // (H,)
   const float* mlp_post_norm = nullptr;        // (H,)
   const float* query_norm = nullptr;           // (head_dim,), or (query_width,) if wide_norms
   const float* key_norm = nullptr;             // (head_dim,), or (key_width,)
+  bool residual_is_normed = false;             // x goes on as hidden_norm(x)
   bool wide_norms = false;                     // query and key norms go over all heads together (OLMo 2)
   float eps = 1e-6f;                           // of all its norms
   // Query, key and value heads one below the other, or three matrices where formats differ.
@@ -87,8 +90,10 @@ class Stack {
   CacheShape cache_shape(int limit) const;
 
   // Runs tokens x (T, stride floats, the first `hidden` of each in use, zeros behind) through all layers in place and
-  // appends them to their caches. All caches must have admitted their tokens.
-  void forward(const std::vector<Call>& calls, float* x, const std::vector<Tap>& taps = {});
+  // appends them to their caches. All caches must have admitted their tokens. `embeddings`, like x, are for a stack that reads
+  // them.
+  void forward(const std::vector<Call>& calls, float* x, const std::vector<Tap>& taps = {}, const float* embeddings = nullptr);
+  bool reads_embeddings() const { return layers_.front().hidden_norm != nullptr; }
   int stride() const { return round_up(shape_.hidden, kBlock); }
 
  private:
@@ -116,6 +121,7 @@ class Stack {
   void run_layer(Phase& phase, int index, const Branch& before, float* x, int tokens);
   void prepare(Phase& phase, const Branch& before, float* x, const float* norm, float eps, const ActivationBuffer& out,
                const MatrixGroup& matrices, int tokens);
+  void prepare_with_embeddings(Phase& phase, const Layer& layer, float* x, int tokens);
   void run_mlp(Phase& phase, const Layer& layer, const Branch& before, float* x, int tokens, const Layer& next);
   void run_mixture(Phase& phase, const Layer& layer, const Branch& before, float* x, int tokens);
   bool tap(Phase& phase, int layer, const Branch& before, float* x, int tokens, const std::vector<Tap>& taps);
@@ -148,7 +154,8 @@ class Stack {
   std::vector<View> views_;  // (T, windows): what a token sees
   std::vector<int> rest_;
   std::vector<Item> items_;
-  Buffer qkv_, queries_, attended_, normed_, gated_, branch_, scores_, router_;
+  const float* embeddings_ = nullptr;  // of the forward under way
+  Buffer qkv_, queries_, attended_, normed_, joined_, gated_, branch_, scores_, router_;
   ActivationBuffer input_, output_input_, down_input_;
   Mixtures mixtures_;
   std::size_t query_bytes_ = 0;

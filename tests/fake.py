@@ -184,7 +184,7 @@ class FakeRuntime:
     def __init__(self, vocab_size=8, context_limit=64, sharpness=2.0, seed=0):
         self.target = TargetInfo(
             name="fake", family="fake", runtime="fake", dtype="float64", hidden_size=1,
-            vocab_size=vocab_size, context_limit=context_limit,
+            vocab_size=vocab_size, num_layers=1, context_limit=context_limit,
         )  # fmt: skip
         self._sharpness, self._seed = sharpness, seed
         self.num_forwards = 0
@@ -325,7 +325,7 @@ class FreeRuntime:
     def __init__(self, context_limit=10**6, accepted=2, vocab_size=4096):
         self.target = TargetInfo(
             name="free", family="free", runtime="free", dtype="float32", hidden_size=1,
-            vocab_size=vocab_size, context_limit=context_limit,
+            vocab_size=vocab_size, num_layers=1, context_limit=context_limit,
         )  # fmt: skip
         self.accepted = accepted
         rng = np.random.default_rng(0)

@@ -109,11 +109,13 @@ class Layer:
         down: Matrix | None = None,
         mixture: Mixture | None = None,
         attention_norm: NDArray[numpy.float32] | None = None,
+        hidden_norm: NDArray[numpy.float32] | None = None,
         attention_post_norm: NDArray[numpy.float32] | None = None,
         mlp_norm: NDArray[numpy.float32] | None = None,
         mlp_post_norm: NDArray[numpy.float32] | None = None,
         query_norm: NDArray[numpy.float32] | None = None,
         key_norm: NDArray[numpy.float32] | None = None,
+        residual_is_normed: bool = False,
         wide_norms: bool = False,
         eps: float = 1e-06,
         activation: str = "silu",
@@ -126,8 +128,8 @@ class Layer:
         """
         Matrices and options of one layer; what is not given is absent. Where formats differ, `qkv` is a
         list of three matrices and `gate_up` one of two; a mixture of experts stands in place of `gate_up`
-        and `down`. `rope` counts the stack's, -1
-        is none; `scale` None is head_dim^(-1/2).
+        and `down`. A layer with `hidden_norm` reads embeddings beside the hidden states. `rope` counts the
+        stack's, -1 is none; `scale` None is head_dim^(-1/2).
         """
 
 class Stack:
@@ -143,10 +145,15 @@ class Stack:
     def num_layers(self) -> int: ...
     def new_cache(self, limit: int) -> Cache: ...
     def forward(
-        self, cache: Cache, x: NDArray[numpy.float32], parents: NDArray[numpy.int64] | None = None
+        self,
+        cache: Cache,
+        x: NDArray[numpy.float32],
+        parents: NDArray[numpy.int64] | None = None,
+        embeddings: NDArray[numpy.float32] | None = None,
     ) -> NDArray[numpy.float32]:
         """
-        Append the tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H).
+        Append the tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H). `embeddings`
+        (T, H) are for a stack whose first layer reads them.
         """
 
 class Linear:
@@ -179,7 +186,7 @@ class Sampler:
 class LMHead:
     """
     Logits scale * W x, then softcap * tanh(logits / softcap) unless softcap is 0. Without `token_ids` a
-    column is its id.
+    column is its id. With `norm`, the weights of an RMSNorm, x is normed first.
     """
 
     def __init__(
@@ -190,6 +197,8 @@ class LMHead:
         softcap: float = 0.0,
         token_ids: NDArray[numpy.int64] | None = None,
         more: RowSource | None = None,
+        norm: NDArray[numpy.float32] | None = None,
+        eps: float = 0.0,
     ) -> None: ...
     def plus(self, token_ids: Sequence[int]) -> LMHead | None:
         """

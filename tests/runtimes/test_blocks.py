@@ -217,6 +217,46 @@ def test_a_residual_block_adds_silu_to_its_shortcut(llama, reduces, has_bias):
     np.testing.assert_allclose(np.asarray(got), wanted, rtol=1e-5, atol=allowed(llama, 1e-11))
 
 
+def rms_norm(rows, weight, eps):
+    rows = np.asarray(rows, dtype=np.float64)
+    return rows / np.sqrt(np.mean(rows**2, axis=1, keepdims=True) + eps) * weight
+
+
+def test_a_norm_divides_by_the_root_of_the_mean_square(llama):
+    features, weight = forward(llama).features, np.random.default_rng(7).normal(size=32)
+    got = llama.norm(weight, 0.5)(features)
+    np.testing.assert_allclose(
+        np.asarray(got), rms_norm(features, weight, 0.5), rtol=0, atol=allowed(llama, 1e-12, 1e-6)
+    )
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_lm_head_may_norm_what_it_reads(llama, own):
+    """One of a draft's own with ids of its rows, or the target's, to which ids can be added."""
+    generator, features = np.random.default_rng(8), forward(llama).features
+    ids, norm = np.array([2, 5, 9, 40]), (generator.normal(size=32), 1e-3)
+    normed = rms_norm(features, *norm)
+    weight = generator.normal(size=(4, 32))
+    head = llama.own_lm_head(weight, None, ids, norm) if own else llama.lm_head(ids, norm)
+    atol = allowed(llama, 1e-11)
+    if own:
+        wanted = normed @ weight.T
+    else:
+        head = head.plus(np.array([7]))
+        ids = np.array([2, 5, 7, 9, 40])
+        wanted = llama.lm_head().logits(llama.norm(*norm)(features))[:, ids]
+    logits = head.logits(features)
+    np.testing.assert_allclose(logits[:, ids], wanted, rtol=0, atol=atol)
+    assert np.all(np.delete(logits, ids, axis=1) == -np.inf)
+    top = head.top_k(features, 2)
+    for row, best in enumerate(wanted):
+        columns, values = reference_top_k(log_softmax(best), 2)
+        np.testing.assert_array_equal(top.token_ids[row], ids[columns])
+        np.testing.assert_allclose(top.log_probs[row], values, rtol=0, atol=max(atol, 1e-6))
+    if own:
+        assert head.plus(np.array([7])).top_k(features, 9).token_ids.shape[1] == 4
+
+
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_an_lm_head_of_a_drafts_own(llama, has_bias):
     generator = np.random.default_rng(6)

@@ -1,5 +1,7 @@
 """Draft layers with tree caches, on every runtime: a tree is its paths, and the layers are Llama's."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,11 @@ STACKS = {
     "two-layer-head": llama_stack(**SIZES, num_layers=2, first_input_norm=False, final_norm=False),
     "biased": llama_stack(**SIZES, num_layers=2, qkv_bias=True, rope_theta=500.0),
 }
+# EAGLE-3's first layer reads the embeddings beside its inputs.
+for name, normed in (("embeddings", False), ("embeddings-normed-residual", True)):
+    plain = llama_stack(**SIZES, num_layers=2, final_norm=normed)
+    first = replace(plain.layers[0], reads_embedding=True, residual_is_normed=normed)
+    STACKS[name] = replace(plain, layers=(first, *plain.layers[1:]))
 
 
 def random_weights(config, seed=0):
@@ -30,7 +37,23 @@ def random_weights(config, seed=0):
 @pytest.fixture(scope="module", params=list(STACKS))
 def stack(request, llama):
     config = STACKS[request.param]
-    return llama.decoder_stack(config, random_weights(config))
+    made = llama.decoder_stack(config, random_weights(config))
+    return Reading(made) if config.layers[0].reads_embedding else made
+
+
+@dataclass
+class Reading:
+    """A stack that reads embeddings: made from its inputs, so that these are all that tests have to give."""
+
+    stack: object
+
+    def new_cache(self):
+        return self.stack.new_cache()
+
+    def forward(self, cache, rows, parents=None):
+        beside = rows * 2
+        beside[:, :16] += 1
+        return self.stack.forward(cache, rows, parents, beside)
 
 
 def inputs(count, seed=1):
@@ -39,7 +62,7 @@ def inputs(count, seed=1):
 
 def run(stack, cache, rows, parents=None):
     """A forward of NumPy rows; the stack sees them in its runtime's own type."""
-    is_torch = isinstance(stack, TorchDraftStack)
+    is_torch = isinstance(getattr(stack, "stack", stack), TorchDraftStack)
     own = torch.from_numpy(rows) if is_torch else rows.astype(np.float32)
     return np.asarray(stack.forward(cache, own, parents))
 
@@ -87,6 +110,19 @@ def test_a_tree_is_its_paths_and_a_commit_is_a_causal_pass(stack, prefix, sizes,
     cache.truncate(length)
     alone = run(stack, stack.new_cache(), np.concatenate((kept[:length], more)))
     close(run(stack, cache, more), alone[length:])
+
+
+def test_native_layers_ask_for_the_embeddings_that_they_read(llama):
+    if llama.target.runtime != "native":
+        pytest.skip("torch trusts its callers")
+    config = STACKS["embeddings"]
+    stack, rows = llama.decoder_stack(config, random_weights(config)), inputs(3).astype(np.float32)
+    for beside in (None, rows[:2], rows[:, :16].copy()):
+        with pytest.raises(ValueError, match="embedding"):
+            stack.forward(stack.new_cache(), rows, None, beside)
+    second = replace(config, layers=config.layers[::-1])
+    with pytest.raises(ValueError, match="only the first layer"):
+        llama.decoder_stack(second, random_weights(second))
 
 
 def test_the_layers_are_llamas(llama):

@@ -55,6 +55,7 @@ Weights = Mapping[str, NDArray[Any]]
 Taps = tuple[int, ...]
 FINAL = -1
 Shortcut = tuple[NDArray[Any], NDArray[Any] | None] | None  # weight (outputs, inputs) and bias (outputs,)
+NormWeights = tuple[NDArray[Any], float] | None  # weight (n,) and epsilon of an RMSNorm
 
 
 class Features(Protocol):
@@ -195,8 +196,17 @@ class DraftStack(Protocol):
         """An empty cache, grown as needed."""
         ...
 
-    def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> Features:
-        """Append T rows (T, H) under `parents` (None: a chain) and return their outputs (T, H)."""
+    def forward(
+        self,
+        cache: PathCache,
+        inputs: Features,
+        parents: Ints | None = None,
+        embeddings: Features | None = None,
+    ) -> Features:
+        """Append T rows (T, H) under `parents` (None: a chain) and return their outputs (T, H).
+
+        `embeddings` (T, H) are for a stack whose first layer reads them beside its inputs.
+        """
         ...
 
 
@@ -246,6 +256,14 @@ class TreeGrower(Protocol):
         ...
 
 
+class Norm(Protocol):
+    """RMSNorm: y = x / sqrt(mean(x^2) + eps) * weight."""
+
+    def __call__(self, rows: Features) -> Features:
+        """Rows (T, n), as many for the result."""
+        ...
+
+
 class ResBlock(Protocol):
     """y = R [x1; x2; ...] + SiLU(W [x1; x2; ...] + b); without R the inputs themselves are added."""
 
@@ -267,7 +285,7 @@ class TargetInfo:
     device: str = "cpu"
     hidden_size: int
     vocab_size: int
-    num_layers: int | None = None
+    num_layers: int  # decoder layers
     context_limit: int  # positions
     context_reason: str = "its max_position_embeddings"  # what sets the limit, for messages
     threads: int | None = None
@@ -341,12 +359,25 @@ class Runtime(Protocol):
         """(T, H) rows of the target's input embedding, as a draft network reads them."""
         ...
 
-    def lm_head(self, token_ids: Ints | None = None) -> LMHead:
-        """The target's LM head, or its rows for `token_ids` (ascending): a draft vocabulary."""
+    def lm_head(self, token_ids: Ints | None = None, norm: NormWeights = None) -> LMHead:
+        """The target's LM head, or its rows for `token_ids` (ascending): a draft vocabulary.
+
+        `norm` is applied to its inputs first.
+        """
         ...
 
-    def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> LMHead:
-        """An LM head of a draft network's own: weight (V, H), bias (V,)."""
+    def own_lm_head(
+        self,
+        weight: NDArray[Any],
+        bias: NDArray[Any] | None,
+        token_ids: Ints | None = None,
+        norm: NormWeights = None,
+    ) -> LMHead:
+        """An LM head of a draft network's own: weight (M, H), bias (M,).
+
+        `token_ids` (M,), ascending, says which ids its rows give (None: 0 .. M-1), and `norm` what is applied
+        to its inputs first. It cannot be enlarged (`LMHead.plus`).
+        """
         ...
 
     def join(self, parts: Sequence[Features]) -> Features:
@@ -372,8 +403,15 @@ class Runtime(Protocol):
         """Decoder layers from weights named `layers.0.self_attn.q_proj.weight` and so on."""
         ...
 
-    def tree_grower(self, fc: Linear, stack: DraftStack) -> TreeGrower | None:
-        """An EAGLE head of blocks of this runtime; None where it drafts level by level only."""
+    def norm(self, weight: NDArray[Any], eps: float) -> Norm:
+        """An RMSNorm of weight (n,)."""
+        ...
+
+    def tree_grower(self, fc: Linear | None, stack: DraftStack) -> TreeGrower | None:
+        """An EAGLE head of blocks of this runtime; None where it drafts level by level only.
+
+        Without `fc` the stack's first layer reads embeddings beside the features.
+        """
         ...
 
     def round_score(self, values: Floats) -> Floats:

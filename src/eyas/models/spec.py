@@ -94,7 +94,8 @@ def _frequencies(theta: float, dim: int) -> tuple[float, ...]:
 class Attention:
     """Causal attention with grouped queries (arXiv 2305.13245).
 
-    Weights: query (A E, H), key and value (G E, H), output (H, A E), and their biases.
+    Weights: query (A E, H), key and value (G E, H), output (H, A E), and their biases. The inputs may be 2H
+    (`LayerSpec.reads_embedding`).
 
     Attributes:
         heads: A, a multiple of `kv_heads`.
@@ -154,12 +155,30 @@ class MoE:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
-    """One decoder layer: attention, then the MLP, each added to the residual stream."""
+    """One decoder layer: attention, then the MLP, each added to the residual stream.
+
+    Attributes:
+        residual_multiplier: of what each block adds (Granite).
+        reads_embedding: attention reads [attention_norm(e); hidden_norm(x)], which is 2H wide: the token's
+            embedding e, then the residual stream x (EAGLE-3, arXiv 2503.01840). A stack's first layer only.
+        residual_is_normed: with `reads_embedding`, x goes on as hidden_norm(x).
+    """
 
     attention: Attention
     mlp: GatedMLP | MoE
     norms: Norms
-    residual_multiplier: float = 1.0  # of what each block adds (Granite)
+    residual_multiplier: float = 1.0
+    reads_embedding: bool = False
+    residual_is_normed: bool = False
+
+    @property
+    def norm_names(self) -> tuple[str, ...]:
+        """Names of its (H,) norm weights."""
+        return (*self.norms.names, "hidden_norm") if self.reads_embedding else self.norms.names
+
+    def attention_inputs(self, hidden_size: int) -> int:
+        """Numbers of a token that query, key and value are products of."""
+        return 2 * hidden_size if self.reads_embedding else hidden_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +268,7 @@ def llama_stack(
     head_dim: int,
     rms_norm_eps: float = 1e-6,
     rope_theta: float = 10000.0,
+    rope: Rope | None = None,
     qkv_bias: bool = False,
     first_input_norm: bool = True,
     final_norm: bool = True,
@@ -264,6 +284,7 @@ def llama_stack(
         head_dim: E.
         rms_norm_eps: of every norm.
         rope_theta: base of the rotary embedding, which is not scaled.
+        rope: another one in its place.
         qkv_bias: biases of query, key and value.
         first_input_norm: False for an EAGLE head, whose first layer norms no input.
         final_norm: False for an EAGLE head.
@@ -272,7 +293,7 @@ def llama_stack(
         heads=num_heads,
         kv_heads=num_kv_heads,
         head_dim=head_dim,
-        rope=Rope.plain(rope_theta, head_dim),
+        rope=rope or Rope.plain(rope_theta, head_dim),
         bias=qkv_bias,
     )
     layers = tuple(

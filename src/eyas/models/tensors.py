@@ -34,17 +34,17 @@ _ROWS = 4096  # checked at a time for numbers that are not finite
 def layer_shapes(layer: LayerSpec, hidden: int) -> dict[str, Shape]:
     """Every weight of a layer by its name within the layer, such as `query.weight`, and its shape."""
     attention = layer.attention
-    query, key = attention.query_size, attention.key_size
+    query, key, inputs = attention.query_size, attention.key_size, layer.attention_inputs(hidden)
     shapes = _linears(
         {
-            "query": (query, hidden, attention.bias),
-            "key": (key, hidden, attention.bias),
-            "value": (key, hidden, attention.bias),
+            "query": (query, inputs, attention.bias),
+            "key": (key, inputs, attention.bias),
+            "value": (key, inputs, attention.bias),
             "output": (hidden, query, attention.output_bias),
         }
     )
     shapes |= _mlp_shapes(layer.mlp, hidden)
-    shapes |= {f"{name}.weight": (hidden,) for name in layer.norms.names}
+    shapes |= {f"{name}.weight": (hidden,) for name in layer.norm_names}
     if attention.query_key_norm != "none":
         is_wide = attention.query_key_norm == "width"
         shapes["query_norm.weight"] = (query if is_wide else attention.head_dim,)

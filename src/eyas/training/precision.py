@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.engine.interfaces import DraftStack, Linear, LMHead, ResBlock, Shortcut, Weights
+from eyas.engine.interfaces import DraftStack, Linear, LMHead, NormWeights, ResBlock, Shortcut, Weights
 from eyas.engine.tree import Ints
 from eyas.models.int8 import rounded
 from eyas.models.spec import StackSpec
@@ -32,16 +32,22 @@ class Int8Drafts:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)  # the target, and blocks without weights
 
-    def lm_head(self, token_ids: Ints | None = None) -> LMHead:
+    def lm_head(self, token_ids: Ints | None = None, norm: NormWeights = None) -> LMHead:
         """The target's LM head, as drafts read it."""
-        head = copy(self._runtime.lm_head(token_ids))
+        head = copy(self._runtime.lm_head(token_ids, norm))
         weight = rounded(head.weight.float().cpu().numpy(), head.weight.shape[1])
         head.weight = to_torch(weight).to(head.weight)
         return head
 
-    def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> LMHead:
+    def own_lm_head(
+        self,
+        weight: NDArray[Any],
+        bias: NDArray[Any] | None,
+        token_ids: Ints | None = None,
+        norm: NormWeights = None,
+    ) -> LMHead:
         """An LM head of a network's own."""
-        return self._runtime.own_lm_head(self._rounded(weight), bias)
+        return self._runtime.own_lm_head(self._rounded(weight), bias, token_ids, norm)
 
     def linear(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> Linear:
         """A linear layer."""

@@ -171,6 +171,14 @@ def test_wrong_input_is_refused(head, change, message):
     assert cache.num_pending == 0
 
 
+def test_embeddings_go_to_stacks_that_read_them_and_no_others(head):
+    cache, features = head.net.stack.new_cache(LIMIT), np.zeros((2, head.hidden), dtype=np.float32)
+    with pytest.raises(ValueError, match="embeddings for a stack that reads them"):
+        head.net.stack.forward(cache, features, None, features)
+    with pytest.raises(ValueError, match="matrices, or a stack that reads embeddings"):
+        _native.EagleHead(head.net.target, [], head.net.stack)
+
+
 def test_a_context_that_ends_is_refused_before_the_pass(head):
     cache = head.net.stack.new_cache(3)
     features = np.zeros((2, head.hidden), dtype=np.float32)

@@ -60,6 +60,7 @@ DRAFT = TensorNames(
     layer="layers.{}.",
     parts={
         **HUGGING_FACE.parts,
+        "hidden_norm": "hidden_norm",
         "attention_post_norm": "attention_output_layernorm",
         "mlp_post_norm": "mlp_output_layernorm",
     },

@@ -57,6 +57,21 @@ class NativePiecewiseLinear:
 AnyLinear = NativeLinear | NativePiecewiseLinear
 
 
+class NativeNorm:
+    """RMSNorm: y = x / sqrt(mean(x^2) + eps) * weight."""
+
+    def __init__(self, weight: NDArray[np.float32], eps: float) -> None:
+        self._weight = weight
+        self._eps = np.float32(eps)
+
+    def __call__(self, rows: Features) -> NDArray[np.float32]:
+        """Rows (T, n), as many for the result."""
+        rows = as_rows(rows)
+        mean = np.square(rows).mean(axis=1, keepdims=True)
+        normed: NDArray[np.float32] = rows / np.sqrt(mean + self._eps) * self._weight
+        return normed
+
+
 class NativeResBlock:
     """y = R x + SiLU(W x + b), or x + SiLU(W x + b)."""
 
@@ -81,16 +96,16 @@ class NativeLMHead:
         compiled: the head.
         samplers: of the engine.
         vocab_size: V of the target.
-        is_whole: whether it has the rows of all ids, so that none can join.
+        takes_more: whether the rows of further ids can join.
     """
 
     def __init__(
-        self, compiled: _native.LMHead, samplers: NativeSamplers, vocab_size: int, *, is_whole: bool
+        self, compiled: _native.LMHead, samplers: NativeSamplers, vocab_size: int, *, takes_more: bool
     ) -> None:
         self.compiled = compiled
         self._samplers = samplers
         self._vocab_size = vocab_size
-        self._is_whole = is_whole
+        self._takes_more = takes_more
 
     def plus(self, token_ids: Sequence[int]) -> "NativeLMHead":
         """This head and the rows of further ids; only rows that are new are read and packed.
@@ -99,12 +114,12 @@ class NativeLMHead:
             ModelError: a row that the draft's precision cannot hold.
         """
         try:
-            grown = None if self._is_whole else self.compiled.plus(token_ids)
+            grown = self.compiled.plus(token_ids) if self._takes_more else None
         except OverflowError as error:
             raise ModelError(f"the LM head holds {error}; choose another draft_dtype.") from error
         if grown is None:
             return self
-        return NativeLMHead(grown, self._samplers, self._vocab_size, is_whole=False)
+        return NativeLMHead(grown, self._samplers, self._vocab_size, takes_more=True)
 
     def top_k(self, hidden: Features, k: int, coupling: Coupling | None = None) -> TopK:
         """The best k continuations of each row, or all M if k is larger."""
@@ -149,10 +164,17 @@ class NativeDraftStack:
         """An empty cache, grown as needed."""
         return self.compiled.new_cache(self._limit)
 
-    def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> NDArray[np.float32]:
+    def forward(
+        self,
+        cache: PathCache,
+        inputs: Features,
+        parents: Ints | None = None,
+        embeddings: Features | None = None,
+    ) -> NDArray[np.float32]:
         """Append tokens (T, H) under `parents` (None: a chain); returns their outputs (T, H)."""
         assert isinstance(cache, _native.Cache), "a cache of this stack"
-        return self.compiled.forward(cache, as_rows(inputs), parents)
+        beside = None if embeddings is None else as_rows(embeddings)
+        return self.compiled.forward(cache, as_rows(inputs), parents, beside)
 
 
 class NativeTreeGrower:

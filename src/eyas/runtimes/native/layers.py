@@ -64,7 +64,7 @@ def _layer(
     index: int, spec: LayerSpec, ropes: list[Rope], vector: Vector, matrices: MatricesOf
 ) -> _native.Layer:
     attention, norms = spec.attention, spec.norms
-    names = {*norms.names, *(("query_norm", "key_norm") if attention.query_key_norm != "none" else ())}
+    names = {*spec.norm_names, *(("query_norm", "key_norm") if attention.query_key_norm != "none" else ())}
 
     def norm(name: str) -> NDArray[np.float32] | None:
         return _factors(vector(index, name), norms) if name in names else None
@@ -75,6 +75,8 @@ def _layer(
         **_mlp(index, spec.mlp, matrices),
         attention_norm=norm("attention_norm"),
         attention_post_norm=norm("attention_post_norm"),
+        hidden_norm=norm("hidden_norm"),
+        residual_is_normed=spec.residual_is_normed,
         mlp_norm=norm("mlp_norm"),
         mlp_post_norm=norm("mlp_post_norm"),
         query_norm=norm("query_norm"),

@@ -50,15 +50,15 @@ def weight_names(matrix: str) -> tuple[str, ...]:
 
 def matrix_shape(layer: LayerSpec, hidden: int, matrix: str) -> tuple[int, int]:
     """(outputs, inputs) of a matrix, or of one of its weights; gate and up together are padded to lanes."""
-    attention, mlp = layer.attention, layer.mlp
+    attention, mlp, inputs = layer.attention, layer.mlp, layer.attention_inputs(hidden)
     inner = mlp.size if isinstance(mlp, GatedMLP) else mlp.expert.size
     gates = -(-inner // _LANES) * 2 * _LANES
     experts = 0 if isinstance(mlp, GatedMLP) else mlp.experts
     return {
-        "qkv": (attention.query_size + 2 * attention.key_size, hidden),
-        "query": (attention.query_size, hidden),
-        "key": (attention.key_size, hidden),
-        "value": (attention.key_size, hidden),
+        "qkv": (attention.query_size + 2 * attention.key_size, inputs),
+        "query": (attention.query_size, inputs),
+        "key": (attention.key_size, inputs),
+        "value": (attention.key_size, inputs),
         "output": (hidden, attention.query_size),
         "gate_up": (gates, hidden),
         "gate": (inner, hidden),

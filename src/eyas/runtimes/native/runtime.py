@@ -13,6 +13,7 @@ from eyas.engine.interfaces import (
     DraftStack,
     Features,
     Linear,
+    NormWeights,
     PathCache,
     Shortcut,
     TargetCall,
@@ -30,6 +31,7 @@ from eyas.runtimes.native.blocks import (
     NativeDraftStack,
     NativeLinear,
     NativeLMHead,
+    NativeNorm,
     NativePiecewiseLinear,
     NativeResBlock,
     NativeTreeGrower,
@@ -132,20 +134,27 @@ class NativeRuntime:
         """(T, H) rows of the input embedding's table."""
         return self._network.embed(token_ids)
 
-    def lm_head(self, token_ids: Ints | None = None) -> NativeLMHead:
-        """The LM head, or its rows for `token_ids` (M,)."""
+    def lm_head(self, token_ids: Ints | None = None, norm: NormWeights = None) -> NativeLMHead:
+        """The LM head, or its rows for `token_ids` (M,); `norm` is applied to its inputs."""
         if token_ids is None:
-            return self._lm_head(self.packed.matrix(HEAD), None)
+            return self._lm_head(self.packed.matrix(HEAD), None, norm)
         key = token_ids.tobytes()
         if key not in self._draft_vocabularies:
             # Not by the map that stays: so many rows would leave most of the table in memory.
             rows = unpacked(self.packed.head_table()[token_ids], self.packed.weight_format(HEAD))
             self._draft_vocabularies[key] = make_matrix(rows, self.draft_dtype, "the LM head")
-        return self._lm_head(self._draft_vocabularies[key], token_ids)
+        return self._lm_head(self._draft_vocabularies[key], token_ids, norm)
 
-    def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> NativeLMHead:
-        """An LM head of weight (V, H) and bias (V,), in the draft's precision."""
-        return self._lm_head(self._matrix(weight, bias, "a draft's LM head"), None, LMHead())
+    def own_lm_head(
+        self,
+        weight: NDArray[Any],
+        bias: NDArray[Any] | None,
+        token_ids: Ints | None = None,
+        norm: NormWeights = None,
+    ) -> NativeLMHead:
+        """An LM head of weight (M, H) and bias (M,), in the draft's precision."""
+        matrix = self._matrix(weight, bias, "a draft's LM head")
+        return self._lm_head(matrix, token_ids, norm, is_own=True)
 
     def join(self, parts: Sequence[Features]) -> NDArray[np.float32]:
         """Features below each other."""
@@ -197,11 +206,16 @@ class NativeRuntime:
         stack = make_stack(self.engine, spec, vector, matrices, final_norm, cache_type(self.draft_dtype))
         return NativeDraftStack(stack, self._target.context_limit)
 
-    def tree_grower(self, fc: Linear, stack: DraftStack) -> NativeTreeGrower:
+    def norm(self, weight: NDArray[Any], eps: float) -> NativeNorm:
+        """An RMSNorm in float32."""
+        return NativeNorm(to_float32(weight), eps)
+
+    def tree_grower(self, fc: Linear | None, stack: DraftStack) -> NativeTreeGrower:
         """An EAGLE head of these blocks, which drafts whole trees."""
-        assert isinstance(fc, NativeLinear | NativePiecewiseLinear), "a linear layer of this runtime"
+        assert fc is None or isinstance(fc, NativeLinear | NativePiecewiseLinear), "of this runtime"
         assert isinstance(stack, NativeDraftStack), "a stack of this runtime"
-        return NativeTreeGrower(_native.EagleHead(self._network, fc.matrices, stack.compiled), self._samplers)
+        matrices = [] if fc is None else fc.matrices
+        return NativeTreeGrower(_native.EagleHead(self._network, matrices, stack.compiled), self._samplers)
 
     def round_score(self, values: Floats) -> Floats:
         """`values` rounded to the target's precision (int8 computes its scores in float32)."""
@@ -211,11 +225,13 @@ class NativeRuntime:
         return rounded.astype(np.float64)
 
     def _lm_head(
-        self, matrix: _native.Matrix, columns: Ints | None, logits: LMHead | None = None
+        self, matrix: _native.Matrix, columns: Ints | None, norm: NormWeights, *, is_own: bool = False
     ) -> NativeLMHead:
-        logits, more = logits or self._logits, None if columns is None else self._head_rows
-        head = _native.LMHead(self.engine, [matrix], logits.scale, logits.softcap, columns, more)
-        return NativeLMHead(head, self._samplers, self._target.vocab_size, is_whole=columns is None)
+        logits = LMHead() if is_own else self._logits
+        more = None if columns is None or is_own else self._head_rows
+        weight, eps = (None, 0.0) if norm is None else (to_float32(norm[0]), norm[1])
+        head = _native.LMHead(self.engine, [matrix], logits.scale, logits.softcap, columns, more, weight, eps)
+        return NativeLMHead(head, self._samplers, self._target.vocab_size, takes_more=more is not None)
 
     def _matrix(self, weight: NDArray[Any], bias: NDArray[Any] | None, what: str) -> _native.Matrix:
         own = None if bias is None else to_float32(bias)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from eyas.engine.interfaces import Coupling, Features, TopK
 from eyas.engine.tree import Floats, Ints
 from eyas.runtimes.faults import broken_draft
+from eyas.runtimes.torch.layers import RMSNorm
 from eyas.runtimes.torch.topk import best_of_rows
 
 
@@ -42,6 +43,20 @@ class TorchLinear:
         """Inputs (T, H_i) each; the result is (T, outputs)."""
         joined = torch.cat([as_tensor(rows) for rows in inputs], dim=-1)
         return functional.linear(joined, self.weight, self._bias)
+
+
+class TorchNorm:
+    """RMSNorm: y = x / sqrt(mean(x^2) + eps) * weight."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self._norm = RMSNorm(len(weight), eps).to(weight).requires_grad_(False)
+        self._norm.weight.copy_(weight)
+
+    @torch.inference_mode()
+    def __call__(self, rows: Features) -> Tensor:
+        """Rows (T, n), as many for the result."""
+        normed: Tensor = self._norm(as_tensor(rows))
+        return normed
 
 
 class TorchResBlock:
@@ -82,7 +97,8 @@ class TorchLMHead:
         transform: applied to the logits, such as a soft-cap.
         token_ids: (M,) target ids of the rows, ascending; None if they are 0..M-1.
         vocab_size: V of the target.
-        rows: the target's rows of other ids, for `plus`; None for a head that has them all.
+        rows: the target's rows of other ids, for `plus`; None for a head that takes none.
+        norm: of what it reads.
     """
 
     def __init__(
@@ -93,6 +109,7 @@ class TorchLMHead:
         token_ids: Ints | None,
         vocab_size: int,
         rows: Callable[[Ints], HeadRows] | None = None,
+        norm: TorchNorm | None = None,
     ) -> None:
         self.weight = weight
         self._bias = bias
@@ -100,6 +117,7 @@ class TorchLMHead:
         self._token_ids = token_ids
         self._vocab_size = vocab_size
         self._rows = rows
+        self._norm = norm
         self._own_ids = token_ids
         self._more: HeadRows | None = None  # of ids that were added, in the order of their addition
         self._order: Tensor | None = None  # columns of own and added rows in the order of their ids
@@ -132,7 +150,7 @@ class TorchLMHead:
     @torch.inference_mode()
     def raw_logits(self, hidden: Features) -> Tensor:
         """(T, M) in the model's precision."""
-        rows = as_tensor(hidden).to(self.weight.device)
+        rows = as_tensor(hidden if self._norm is None else self._norm(hidden)).to(self.weight.device)
         logits = functional.linear(rows, self.weight, self._bias)
         if self._more is not None:
             more = functional.linear(rows, self._more.weight, self._more.bias)

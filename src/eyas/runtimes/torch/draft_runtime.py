@@ -9,12 +9,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from eyas.engine.interfaces import DraftStack, Features, Linear, Runtime, Shortcut, Taps, TargetInfo, Weights
+from eyas.engine.interfaces import (
+    DraftStack,
+    Features,
+    Linear,
+    NormWeights,
+    Runtime,
+    Shortcut,
+    Taps,
+    TargetInfo,
+    Weights,
+)
 from eyas.engine.sequence import sequence_features
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ConfigError, ModelError
 from eyas.models.spec import StackSpec
-from eyas.runtimes.torch.blocks import HeadRows, TorchLinear, TorchLMHead, TorchResBlock, as_tensor, to_torch
+from eyas.runtimes.torch.blocks import (
+    HeadRows,
+    TorchLinear,
+    TorchLMHead,
+    TorchNorm,
+    TorchResBlock,
+    as_tensor,
+    to_torch,
+)
 from eyas.runtimes.torch.stack import TorchDraftStack
 from eyas.runtimes.torch.stock_config import logit_transform
 
@@ -93,8 +111,8 @@ class TorchDraftRuntime:
         return functional.embedding(self._ids(token_ids).to(self._embedding.device), self._embedding)
 
     @torch.inference_mode()
-    def lm_head(self, token_ids: Ints | None = None) -> TorchLMHead:
-        """The LM head, or its rows for `token_ids` (M,), ascending.
+    def lm_head(self, token_ids: Ints | None = None, norm: NormWeights = None) -> TorchLMHead:
+        """The LM head, or its rows for `token_ids` (M,), ascending; `norm` is applied to its inputs.
 
         Raises:
             ModelError: the model computes its logits in a way that we do not know.
@@ -108,7 +126,14 @@ class TorchDraftRuntime:
             rows = HeadRows(self._head_weight, self._head_bias)
         else:
             rows = self._head_rows(token_ids)
-        return TorchLMHead(*rows, self._transform, token_ids, self._target.vocab_size, self._head_rows)
+        return TorchLMHead(
+            *rows,
+            self._transform,
+            token_ids,
+            self._target.vocab_size,
+            rows=self._head_rows,
+            norm=norm and self.norm(*norm),
+        )
 
     @torch.inference_mode()
     def _head_rows(self, token_ids: Ints) -> HeadRows:
@@ -116,10 +141,22 @@ class TorchDraftRuntime:
         index = self._ids(token_ids).to(self._head_weight.device)
         return HeadRows(self._head_weight[index], None if self._head_bias is None else self._head_bias[index])
 
-    def own_lm_head(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> TorchLMHead:
-        """An LM head of weight (V, H) and bias (V,), in the target's precision."""
-        own = None if bias is None else self._own(bias)
-        return TorchLMHead(self._own(weight), own, lambda logits: logits, None, self._target.vocab_size)
+    def own_lm_head(
+        self,
+        weight: NDArray[Any],
+        bias: NDArray[Any] | None,
+        token_ids: Ints | None = None,
+        norm: NormWeights = None,
+    ) -> TorchLMHead:
+        """An LM head of weight (M, H) and bias (M,), in the target's precision."""
+        return TorchLMHead(
+            self._own(weight),
+            None if bias is None else self._own(bias),
+            lambda logits: logits,
+            token_ids,
+            self._target.vocab_size,
+            norm=norm and self.norm(*norm),
+        )
 
     @torch.inference_mode()
     def join(self, parts: Sequence[Features]) -> Tensor:
@@ -143,7 +180,11 @@ class TorchDraftRuntime:
         """Decoder layers in the target's precision, from weights by their names in checkpoints."""
         return TorchDraftStack(spec, weights, dtype=self.dtype, device=self.device)
 
-    def tree_grower(self, fc: Linear, stack: DraftStack) -> None:
+    def norm(self, weight: NDArray[Any], eps: float) -> TorchNorm:
+        """An RMSNorm, in the target's precision."""
+        return TorchNorm(self._own(weight), eps)
+
+    def tree_grower(self, fc: Linear | None, stack: DraftStack) -> None:
         """Trees are drafted level by level here."""
 
     def round_score(self, values: Floats) -> Floats:

@@ -84,9 +84,10 @@ class SelfAttention(nn.Module):
         attention, norms = layer.attention, layer.norms
         queries, keys = attention.query_size, attention.key_size
         self.spec = attention
-        self.q_proj = nn.Linear(hidden_size, queries, bias=attention.bias)
-        self.k_proj = nn.Linear(hidden_size, keys, bias=attention.bias)
-        self.v_proj = nn.Linear(hidden_size, keys, bias=attention.bias)
+        inputs = layer.attention_inputs(hidden_size)
+        self.q_proj = nn.Linear(inputs, queries, bias=attention.bias)
+        self.k_proj = nn.Linear(inputs, keys, bias=attention.bias)
+        self.v_proj = nn.Linear(inputs, keys, bias=attention.bias)
         self.o_proj = nn.Linear(queries, hidden_size, bias=attention.output_bias)
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
@@ -96,7 +97,7 @@ class SelfAttention(nn.Module):
             self.q_norm, self.k_norm = (RMSNorm(width, norms.eps, norms.offset) for width in widths)
 
     def forward(self, rows: Tensor, rotary: Rotary | None, attend: Callable[..., Tensor]) -> Tensor:
-        """(B, T, H) to (B, T, H); `attend` gets (B, A, T, E) and twice (B, G, T, E)."""
+        """(B, T, inputs) to (B, T, H); `attend` gets (B, A, T, E) and twice (B, G, T, E)."""
         query = self._heads(self.q_proj(rows), self.q_norm)
         key = self._heads(self.k_proj(rows), self.k_norm)
         value = self._heads(self.v_proj(rows), None)
@@ -139,24 +140,38 @@ class DecoderLayer(nn.Module):
         super().__init__()
         _refuse_unknown(spec)
         assert isinstance(spec.mlp, GatedMLP), "refused otherwise"
-        has = {name: _norm(spec.norms, hidden_size) for name in spec.norms.names}
+        has = {name: _norm(spec.norms, hidden_size) for name in spec.norm_names}
+        self.spec = spec
         self.input_layernorm = has.get("attention_norm")
+        self.hidden_norm = has.get("hidden_norm")
         self.self_attn = SelfAttention(spec, hidden_size)
         self.attention_output_layernorm = has.get("attention_post_norm")
         self.post_attention_layernorm = has.get("mlp_norm")
         self.mlp = MLP(spec.mlp, hidden_size)
         self.mlp_output_layernorm = has.get("mlp_post_norm")
-        self.residual_multiplier = spec.residual_multiplier
 
-    def forward(self, rows: Tensor, rotary: Rotary | None, attend: Callable[..., Tensor]) -> Tensor:
-        """(B, T, H) to (B, T, H)."""
-        attended = self.self_attn(_normed(self.input_layernorm, rows), rotary, attend)
+    def forward(
+        self,
+        rows: Tensor,
+        rotary: Rotary | None,
+        attend: Callable[..., Tensor],
+        embeddings: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T, H) to (B, T, H); `embeddings` (B, T, H) are for a layer that reads them."""
+        if embeddings is None:
+            inputs = _normed(self.input_layernorm, rows)
+        else:
+            normed = _normed(self.hidden_norm, rows)
+            inputs = torch.cat((_normed(self.input_layernorm, embeddings), normed), dim=-1)
+            rows = normed if self.spec.residual_is_normed else rows
+        attended = self.self_attn(inputs, rotary, attend)
         rows = self._add(rows, _normed(self.attention_output_layernorm, attended))
         outputs = self.mlp(_normed(self.post_attention_layernorm, rows))
         return self._add(rows, _normed(self.mlp_output_layernorm, outputs))
 
     def _add(self, rows: Tensor, outputs: Tensor) -> Tensor:
-        return rows + (outputs if self.residual_multiplier == 1.0 else outputs * self.residual_multiplier)
+        factor = self.spec.residual_multiplier
+        return rows + (outputs if factor == 1.0 else outputs * factor)
 
 
 class DecoderStack(nn.Module):
@@ -169,8 +184,13 @@ class DecoderStack(nn.Module):
         final = spec.final_norm
         self.norm = None if final is None else RMSNorm(spec.hidden_size, final.eps, final.offset)
 
-    def forward(self, rows: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """(B, T, H) embeddings or features at integer positions (T,) to (B, T, H)."""
+    def forward(
+        self, rows: Tensor, positions: Tensor, attend: Attend, embeddings: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, H) embeddings or features at integer positions (T,) to (B, T, H).
+
+        `embeddings` (B, T, H) stand beside them for a first layer that reads both.
+        """
         tables: dict[Rope | None, Rotary | None] = {None: None}
         for index, layer in enumerate(self.layers):
             rope = self.spec.layers[index].attention.rope
@@ -181,7 +201,8 @@ class DecoderStack(nn.Module):
             def attend_here(query: Tensor, key: Tensor, value: Tensor, index: int = index) -> Tensor:
                 return attend(index, query, key, value)
 
-            rows = layer(rows, tables[rope], attend_here)
+            beside = embeddings if self.spec.layers[index].reads_embedding else None
+            rows = layer(rows, tables[rope], attend_here, beside)
         return rows if self.norm is None else self.norm(rows)
 
     def load_weights(self, weights: Weights) -> None:

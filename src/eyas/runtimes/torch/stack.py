@@ -30,7 +30,13 @@ class TorchDraftStack:
         return StackCache(self._stack.spec.num_layers)
 
     @torch.inference_mode()
-    def forward(self, cache: PathCache, inputs: Features, parents: Ints | None = None) -> Tensor:
+    def forward(
+        self,
+        cache: PathCache,
+        inputs: Features,
+        parents: Ints | None = None,
+        embeddings: Features | None = None,
+    ) -> Tensor:
         """Append (T, H) rows under `parents` (None: a chain); returns their outputs (T, H)."""
         assert isinstance(cache, StackCache), "a cache of this stack"
         rows = as_tensor(inputs).to(self._device)
@@ -43,6 +49,7 @@ class TorchDraftStack:
             return grouped_attention(query, keys, values, mask, causal=False)
 
         positions = torch.from_numpy(np.ascontiguousarray(placement.positions)).to(self._device)
-        outputs: Tensor = self._stack(rows[None], positions, attend)[0]
+        beside = None if embeddings is None else as_tensor(embeddings).to(self._device)[None]
+        outputs: Tensor = self._stack(rows[None], positions, attend, beside)[0]
         cache.append(placement)
         return outputs
