@@ -30,13 +30,13 @@ MAX_NAME = 256  # bytes of a key or a tensor's name; ggml's tensors have 63 at m
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
 
-_STRING, _ARRAY = 8, 9
-_NUMBERS = {
+STRING, ARRAY = 8, 9
+NUMBERS = {  # GGUF's types of numbers
     **{0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?"},
     **{10: "<u8", 11: "<i8", 12: "<f8"},
 }
 # ggml's numbers of formats (ggml.h), floats by our names.
-_FORMATS = {
+GGML_FORMATS = {
     **{0: "float32", 1: "float16", 28: "float64", 30: "bfloat16"},
     **{2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1"},
     **{10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K"},
@@ -47,6 +47,9 @@ _FORMATS = {
 _WORD, _LONG = struct.Struct("<I"), struct.Struct("<Q")
 
 
+INTEGERS = {"I8": 1, "I16": 2, "I32": 4, "I64": 8}  # bytes of a number; they hold no weights
+
+
 class TensorPlace(NamedTuple):
     """Where a tensor lies.
 
@@ -54,7 +57,7 @@ class TensorPlace(NamedTuple):
         format: a name in `eyas.models.formats.FORMATS`, or ggml's name of another format.
         shape: rows first.
         start: byte of the file at which it begins.
-        num_bytes: 0 for a format that eyas does not know.
+        num_bytes: 0 for a format of weights that eyas does not know.
     """
 
     format: str
@@ -124,14 +127,14 @@ class GGUFFile:
     def decode(self, array: _Array) -> list[Any]:
         """The items of an array of the metadata."""
         self.check_unchanged()
-        if array.kind == _STRING:
+        if array.kind == STRING:
             try:
                 return _texts(self._map, array)
             except UnicodeDecodeError:
                 raise ModelError(
                     f"{self.path} holds text in {array.key} that is not UTF-8; fetch it again."
                 ) from None
-        found = np.frombuffer(self._map, _NUMBERS[array.kind], array.length, array.start)
+        found = np.frombuffer(self._map, NUMBERS[array.kind], array.length, array.start)
         items: list[Any] = found.tolist()
         return items
 
@@ -203,7 +206,7 @@ class _Header:
             raise _Broken(f"has a tensor {name} of {rank} dimensions, and {MAX_DIMENSIONS} are the most")
         shape = tuple(self._long() for _ in range(rank))[::-1]
         number, start = self._word(), self._long()
-        stored = _FORMATS.get(number)
+        stored = GGML_FORMATS.get(number)
         if stored is None:
             raise _Broken(f"has a tensor {name} of type {number}, which eyas does not know")
         if 0 in shape:
@@ -211,7 +214,7 @@ class _Header:
         if start % self.alignment:
             raise _Broken(f"has a tensor {name} at {start}, which is not aligned; fetch it again")
         if stored not in FORMATS:
-            return TensorPlace(stored, shape, start, 0)
+            return TensorPlace(stored, shape, start, math.prod(shape) * INTEGERS.get(stored, 0))
         try:
             num_bytes = math.prod(shape[:-1]) * row_bytes(stored, shape[-1])
         except ValueError as error:
@@ -231,27 +234,27 @@ class _Header:
 
     def _value(self, key: str) -> Any:
         kind = self._word()
-        if kind == _STRING:
+        if kind == STRING:
             try:
                 return self._text().decode()
             except UnicodeDecodeError:
                 raise _Broken(f"holds text in {key} that is not UTF-8; fetch it again") from None
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return self._array(key)
-        if kind not in _NUMBERS:
+        if kind not in NUMBERS:
             raise _Broken(f"has a value of type {kind} for {key}, which is no type of GGUF; fetch it again")
-        dtype = np.dtype(_NUMBERS[kind])
+        dtype = np.dtype(NUMBERS[kind])
         return np.frombuffer(self.data, dtype, 1, self._take(dtype.itemsize))[0].item()
 
     def _array(self, key: str) -> _Array:
         kind = self._word()
-        if kind != _STRING and kind not in _NUMBERS:
+        if kind != STRING and kind not in NUMBERS:
             raise _Broken(f"has an array of type {kind} for {key}, which eyas does not read")
-        size = 8 if kind == _STRING else np.dtype(_NUMBERS[kind]).itemsize
+        size = 8 if kind == STRING else np.dtype(NUMBERS[kind]).itemsize
         count = self._count(f"items in {key}", MAX_ITEMS - self.num_items, least=size)
         self.num_items += count
         array = _Array(key, kind, count, self.at)
-        if kind != _STRING:
+        if kind != STRING:
             self._take(count * size)
             return array
         data, at, length_at = self.data, self.at, _LONG.unpack_from

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eyas.errors import ModelError
 from eyas.models.formats import FORMATS, RawTensor, row_bytes, unsupported_format
@@ -146,6 +147,18 @@ class GGUFSource:
             raise ModelError(f"{part.path}: {name} has {unsupported_format(place.format)}.")
         data, shape = part.data(place), place.shape
         return RawTensor(data.reshape(*shape[:-1], -1), place.format, shape)
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        """The numbers of a tensor of 64-bit integers.
+
+        Raises:
+            ModelError: it holds others.
+        """
+        part = self._homes[name]
+        place = part.tensors[name]
+        if place.format != "I64":
+            raise ModelError(f"{part.path}: {name} has format {place.format} where I64 is expected.")
+        return part.data(place).view("<i8").reshape(place.shape)
 
     def _check_parts(self) -> None:
         """Refuse parts of different sets, and sets that lack tensors."""
