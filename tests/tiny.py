@@ -1,6 +1,7 @@
 """Tiny random models on disk: a Llama target in a Hugging Face directory, and draft networks for it."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -55,6 +56,43 @@ def write_head(directory, *, layers=1, draft_ids=None, seed=0, bias=True, scale=
     return write_arrays(directory, weights, document, draft_ids)
 
 
+def write_eagle3(
+    directory,
+    *,
+    layers=1,
+    taps=(0, 1, 1),
+    draft_ids=tuple(range(0, VOCAB, 2)),
+    own_head=True,
+    bias=False,
+    seed=4,
+    **config,
+):
+    """A random EAGLE-3 head for the Llama above; `config` names its variant. `taps` None are not named."""
+    matrix = matrices(seed)
+    num_taps = 3 if taps is None else len(taps)
+    weights = {"fc.weight": matrix(HIDDEN, num_taps * HIDDEN), "norm.weight": 1 + matrix(HIDDEN)}
+    weights |= layer_weights(matrix, layers, reads_embedding=True)
+    for name, array in weights.items():
+        if name.endswith("norm.weight"):
+            weights[name] = array + matrix(HIDDEN)
+    if own_head:
+        weights["lm_head.weight"] = matrix(VOCAB if draft_ids is None else len(draft_ids), HIDDEN)
+    if bias:
+        weights["fc.bias"] = matrix(HIDDEN)
+        for part, rows in {"q": HIDDEN, "k": HIDDEN // 2, "v": HIDDEN // 2}.items():
+            names = (f"layers.{layer}.self_attn.{part}_proj.bias" for layer in range(layers))
+            weights |= {name: matrix(rows) for name in names}
+    if config.get("norm_before_fc"):
+        weights["input_norm.weight"] = 1 + matrix(num_taps * HIDDEN)
+    if config.get("fc_norm"):
+        weights |= {f"fc_norm.{tap}.weight": 1 + matrix(HIDDEN) for tap in range(num_taps)}
+    document = {"head_kind": "eagle3", "model_type": "llama", **layer_sizes(layers), "vocab_size": VOCAB}
+    document |= {"max_position_embeddings": 128, **config}
+    if taps is not None:
+        document["eagle_aux_hidden_state_layer_ids"] = list(taps)
+    return write_arrays(directory, weights, document, draft_ids)
+
+
 def matrices(seed, scale=0.3):
     """What makes random arrays of a shape."""
     rng = np.random.default_rng(seed)
@@ -75,9 +113,13 @@ def stack(layers, *, first_norm=True, final_norm=False):
     )
 
 
-def layer_weights(matrix, layers, *, first_norm=True, prefix=""):
+def layer_weights(matrix, layers, *, first_norm=True, reads_embedding=False, prefix=""):
     """Random decoder layers of the Llama's sizes, their norms 1."""
-    shapes = DRAFT.shapes(stack_shapes(stack(layers, first_norm=first_norm)))
+    spec = stack(layers, first_norm=first_norm)
+    if reads_embedding:
+        first = replace(spec.layers[0], reads_embedding=True)
+        spec = replace(spec, layers=(first, *spec.layers[1:]))
+    shapes = DRAFT.shapes(stack_shapes(spec))
     return {
         prefix + name: matrix(*shape) if len(shape) > 1 else np.ones(shape, dtype=np.float32)
         for name, shape in shapes.items()
@@ -191,6 +233,16 @@ NETWORKS = {
         "two-layers-draft-vocabulary": partial(
             write_head, layers=2, draft_ids=range(0, VOCAB, 2), bias=False
         ),
+    },
+    "eagle3": {
+        "draft-vocabulary": write_eagle3,
+        "normed-residual-two-layers-biases-one-tap": partial(
+            write_eagle3, layers=2, taps=(1,), bias=True, norm_before_residual=True, norm_before_fc=True
+        ),
+        "normed-output-whole-vocabulary": partial(
+            write_eagle3, draft_ids=None, fc_norm=True, norm_output=True
+        ),
+        "the-targets-lm-head": partial(write_eagle3, own_head=False, taps=(0, 1)),
     },
     "medusa": {
         "draft-vocabulary": partial(write_medusa, draft_ids=range(0, VOCAB, 2)),

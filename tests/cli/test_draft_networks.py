@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from tiny import write_eagle3
+from tiny_chat import VOCAB
+
 WORDS = ("--max-new-tokens", "12", "--threads", "1", "--json")
 
 
@@ -42,6 +45,21 @@ def test_what_is_missing_or_impossible_is_one_line(eyas, bare_model, argv, messa
     assert message in eyas("generate", "hi", "--model", bare_model, "--threads", "1", *argv).error
 
 
+def test_a_named_eagle3_head_drafts_without_a_method(eyas, bare_model, tmp_path):
+    """In eyas's own layout and in the authors'; the ids are plain decoding's."""
+    write_eagle3(tmp_path / "own", vocab_size=VOCAB, draft_ids=range(0, VOCAB, 3))
+    assert eyas("export-head", tmp_path / "own", tmp_path / "theirs", "--layout", "eagle3").out
+    words = ("generate", "hi", "--model", bare_model, *WORDS)
+    plain = eyas(*words, "--method", "autoregressive").document
+    for head in ("own", "theirs"):
+        drafted = eyas(*words, "--head", tmp_path / head, "--tree", "fixed").document
+        assert drafted["config"]["method"] == "eagle3"
+        assert drafted["config"]["draft_tokens"] == 59
+        assert drafted["token_ids"] == plain["token_ids"]
+    message = "holds a head of the kind 'eagle3', but one of 'eagle' is needed"
+    assert message in eyas(*words, "--head", tmp_path / "own", "--method", "eagle2").error
+
+
 def test_networks_of_another_kind_are_refused(eyas, bare_model, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"medusa_num_heads": 1, "medusa_num_layers": 1}))
     words = ("generate", "hi", "--model", bare_model, "--threads", "1", "--head", tmp_path)
@@ -49,6 +67,6 @@ def test_networks_of_another_kind_are_refused(eyas, bare_model, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((bare_model / "model.safetensors").read_bytes())
     assert "lacks 0.0.linear.bias" in eyas(*words, "--method", "medusa").error
     assert (
-        "holds a head of the kind 'medusa', but this method drafts with 'hydra'"
+        "holds a head of the kind 'medusa', but one of 'hydra' is needed"
         in eyas(*words, "--method", "hydra").error
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tiny import write_head
+from eyas.models.gguf_file import GGUFFile
+from tiny import write_eagle3, write_head
 from tiny_chat import VOCAB
 from tiny_gguf import write_gguf
 
@@ -93,9 +94,19 @@ def test_a_head_is_exported_plain(eyas, tmp_path):
     assert "exists already" in eyas("export-head", "--plain", head, out).error
 
 
+def test_a_head_is_exported_for_llama_cpp(eyas, tmp_path):
+    head, out = write_eagle3(tmp_path / "head"), tmp_path / "head.gguf"
+    target = write_gguf(tmp_path / "target.gguf")
+    words = ("export-head", head, out, "--layout", "gguf")
+    assert "name the target's GGUF file with --model" in eyas(*words).error
+    assert eyas(*words, "--model", target).out == f"{out}\n"
+    assert GGUFFile(out).fields["general.architecture"] == "eagle3"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head", "head.gguf", "target.gguf"]
+
+
 def test_what_cannot_be_exported(eyas, tmp_path):
     head = write_head(tmp_path / "head", vocab_size=VOCAB, layers=2)
     assert "has 2 layers" in eyas("export-head", "--plain", head, tmp_path / "plain").error
-    assert "--plain" in eyas("export-head", head, tmp_path / "plain").error
+    assert "--layout, one of eagle" in eyas("export-head", head, tmp_path / "plain").error
     assert "config.json" in eyas("export-head", "--plain", tmp_path / "absent", tmp_path / "plain").error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head"]

@@ -20,7 +20,7 @@ from eyas.drafters.policy import session as policy_session
 from eyas.drafters.registry import methods
 from eyas.engine.batch_cost import SequenceShare, begin_cycle
 from eyas.engine.cycle import Engine
-from eyas.engine.interfaces import TargetCall
+from eyas.engine.interfaces import TargetCall, taps_of
 from eyas.engine.prefix_cache import PrefixCache
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
@@ -29,7 +29,7 @@ from eyas.errors import ConfigError
 from eyas.runtimes import load_runtime
 from eyas.runtimes.native import is_built
 from fake import AUTO, FAST, FREE, SLOW, answer
-from tiny import NETWORKS, VOCAB, write_llama
+from tiny import VOCAB, write_llama
 
 RUNTIMES = [
     ("torch", "float64"),
@@ -38,8 +38,10 @@ RUNTIMES = [
 STOPS = [2, 7]
 
 PLAIN = Case("autoregressive")
+# Methods that grow EAGLE-2's dynamic trees.
+DYNAMIC = ("eagle2", "eagle3")
 on_each_head = pytest.mark.parametrize(
-    "eagle2", [Case("eagle2", head) for head in NETWORKS["eagle"]], ids=str
+    "eagle", [case for case in default_cases() if case.method in DYNAMIC], ids=str
 )
 
 lossless = each([case for case in default_cases() if case != PLAIN], {"ids"})
@@ -48,7 +50,7 @@ UNSIZED = {"lookahead"}
 # Options that other methods have for their own trees alone.
 FIXED_ONLY = {("sps_length", "confidence"), ("expand_by_value", False), ("rerank", False)}
 sized = each([case for case in default_cases() if case.method not in {*UNSIZED, PLAIN.method}], {"ids"})
-dynamic = each([case for case in default_cases() if case.method == "eagle2"], {"ids"})
+dynamic = each([case for case in default_cases() if case.method in DYNAMIC], {"ids"})
 contract_settings = settings(
     max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -222,7 +224,8 @@ def test_cost_aware_trees(case, engines, costs, temperature):
         seen.append(trees)
     assert seen[0] == seen[1], "a replay with the same table drafts the same trees"
     sizes = [len(parents) - 1 for _, parents in seen[0]]
-    if case.method == "eagle2":
+    # Random EAGLE-3 heads are so sure of themselves at temperature 1 that cheap drafts always pay.
+    if case.method in DYNAMIC and not (case.method == "eagle3" and costs is FAST):
         assert max(sizes) > 20 if costs is FREE else 0 in sizes
     assert max(sizes) > 0 or costs is not FREE
 
@@ -245,10 +248,10 @@ def test_prompt_lookup_changes_trees_and_no_ids(case, engines, temperature):
 
 
 @on_each_head
-def test_cost_aware_trees_need_a_table(eagle2, engines):
-    request = make_request(eagle2, [3], SamplingConfig(), StoppingConfig(max_new_tokens=5), AUTO)
+def test_cost_aware_trees_need_a_table(eagle, engines):
+    request = make_request(eagle, [3], SamplingConfig(), StoppingConfig(max_new_tokens=5), AUTO)
     with pytest.raises(ConfigError, match="no cost table"):
-        engines(eagle2).start(request)
+        engines(eagle).start(request)
 
 
 @each(default_cases() + option_cases(), {"ids", "distribution", "no"})
@@ -396,11 +399,11 @@ def test_abandoned_answers_leave_the_method_usable(case, engines):
 @pytest.mark.parametrize(
     "sampling", [SamplingConfig(), SamplingConfig(temperature=0.8, seed=4)], ids=["greedy", "sampled"]
 )
-def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle2, engines, sampling):
+def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle, engines, sampling):
     """H.4: after every cycle the head's cached keys equal those computed from scratch (L7)."""
-    engine = engines(eagle2)
+    engine = engines(eagle)
     stopping = StoppingConfig(max_new_tokens=24, ignore_eos=True)
-    run, _ = engine.start(make_request(eagle2, [11, 12, 13], sampling, stopping))
+    run, _ = engine.start(make_request(eagle, [11, 12, 13], sampling, stopping))
     while not run.is_finished:
         engine.step([run])
         session = run.session.session
@@ -409,7 +412,7 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle2, engines, sam
         fresh.begin(state._context)
         cache = engine.runtime.new_cache()
         ids = np.array(run.token_ids[:-1])
-        [rows] = engine.runtime.forward([TargetCall(cache, ids)])
+        [rows] = engine.runtime.forward([TargetCall(cache, ids, taps=taps_of(engine.drafter))])
         fresh.extend(rows.features, run.token_ids[1:])
         drafted = fresh.propose(run.token_ids, 5)
         kept = session.propose(run.token_ids, 5)
@@ -423,13 +426,14 @@ def test_the_heads_cache_is_one_causal_pass_over_true_pairs(eagle2, engines, sam
 
 @pytest.mark.parametrize(("limit", "others"), [("MOST_READ", 0), ("MOST_READ_IN_BATCH", 1)])
 @on_each_head
-def test_cost_aware_trees_read_only_the_end_of_what_is_unread(eagle2, engines, monkeypatch, limit, others):
+def test_cost_aware_trees_read_only_the_end_of_what_is_unread(eagle, engines, monkeypatch, limit, others):
     """The head begins again with the last pairs, and a later turn that goes back before them does too."""
     monkeypatch.setattr(policy_session, limit, 4)
-    engine, prompt = engines(eagle2), list(range(3, 23))
-    [rows] = engine.runtime.forward([TargetCall(engine.runtime.new_cache(), np.array(prompt))])
+    engine, prompt = engines(eagle), list(range(3, 23))
+    taps = taps_of(engine.drafter)
+    [rows] = engine.runtime.forward([TargetCall(engine.runtime.new_cache(), np.array(prompt), taps=taps)])
     stopping = StoppingConfig(max_new_tokens=12, ignore_eos=True)
-    request = make_request(eagle2, prompt, SamplingConfig(), stopping, AUTO, costs=FREE)
+    request = make_request(eagle, prompt, SamplingConfig(), stopping, AUTO, costs=FREE)
     context = engine.start(request)[0].session.session._context
     begin_cycle([context.share, *(SequenceShare() for _ in range(others))])
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from eyas.drafters.eagle_head import EAGLE, export_plain
+from eyas.drafters.eagle_head import EAGLE
+from eyas.drafters.head_export import export_head
 from eyas.drafters.heads import read_config, read_head
 from eyas.errors import CheckpointError
 from tiny import HIDDEN, VOCAB, write_head
@@ -152,20 +153,25 @@ def test_offsets_give_the_draft_vocabulary(tmp_path):
         read_head(EAGLE, write_head(tmp_path / "g", draft_ids=[9, 3]))
 
 
-def test_a_plain_export_has_the_authors_names_and_nothing_else(tmp_path):
-    source = write_head(tmp_path / "h", draft_ids=range(10), target_fingerprint="f" * 16, coupled_scale=[0.5])
-    export_plain(source, tmp_path / "plain")
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_export_has_the_authors_names_and_nothing_else(tmp_path, bias):
+    """And a bias of fc, which SGLang leaves random where there is none."""
+    extensions = {"draft_ids": range(10), "target_fingerprint": "f" * 16, "coupled_scale": [0.5]}
+    source = write_head(tmp_path / "h", bias=bias, **extensions)
+    export_head(source, tmp_path / "plain", "eagle")
     plain = read_head(EAGLE, tmp_path / "plain")
     assert plain.draft_ids is None
     assert plain.fingerprint is None
     assert (
         not {"draft_vocab_size", "coupled_scale", "head_kind", "target_fingerprint"} & plain.document.keys()
     )
-    assert set(plain.weights) == set(read_head(EAGLE, source).weights)
+    assert set(plain.weights) == set(read_head(EAGLE, source).weights) | {"fc.bias"}
+    assert plain.document["bias"] is True
+    assert bool(plain.weights["fc.bias"].any()) is bias
     with pytest.raises(CheckpointError, match="2 layers"):
-        export_plain(write_head(tmp_path / "two", layers=2), tmp_path / "no")
+        export_head(write_head(tmp_path / "two", layers=2), tmp_path / "no", "eagle")
     with pytest.raises(CheckpointError, match="exists"):
-        export_plain(source, tmp_path / "plain")
+        export_head(source, tmp_path / "plain", "eagle")
 
 
 def test_an_acceptance_map_is_read(head):

@@ -1,7 +1,9 @@
 """EAGLE-2 drafts the same trees in one call of the native engine as level by level."""
 
+import json
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,22 +26,33 @@ from eyas.errors import ModelError
 from eyas.runtimes import load_runtime
 from eyas.runtimes.native import is_built
 from fake import AUTO, FAST, FREE, SLOW, make_request
-from tiny import VOCAB, write_head, write_llama
+from tiny import VOCAB, write_eagle3, write_head, write_llama
 
 pytestmark = pytest.mark.skipif(not is_built(), reason="the native runtime is not built")
 
-HEADS = {
-    "one layer": {"coupled_scale": [0.8, 1.1]},
-    "two layers, a draft vocabulary, a map": {
-        "layers": 2,
-        "bias": False,
-        "draft_ids": list(range(1, VOCAB, 3)),
-        "acceptance_map": {
-            mode: {"confidence": [0.0, 0.5, 1.0], "rate_by_depth": [[0.0, 0.4, 0.9], [0.0, 0.6, 0.8]]}
-            for mode in ("greedy", "coupled", "top-k")
-        },
-    },
+MAP = {
+    mode: {"confidence": [0.0, 0.5, 1.0], "rate_by_depth": [[0.0, 0.4, 0.9], [0.0, 0.6, 0.8]]}
+    for mode in ("greedy", "coupled", "top-k")
 }
+FEW = list(range(1, VOCAB, 3))
+HEADS = {
+    "one layer": partial(write_head, coupled_scale=[0.8, 1.1]),
+    "two layers, a draft vocabulary, a map": partial(
+        write_head, layers=2, bias=False, draft_ids=FEW, acceptance_map=MAP
+    ),
+    "eagle3": partial(write_eagle3, coupled_scale=[0.8, 1.1]),
+    "eagle3, two layers, everything normed": partial(
+        write_eagle3, layers=2, draft_ids=FEW, acceptance_map=MAP, norm_before_residual=True,
+        fc_norm=True, norm_output=True,
+    ),
+    "eagle3, the target's LM head": partial(write_eagle3, own_head=False, draft_ids=FEW),
+}  # fmt: skip
+
+
+def load(runtime, head):
+    """The drafter of a head."""
+    name = "eagle3" if json.loads((head / "config.json").read_text()).get("head_kind") else "eagle2"
+    return methods()[name].drafter.load(runtime, DraftFiles(head=lambda: head))
 
 
 @pytest.fixture(scope="module", params=["float32", "int8"])
@@ -50,8 +63,7 @@ def runtime(request, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=list(HEADS))
 def engine(request, runtime, tmp_path_factory):
-    head = write_head(tmp_path_factory.mktemp("head"), **HEADS[request.param])
-    drafter = methods()["eagle2"].drafter.load(runtime, DraftFiles(head=lambda: head))
+    drafter = load(runtime, HEADS[request.param](tmp_path_factory.mktemp("head")))
     return Engine(runtime, policy_session.TreePolicy(drafter, "eagle2"))
 
 
@@ -88,7 +100,7 @@ def drafting(engine, make, prompts, at_once, laps=None):
         rows = np.ones((1, engine.runtime.target.hidden_size), dtype=np.float32)
         found.append((run.token_ids, run.session.num_forwards, length, state.num_pending))
         if length < engine.runtime.target.context_limit:
-            found.append((state.head.stack.forward(state._cache, rows),))
+            found.append((state.head.predict(state._cache, np.array([5]), rows, None),))
     return found, used
 
 
@@ -232,8 +244,7 @@ def test_scores_in_the_models_precision_go_level_by_level(engine):
 
 
 def test_a_broken_head_is_told(runtime, tmp_path):
-    head = write_head(tmp_path / "head", scale=1e30)
-    drafter = methods()["eagle2"].drafter.load(runtime, DraftFiles(head=lambda: head))
+    drafter = load(runtime, write_head(tmp_path / "head", scale=1e30))
     engine, options = Engine(runtime, policy_session.TreePolicy(drafter, "eagle2")), Eagle2Options()
     with pytest.raises(ModelError, match="the draft network gave logits"):
         drafting(engine, lambda ids: make_request(ids, vocab_size=VOCAB, options=options), [[5, 9]], True)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from eyas.cli.app import COMMANDS, build_parser, main
-from eyas.drafters.heads import head_kinds
+from eyas.drafters.heads import trained_kinds
 from pages import GUIDES, PAGES, ROOT, commands, without_tables_of_bench
 
 
@@ -87,7 +87,7 @@ def options_of(parser):
 
 def test_options_that_guides_name_exist(capsys):
     known = set(options_of(build_parser()))
-    for kind in head_kinds():  # their recipes are imported when they are asked for
+    for kind in trained_kinds():  # their recipes are imported when they are asked for
         main(["train", kind, "--help-all"])
     known |= set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
     for script in [

@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import reference
+from reference.eagle3 import golden_drafts
 
 HERE = Path(__file__).parent
 VOCAB = 4
@@ -94,6 +95,7 @@ def draws():
 def documents():
     """File name -> content."""
     made = {"expansion": expansion(), "verification": verification(), "draws": draws()}
+    made["eagle3"] = golden_drafts()
     return {f"{name}.json": json.dumps(cases, indent=1) + "\n" for name, cases in made.items()}
 
 

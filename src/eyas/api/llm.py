@@ -292,10 +292,12 @@ class LLM:
         return found
 
     def resolve(self, method: str) -> str:
-        """A method's name; "auto" is eagle2 where a head is found, otherwise pld, which needs none."""
+        """A method's name; "auto" is eagle2 or eagle3 where a head is found, else pld, which needs none."""
         if method != "auto":
             return method
-        return "eagle2" if self.heads.find("eagle").path is not None else "pld"
+        fitting = ("eagle3",) if self.heads.named_kind == "eagle3" else ("eagle2", "eagle3")
+        found = (name for name in fitting if self.heads.find(find_method(name).head).path is not None)
+        return next(found, "pld")
 
 
 class Conversation:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from eyas.config import NamedOption, Option, Options, options_of
-from eyas.drafters.registry import find_method, methods
+from eyas.drafters.registry import find_method, methods, option_sets
 from eyas.engine.interfaces import DraftOptions
 from eyas.engine.processors import processor_options
 from eyas.engine.sampling import SamplingConfig
@@ -42,7 +42,7 @@ HeadName = Annotated[
 MethodName = Annotated[
     str,
     Option(
-        "how tokens are drafted; auto is eagle2 where a head is found, otherwise pld, which needs none",
+        "how tokens are drafted; auto is eagle2 or eagle3 where a head is found, else pld, which needs none",
         "NAME",
         common=True,
     ),
@@ -187,7 +187,7 @@ class GenerationOptions(Options):
 
 def tree_options() -> dict[str, NamedOption]:
     """The options of draft trees: every method's, and those of methods whose own tree has sizes."""
-    sized = [method.options for method in methods().values() if method.options.sizes]
+    sized = [kind for kind in option_sets() if kind.sizes]
     return {named.name: named for kind in (TreeOptions, *sized) for named in options_of(kind)}
 
 
@@ -223,4 +223,4 @@ def _names(kind: type[Options]) -> list[str]:
 
 
 def _method_names() -> list[str]:
-    return [name for method in methods().values() for name in method.option_names]
+    return [name for kind in option_sets() for name in _names(kind)]

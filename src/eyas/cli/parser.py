@@ -13,7 +13,8 @@ from typing import Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin
 from eyas.api.options import GROUPS, GenerationOptions
 from eyas.cli.output import write
 from eyas.config import NamedOption, Options, options_of
-from eyas.drafters.registry import methods
+from eyas.drafters.registry import methods, option_sets
+from eyas.engine.interfaces import DraftOptions
 from eyas.engine.processors import processor_options
 from eyas.errors import ConfigError
 
@@ -167,18 +168,18 @@ def add_generation_options(
 ) -> None:
     """Every option of `eyas.api.options`, in its groups. `defaults` are shown where a command has its own."""
     add_shared_options(parser, leave_out, {"tree": None, **(defaults or {})})  # tree: the runtime's own
-    for name, method in methods().items():
-        if method.option_names and not method.options.sizes:
-            _add_method_options(parser, name, leave_out)
+    for kind in option_sets():
+        if not kind.sizes:
+            _add_method_options(parser, kind, leave_out)
 
 
 def add_shared_options(parser: Parser, leave_out: Collection[str], defaults: Mapping[str, Any]) -> None:
     """The generation options that belong to every method, and those that size a method's own tree."""
     for kind in (*GROUPS.values(), GenerationOptions):
         add_options(parser, kind, leave_out, defaults)
-    for name, method in methods().items():
-        if method.options.sizes:
-            _add_method_options(parser, name, leave_out)
+    for kind in option_sets():
+        if kind.sizes:
+            _add_method_options(parser, kind, leave_out)
     extra = processor_options()
     if extra:
         group = parser.add_argument_group(
@@ -188,9 +189,10 @@ def add_shared_options(parser: Parser, leave_out: Collection[str], defaults: Map
             add_option(parser, group, named, is_rare=False)
 
 
-def _add_method_options(parser: Parser, name: str, leave_out: Collection[str]) -> None:
-    group = parser.add_argument_group(f"method {name}")
-    for named in options_of(methods()[name].options):
+def _add_method_options(parser: Parser, kind: type[DraftOptions], leave_out: Collection[str]) -> None:
+    names = option_sets()[kind]
+    group = parser.add_argument_group(f"method{'s' * (len(names) > 1)} {', '.join(names)}")
+    for named in options_of(kind):
         if named.name not in leave_out:
             add_option(parser, group, named)
 

@@ -24,7 +24,7 @@ from eyas.cli.train_options import (
     recipe_of,
     report,
 )
-from eyas.drafters.heads import HeadKind, head_kinds
+from eyas.drafters.heads import HeadKind, trained_kinds
 from eyas.errors import ConfigError
 from eyas.models import progress_bar, silent
 from eyas.training.config import DistilConfig
@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
     )
     steps = parser.add_subparsers(title="steps", metavar="STEP", required=True, parser_class=StepParser)
     _add_distil(steps)
-    for kind in head_kinds().values():
+    for kind in trained_kinds().values():
         _add_kind(steps, kind)
     add_acceptance(steps)
 
@@ -94,7 +94,7 @@ def _add_kind(steps: Steps, kind: HeadKind[Any]) -> None:
 
 
 def _declare_recipe(parser: Parser, kind: HeadKind[Any]) -> None:
-    with needs_torch(kind.training):
+    with needs_torch(f"eyas train {kind.name}"):
         from eyas.training.finish import trainer_of
 
         recipe = trainer_of(kind).recipe

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     settings = generation_settings(args, **OWN_DEFAULTS)
     prompt = read_prompt(args.prompt)
     llm = load_llm(args)
-    if is_auto(args):
+    if is_auto(args) and llm.method == "pld":
         llm.find_head("eagle2").require()  # a tree is a head's; a chain is drawn where it is asked for
     options = llm.options({"tree": "fixed", **settings}).with_seed()
     cycle, tokens = _cycle(llm, prompt, options, args.cycle)

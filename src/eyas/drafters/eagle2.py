@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from eyas.config import Option
-from eyas.drafters.eagle_head import EagleHead, EagleSession
+from eyas.drafters.eagle_head import AnyEagleHead, EagleHead, EagleSession
 from eyas.drafters.expansion import best_of, grow
 from eyas.drafters.ranked import MOST_DEPTH, Expand
 from eyas.drafters.registry import register_drafter
@@ -133,7 +133,7 @@ class Eagle2:
 class Eagle2Session(EagleSession):
     """One sequence's head state; grows a tree per cycle."""
 
-    def __init__(self, head: EagleHead) -> None:
+    def __init__(self, head: AnyEagleHead) -> None:
         super().__init__(head)
         self._rounding = {"float32": unrounded, "model": head.runtime.round_score}
 

@@ -1,4 +1,4 @@
-"""EAGLE's auto-regression head on a runtime's blocks, and its state for one sequence.
+"""EAGLE's auto-regression head on a runtime's blocks, and the state of an EAGLE head for one sequence.
 
 Source: EAGLE (arXiv 2401.15077), Sec. 4.1; EAGLE-2 uses the same head.
 
@@ -23,22 +23,36 @@ On disk a head has the layout of the authors' released ones, names without a pre
 Extensions of eyas beside those of `heads`: `layers.1.*` with `input_layernorm`; `coupled_scale` and
 `acceptance_map` in config.json.
 
+EAGLE-3's head (`eagle3`) reads other features and predicts in another way; everything behind that is shared:
+`AnyEagleHead` says what differs.
+
 The head can skip pairs: asked to read only the last ones (a long prompt, many cycles without drafting), it
 clears its cache and starts there. The cache's first row then is a later pair, and positions, which are
 relative, count from it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from eyas.drafters.acceptance import AcceptanceMap
+from eyas.drafters.head_arrays import write_arrays
 from eyas.drafters.head_layers import stack_config, stack_shapes
-from eyas.drafters.heads import HeadFile, read_head, register_head, write_plain
+from eyas.drafters.heads import (
+    EXTENSIONS,
+    HeadCheckpoint,
+    HeadFile,
+    HeadLayout,
+    HeadTarget,
+    read_head,
+    register_head,
+    write_config,
+)
 from eyas.drafters.ranked import Frontier, RankedSession
 from eyas.drafters.target import AnswerHead, check_target
 from eyas.drafters.tree_builder import AnyTreeBuilder, TreeBuilder
@@ -48,6 +62,8 @@ from eyas.engine.interfaces import (
     DraftStack,
     Features,
     Linear,
+    LMHead,
+    PathCache,
     Runtime,
     TopK,
     TreeCoupling,
@@ -61,37 +77,51 @@ DEFAULT_COUPLED_SCALE = (1.0,)
 ACCEPTANCE_MODES = ("greedy", "coupled", "top-k")
 
 
-@dataclass(frozen=True)
-class EagleHeadConfig:
-    """What a head's config.json says.
+@dataclass(frozen=True, kw_only=True)
+class AnyEagleConfig:
+    """What the config.json of any EAGLE head says.
 
     Attributes:
         stack: sizes of its decoder layers.
-        fc_bias: whether fc has a bias.
         coupled_scale: per depth, the scale of coupled confidences (docs/algorithm.md, section 4).
         acceptance: maps confidences to acceptance rates (section 6), by how children are chosen: "greedy",
             "coupled" or "top-k" (temperature > 0, without the sampler's noise).
     """
 
     stack: StackSpec
-    fc_bias: bool
     coupled_scale: tuple[float, ...]
     acceptance: Mapping[str, AcceptanceMap]
 
 
+@dataclass(frozen=True, kw_only=True)
+class EagleHeadConfig(AnyEagleConfig):
+    """What a head's config.json says.
+
+    Attributes:
+        fc_bias: whether fc has a bias.
+    """
+
+    fc_bias: bool
+
+
 def _config(file: HeadFile) -> EagleHeadConfig:
+    return EagleHeadConfig(
+        # The first layer has no input norm, and the output, in the target's feature space, no final one.
+        stack=stack_config(file.document, file.directory, first_input_norm=False, final_norm=False),
+        fc_bias="fc.bias" in file.arrays,  # the weights decide, not the config: both spellings are in use
+        coupled_scale=read_coupled_scale(file),
+        acceptance=read_acceptance(file),
+    )
+
+
+def read_coupled_scale(file: HeadFile) -> tuple[float, ...]:
+    """`coupled_scale` of a config.json, see `AnyEagleConfig`; CheckpointError if it is no scale."""
     scale = tuple(float(value) for value in file.document.get("coupled_scale", DEFAULT_COUPLED_SCALE))
     if not scale or min(scale) <= 0:
         raise CheckpointError(
             f"{file.directory}/config.json has coupled_scale {scale}; expected positive numbers."
         )
-    return EagleHeadConfig(
-        # The first layer has no input norm, and the output, in the target's feature space, no final one.
-        stack=stack_config(file.document, file.directory, first_input_norm=False, final_norm=False),
-        fc_bias="fc.bias" in file.arrays,  # the weights decide, not the config: both spellings are in use
-        coupled_scale=scale,
-        acceptance=_acceptance(file.document.get("acceptance_map", {}), file.directory),
-    )
+    return scale
 
 
 def _tensors(config: EagleHeadConfig) -> dict[str, tuple[int, ...]]:
@@ -100,8 +130,13 @@ def _tensors(config: EagleHeadConfig) -> dict[str, tuple[int, ...]]:
     return {"fc.weight": (hidden, 2 * hidden), **bias, **stack_shapes(config.stack)}
 
 
-def _acceptance(document: Any, directory: Path) -> dict[str, AcceptanceMap]:
-    """By mode {"confidence": [..], "rate_by_depth": [[..], ..]}."""
+def read_acceptance(file: HeadFile) -> dict[str, AcceptanceMap]:
+    """`acceptance_map` of a config.json: by mode {"confidence": [..], "rate_by_depth": [[..], ..]}.
+
+    Raises:
+        CheckpointError: it is no such map.
+    """
+    document: Any = file.document.get("acceptance_map", {})
     try:
         unknown = sorted(document.keys() - set(ACCEPTANCE_MODES))
         if unknown:
@@ -114,7 +149,31 @@ def _acceptance(document: Any, directory: Path) -> dict[str, AcceptanceMap]:
             for mode, entry in document.items()
         }
     except (AttributeError, DataError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory}/config.json has an unusable acceptance_map: {error}") from error
+        raise CheckpointError(
+            f"{file.directory}/config.json has an unusable acceptance_map: {error}"
+        ) from error
+
+
+def write_plain(head: HeadCheckpoint[EagleHeadConfig], place: Path, _target: HeadTarget) -> None:
+    """Write a one-layer head as published ones are: bfloat16, no draft vocabulary, none of eyas's entries.
+
+    The draft vocabulary only selects rows of the target's LM head, so nothing is lost but speed.
+
+    Raises:
+        CheckpointError: a head of several layers.
+    """
+    layers = head.config.stack.num_layers
+    if layers != 1:
+        raise CheckpointError(
+            f"the head has {layers} layers, but the layout eagle holds 1; train one with "
+            "`eyas train eagle --layers 1`."
+        )
+    own = (*EXTENSIONS, "coupled_scale", "acceptance_map")
+    document = {key: value for key, value in head.document.items() if key not in own}
+    bias = np.zeros(head.config.stack.hidden_size, dtype=np.float32)  # SGLang's would stay what it is
+    place.mkdir(parents=True)
+    write_arrays(place / "model.safetensors", {"fc.bias": bias, **head.weights})
+    write_config(place, document | {"bias": True})
 
 
 EAGLE = register_head(
@@ -127,31 +186,21 @@ EAGLE = register_head(
     files=("model.safetensors", "pytorch_model.bin"),
     unused=("embed_tokens.weight",),
     mark=("coupled_scale", None),
+    layouts=(HeadLayout(name="eagle", readers="the authors' code, vLLM, SGLang", write=write_plain),),
 )
 
 
-def export_plain(source: Path, target: Path) -> None:
-    """Write a one-layer head without eyas's extensions: the authors' code loads it.
+class HeadOfAnswer(Protocol):
+    """The LM head that ranks the drafts of one answer (`AnswerHead`, `OwnHead`)."""
 
-    Raises:
-        CheckpointError: a head of several layers, or a target folder that exists.
-    """
-    head = read_head(EAGLE, source)
-    layers = head.config.stack.num_layers
-    if layers != 1:
-        raise CheckpointError(
-            f"{source} has {layers} layers, but the plain layout holds 1; train one with "
-            "`eyas train eagle --layers 1`."
-        )
-    if target.exists():
-        raise CheckpointError(f"{target} exists already; name a new folder.")
-    target.mkdir(parents=True)
-    write_plain(EAGLE, target, head, leave_out=("coupled_scale", "acceptance_map"))
+    def after(self, token_ids: Sequence[int]) -> LMHead:
+        """For drafts behind `token_ids`: everything committed, prompt included, and more than before."""
+        ...
 
 
-@dataclass(frozen=True)
-class EagleHead:
-    """The networks of a head, shared by all sequences.
+@dataclass(frozen=True, kw_only=True)
+class AnyEagleHead(ABC):
+    """The networks of a head, shared by all sequences: what one kind of EAGLE heads has differently.
 
     Attributes:
         draft_ids: (M,) ascending target ids of the draft vocabulary; None for the whole vocabulary.
@@ -160,11 +209,40 @@ class EagleHead:
     """
 
     runtime: Runtime
-    fc: Linear
     stack: DraftStack
     draft_ids: Ints | None
     coupled_scale: tuple[float, ...]
     acceptance: Mapping[str, AcceptanceMap] = field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def grower(self) -> TreeGrower | None:
+        """Drafts whole trees, where the runtime can."""
+
+    def take(self, features: Features) -> Features:
+        """(T, H) what the head reads of the target's features (T, ..)."""
+        return features
+
+    @abstractmethod
+    def predict(
+        self, cache: PathCache, token_ids: Ints, features: Features, parents: Ints | None
+    ) -> Features:
+        """(T, H) what follows pairs of tokens (T,) and features (T, H), which are appended to the cache."""
+
+    def lm_head(self) -> HeadOfAnswer:
+        """Ranks the tokens after predicted features, for one answer."""
+        return AnswerHead(self.runtime, self.draft_ids)
+
+    def scale(self, depth: int) -> float:
+        """Scale of the coupled confidence of nodes at `depth` (1 is below the root)."""
+        return self.coupled_scale[min(depth, len(self.coupled_scale)) - 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EagleHead(AnyEagleHead):
+    """The networks of an EAGLE-1/2 head."""
+
+    fc: Linear
 
     @classmethod
     def load(cls, runtime: Runtime, directory: Path) -> Self:
@@ -197,15 +275,17 @@ class EagleHead:
         """Drafts whole trees, where the runtime can."""
         return self.runtime.tree_grower(self.fc, self.stack)
 
-    def scale(self, depth: int) -> float:
-        """Scale of the coupled confidence of nodes at `depth` (1 is below the root)."""
-        return self.coupled_scale[min(depth, len(self.coupled_scale)) - 1]
+    def predict(
+        self, cache: PathCache, token_ids: Ints, features: Features, parents: Ints | None
+    ) -> Features:
+        """The next features."""
+        return self.stack.forward(cache, self.fc(self.runtime.embed(token_ids), features), parents)
 
 
 class HeadState:
     """The head's cache for one sequence, and the pairs that it has not read yet."""
 
-    def __init__(self, head: EagleHead) -> None:
+    def __init__(self, head: AnyEagleHead) -> None:
         self.num_forwards = 0
         self.head = head
         self._cache = head.stack.new_cache()
@@ -215,7 +295,7 @@ class HeadState:
     def begin(self, context: DraftContext, keep: int) -> None:
         """Start an answer on the first `keep` pairs."""
         self.num_forwards = 0
-        self._answer_head = AnswerHead(self.head.runtime, self.head.draft_ids)
+        self._answer_head = self.head.lm_head()
         self._context = context
         self._is_coupled = context.is_coupled
         self._grower = self.head.grower
@@ -260,10 +340,10 @@ class HeadState:
         if self._is_coupled:
             answer_length = len(token_ids) - len(self._context.prompt_ids)
             coupling = TreeCoupling(self._context.sampler, answer_length, self.head.coupled_scale)
-        lm_head, waiting = self._answer_head.after(token_ids), self._to_read(most_read)
-        length = self._cache.length
+        lm_head = self._answer_head.after(token_ids)
         if laps is not None:
             laps.mark("tree")
+        waiting, length = self._to_read(most_read), self._cache.length
         try:
             self.num_forwards += grower.grow(builder, self._cache, lm_head, waiting, k, coupling)
         except BaseException:  # Ctrl-C, too: what waits may be in the cache already
@@ -307,7 +387,7 @@ class HeadState:
             self._cache.truncate(0)
             features, tokens = features[-most:], tokens[-most:]
             self._waiting = [(features, tokens)]
-        return features, tokens
+        return self.head.take(features), tokens
 
     @property
     def acceptance(self) -> AcceptanceMap | None:
@@ -324,8 +404,7 @@ class HeadState:
         self.num_forwards += 1
         if laps is not None:
             laps.mark("tree")
-        inputs = head.fc(head.runtime.embed(token_ids), features)
-        outputs = head.stack.forward(self._cache, inputs, parents)
+        outputs = head.predict(self._cache, token_ids, features, parents)
         if laps is not None:
             laps.mark("draft")
         return outputs
@@ -442,7 +521,7 @@ class Expander:
 class EagleSession(RankedSession):
     """One sequence's head state, as all EAGLE methods use it. A method adds its own tree (`propose`)."""
 
-    def __init__(self, head: EagleHead) -> None:
+    def __init__(self, head: AnyEagleHead) -> None:
         self._state = HeadState(head)
 
     @property

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from eyas.drafters.heads import find_head_kind, read_config
+from eyas.drafters.heads import find_head_kind, kind_of, kind_of_gguf, or_train, read_config
 from eyas.errors import CheckpointError
 from eyas.models import heads_dir, is_gguf
 
@@ -19,6 +19,7 @@ class HeadChoice:
     path: Path | None
     check: HeadCheck | None  # what ties it to the target: a fingerprint, or (published heads) shapes only
     searched: tuple[Path, ...] = ()
+    training: str | None = None  # the command that makes one
 
     def require(self) -> Path:
         """The head's directory.
@@ -29,8 +30,8 @@ class HeadChoice:
         if self.path is None:
             places = ", ".join(str(path) for path in self.searched)
             raise CheckpointError(
-                f"no draft head for this target in {places}; give one with --head DIR, or train one with "
-                "`eyas train`."
+                f"no draft head for this target in {places}; give one with --head DIR"
+                f"{or_train(self.training)}."
             )
         return self.path
 
@@ -60,6 +61,13 @@ class HeadFinder:
         if named is not None and not is_gguf(named) and not (named / "config.json").is_file():
             raise CheckpointError(f"{named} holds no config.json; give --head the directory of a head.")
 
+    @property
+    def named_kind(self) -> str | None:
+        """The kind of the head that was asked for; None for none, or one that does not say."""
+        if self.named is None:
+            return None
+        return kind_of_gguf(self.named) if is_gguf(self.named) else kind_of(read_config(self.named))
+
     def find(self, kind: str | None = "eagle") -> HeadChoice:
         """The head of a kind; None is the kind of a method that needs none."""
         if kind is None:
@@ -69,11 +77,12 @@ class HeadFinder:
         places = [self.model.with_suffix(".head") if is_gguf(self.model) else self.model / "head"]
         if self.fingerprint is not None:
             places += [heads_dir() / self.fingerprint, SHIPPED / self.fingerprint]
-        places = [place / find_head_kind(kind).folder for place in places]
+        known = find_head_kind(kind)
+        places = [place / known.folder for place in places]
         for path in places:
             if (path / "config.json").is_file():
                 return HeadChoice(path, _check(path), tuple(places))
-        return HeadChoice(None, None, tuple(places))
+        return HeadChoice(None, None, tuple(places), known.training)
 
 
 def _check(path: Path) -> HeadCheck:

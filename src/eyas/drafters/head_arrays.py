@@ -22,10 +22,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 StoredPrecision = Literal["bfloat16", "int8"]
 
 SCALE = ".scale"
+EXACT = (np.dtype(np.int64), np.dtype(np.bool_))  # what is no weight
 
 
 def read_arrays(directory: Path, names: Sequence[str]) -> tuple[Arrays, Path]:
-    """Arrays of the first file among `names` that is there: float32, or int64; int8 rows times their scales.
+    """Arrays of the first file among `names` that is there: int8 rows times their scales.
+
+    Whole numbers (int64) and truth values stay what they are; everything else is float32.
 
     Raises:
         CheckpointError: there is none; truncated or corrupt; a pickle that holds more than tensors.
@@ -42,12 +45,12 @@ def write_arrays(path: Path, arrays: Arrays, precision: StoredPrecision = "bfloa
 
     Args:
         path: of the file.
-        arrays: float32 arrays, and int64 ones, which stay so.
+        arrays: float32 arrays, and whole numbers (int64) or truth values, which stay what they are.
         precision: of matrices; "int8" halves the file. Norms and biases are always bfloat16.
     """
     tensors = Arrays()
     for name, array in arrays.items():
-        if array.dtype == np.int64:
+        if array.dtype in EXACT:
             tensors[name] = array
         elif precision == "int8" and array.ndim == 2:
             pieces = pieces_apart(array, len(array))  # inputs that were joined are as wide as the output
@@ -94,7 +97,7 @@ def _read_pickle(path: Path) -> Arrays:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return {
-            name: tensor.numpy() if tensor.dtype == torch.int64 else tensor.float().numpy()
+            name: (tensor if tensor.dtype in (torch.int64, torch.bool) else tensor.float()).numpy()
             for name, tensor in tensors.items()
         }
     except Exception as error:  # unpickling raises nearly anything
@@ -103,7 +106,7 @@ def _read_pickle(path: Path) -> Arrays:
 
 
 def _unpacked(arrays: Arrays, source: Path) -> Arrays:
-    """int8 rows times their scales; everything else but int64 as float32."""
+    """int8 rows times their scales; everything else but `EXACT` numbers as float32."""
     found = Arrays()
     for name, array in arrays.items():
         scale = arrays.get(name + SCALE)
@@ -115,5 +118,5 @@ def _unpacked(arrays: Arrays, source: Path) -> Arrays:
                     f"{source}: {name} is int8, but {name}{SCALE} does not have a number for each row."
                 ) from error
         elif not (name.endswith(SCALE) and arrays.get(name.removesuffix(SCALE), array).dtype == np.int8):
-            found[name] = array if array.dtype == np.int64 else array.astype(np.float32)
+            found[name] = array if array.dtype in EXACT else array.astype(np.float32)
     return found

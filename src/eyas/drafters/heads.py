@@ -11,8 +11,9 @@
 From then on `eyas train medusa` trains them, `read_head(MEDUSA, directory)` reads them strictly, and methods
 registered with `head="medusa"` find them. `docs/add-a-head.md` shows a whole kind.
 
-A head's directory holds `config.json` and `model.safetensors`, or the files of a published layout. Any tensor
-that a head does not have is an error: a misspelt weight must not stay random. Extensions of eyas:
+A head's directory holds `config.json` and `model.safetensors`, or the files of a published layout
+(`HeadLayout`); some kinds may be a GGUF file instead. Any tensor that a head does not have is an error: a
+misspelt weight must not stay random. Extensions of eyas:
 
     head_kind             in config.json: the kind, which files of others do not name
     target_fingerprint    in config.json: the target that the head was trained for
@@ -23,11 +24,11 @@ that a head does not have is an error: a misspelt weight must not stay random. E
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ from eyas.drafters.head_arrays import (
 )
 from eyas.drafters.registry import methods
 from eyas.errors import CheckpointError, ConfigError
+from eyas.models.sources import is_gguf, open_gguf
 from eyas.models.weights import read_json
 
 Config = TypeVar("Config")
@@ -96,6 +98,35 @@ class HeadFile:
         return None if weight is None else len(weight)
 
 
+class HeadTarget(NamedTuple):
+    """The target of a head that is exported, as far as it was named."""
+
+    name: str | None = None  # as other programs find it
+    path: Path | None = None  # a folder or a GGUF file
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadLayout:
+    """How other programs keep heads of a kind.
+
+    Attributes:
+        name: as `eyas export-head --layout` spells it.
+        readers: who reads it, for help texts.
+        write: writes a head to a path that does not exist: a folder, or a file. Raises CheckpointError for a
+            head that the layout cannot hold.
+        knows: whether a config.json and tensors of these names are in this layout; None where it is not read.
+        read: entries of config.json and arrays, from these and a source for messages, as eyas has them.
+        suffix: of a layout that is a file.
+    """
+
+    name: str
+    readers: str
+    write: Callable[["HeadCheckpoint[Any]", Path, HeadTarget], None]
+    knows: Callable[[Mapping[str, Any], Collection[str]], bool] | None = None
+    read: Callable[[Mapping[str, Any], Arrays, Path], tuple[dict[str, Any], Arrays]] | None = None
+    suffix: str = ""
+
+
 @dataclass(frozen=True)
 class HeadKind(Generic[Config]):
     """What one kind of heads is on disk, and what trains it.
@@ -106,10 +137,14 @@ class HeadKind(Generic[Config]):
         config: the kind's own sizes, from its config.json; raises CheckpointError.
         tensors: every tensor of a head of these sizes, without `d2t`: {name: shape}.
         trainer: "module:class" of a subclass of `eyas.training.trainer.Trainer`; imported when it is needed.
+            None for a kind that others train.
         files: where the tensors are; the first that exists is read, and the first is written.
         unused: tensors of published files that nothing reads; `*` stands for any characters.
         copies: tensors that published files repeat: {name of the copy: name of the original}.
         mark: an entry, and its value or None for any, by which a config.json without `head_kind` is known.
+        layouts: of other programs.
+        read_gguf: entries of config.json and arrays of a GGUF file, whose architecture is called like the
+            kind; None where such heads are folders only.
         folder: where these heads are below a target's folder; "" is that folder itself.
     """
 
@@ -117,17 +152,19 @@ class HeadKind(Generic[Config]):
     title: str
     config: Callable[[HeadFile], Config]
     tensors: Callable[[Config], Shapes]
-    trainer: str
+    trainer: str | None = None
     files: tuple[str, ...] = ("model.safetensors",)
     unused: tuple[str, ...] = ()
     copies: Callable[[Config], Mapping[str, str]] | None = None
     mark: tuple[str, str | None] | None = None
+    layouts: tuple[HeadLayout, ...] = ()
+    read_gguf: Callable[[Path], tuple[dict[str, Any], Arrays]] | None = None
     folder: str = field(default="", kw_only=True)
 
     @property
-    def training(self) -> str:
-        """The command that makes such heads, for messages."""
-        return f"eyas train {self.name}"
+    def training(self) -> str | None:
+        """The command that makes such heads, for messages; None where there is none."""
+        return None if self.trainer is None else f"eyas train {self.name}"
 
 
 @dataclass(frozen=True)
@@ -158,7 +195,7 @@ def register_head(
     title: str,
     config: Callable[[HeadFile], Config],
     tensors: Callable[[Config], Shapes],
-    trainer: str,
+    trainer: str | None = None,
     folder: str | None = None,
     **layout: Any,
 ) -> HeadKind[Config]:
@@ -181,6 +218,11 @@ def head_kinds() -> dict[str, HeadKind[Any]]:
     return dict(_KINDS)
 
 
+def trained_kinds() -> dict[str, HeadKind[Any]]:
+    """Those of them that eyas trains."""
+    return {name: kind for name, kind in head_kinds().items() if kind.trainer is not None}
+
+
 def find_head_kind(name: str) -> HeadKind[Any]:
     """The kind called `name`; ConfigError names those that exist."""
     known = head_kinds()
@@ -189,16 +231,34 @@ def find_head_kind(name: str) -> HeadKind[Any]:
     return known[name]
 
 
-def kind_of(document: Mapping[str, Any]) -> str | None:
-    """The kind that a config.json names or is known by; None where it does not say."""
+def kind_of(document: Mapping[str, Any], names: Collection[str] = ()) -> str | None:
+    """The kind that a config.json names or is known by, or names of tensors; None where they do not say."""
     if "head_kind" in document:
         return str(document["head_kind"])
+    for kind in head_kinds().values():
+        if _layout_of(kind, document, names) is not None:
+            return kind.name
     for kind in head_kinds().values():
         if kind.mark is not None:
             entry, value = kind.mark
             if entry in document and value in (None, document[entry]):
                 return kind.name
     return None
+
+
+def kind_of_gguf(file: Path) -> str | None:
+    """The kind of a head in a GGUF file; None for another one, such as a whole model.
+
+    Raises:
+        ModelError: no whole GGUF file.
+    """
+    kind = head_kinds().get(open_gguf(file).architecture)
+    return None if kind is None or kind.read_gguf is None else kind.name
+
+
+def or_train(command: str | None) -> str:
+    """The last remedy of a message about a head; nothing where no command makes such heads."""
+    return "" if command is None else f", or train one with `{command}`"
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -217,14 +277,16 @@ def read_head(kind: HeadKind[Config], directory: Path) -> HeadCheckpoint[Config]
         CheckpointError: files that are missing, truncated or corrupt; a head of another kind; an unknown or a
             missing tensor, or one of another shape or not finite; a pickle that holds more than tensors.
     """
-    document = read_config(directory)
-    arrays, source = read_arrays(directory, kind.files)
-    found = kind_of(document)
+    document, arrays, source = _stored(kind, directory)
+    found = kind_of(document, arrays)
     if found not in (None, kind.name):
         raise CheckpointError(
-            f"{directory} holds a head of the kind {found!r}, but this method drafts with {kind.name!r}; use "
-            f"another method, or train a head with `{kind.training}`."
+            f"{directory} holds a head of the kind {found!r}, but one of {kind.name!r} is needed; use "
+            f"another method or layout{or_train(kind.training)}."
         )
+    layout = _layout_of(kind, document, arrays)
+    if layout is not None and layout.read is not None:
+        document, arrays = layout.read(document, arrays, source)
     for name in [name for name in arrays if any(fnmatchcase(name, unused) for unused in kind.unused)]:
         del arrays[name]
     draft_ids = _take_draft_ids(arrays, document, source)
@@ -261,23 +323,6 @@ def write_head(
     _write(kind, directory, weights, {"head_kind": kind.name, **document}, draft_ids, precision)
 
 
-def write_plain(
-    kind: HeadKind[Any], directory: Path, head: HeadCheckpoint[Any], leave_out: tuple[str, ...]
-) -> None:
-    """Write a head as published ones are: bfloat16, no draft vocabulary, none of eyas's entries.
-
-    The draft vocabulary only selects rows of the target's LM head, so nothing is lost but speed.
-
-    Args:
-        kind: of the head.
-        directory: an existing one.
-        head: what is written.
-        leave_out: further entries of config.json that only eyas knows.
-    """
-    document = {key: value for key, value in head.document.items() if key not in (*EXTENSIONS, *leave_out)}
-    _write(kind, directory, head.weights, document, None, "bfloat16")
-
-
 def _write(
     kind: HeadKind[Any],
     directory: Path,
@@ -289,9 +334,38 @@ def _write(
     tensors, entries = dict(weights), dict(document)
     if draft_ids is not None:
         entries["draft_vocab_size"] = len(draft_ids)
-        tensors["d2t"] = draft_ids.astype("<i8") - np.arange(len(draft_ids))
+        tensors["d2t"] = offsets_of(draft_ids)
     write_arrays(directory / kind.files[0], tensors, precision)
-    (directory / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    write_config(directory, entries)
+
+
+def write_config(directory: Path, document: Mapping[str, Any]) -> None:
+    """Write config.json of a head."""
+    (directory / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def offsets_of(draft_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(M,) `d2t` of a draft vocabulary."""
+    return draft_ids.astype("<i8") - np.arange(len(draft_ids))
+
+
+def _stored(kind: HeadKind[Any], place: Path) -> tuple[dict[str, Any], Arrays, Path]:
+    """What the files of a head hold: config.json, arrays, and the file to name in messages."""
+    if not is_gguf(place):
+        return read_config(place), *read_arrays(place, kind.files)
+    if kind.read_gguf is None:
+        raise CheckpointError(
+            f"{place} is a GGUF file, but heads of the kind {kind.name!r} are folders; name a folder."
+        )
+    return *kind.read_gguf(place), place
+
+
+def _layout_of(kind: HeadKind[Any], document: Mapping[str, Any], names: Collection[str]) -> HeadLayout | None:
+    """The layout of other programs in which a head of a kind is; None for eyas's own."""
+    if "head_kind" in document:
+        return None
+    known = (each for each in kind.layouts if each.knows is not None and each.knows(document, names))
+    return next(known, None)
 
 
 def _take_draft_ids(arrays: Arrays, document: Mapping[str, Any], source: Path) -> NDArray[np.int64] | None:

@@ -106,6 +106,15 @@ def methods() -> dict[str, Method]:
     return dict(sorted(_METHODS.items()))
 
 
+def option_sets() -> dict[type[DraftOptions], list[str]]:
+    """The sets of options that methods have of their own, and the names of the methods that share each."""
+    found: dict[type[DraftOptions], list[str]] = {}
+    for name, method in methods().items():
+        if method.option_names:
+            found.setdefault(method.options, []).append(name)
+    return found
+
+
 @cache
 def _discover() -> None:
     """Import what registers methods, once: looking through all installed packages takes a while."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from eyas.engine.interfaces import LMHead, Runtime
+from eyas.drafters.heads import or_train
+from eyas.engine.interfaces import LMHead, NormWeights, Runtime
 from eyas.engine.tree import Ints
 from eyas.errors import CheckpointError
 
@@ -15,7 +16,7 @@ def check_target(
     hidden_size: int,
     fingerprint: str | None,
     draft_ids: Ints | None,
-    training: str,
+    training: str | None,
 ) -> None:
     """Refuse networks that were made for another target.
 
@@ -25,7 +26,7 @@ def check_target(
         hidden_size: of the features or embeddings that they read.
         fingerprint: of the target that they were trained for; None for published ones.
         draft_ids: (M,) ascending ids of their draft vocabulary; None for the whole one.
-        training: the command that makes them.
+        training: the command that makes them, if there is one.
 
     Raises:
         CheckpointError: with the remedy.
@@ -34,12 +35,12 @@ def check_target(
     if hidden_size != target.hidden_size:
         raise CheckpointError(
             f"{directory} is a head for hidden size {hidden_size}, but {target.name} has "
-            f"{target.hidden_size}; use this target's head, or train one with `{training}`."
+            f"{target.hidden_size}; use this target's head{or_train(training)}."
         )
     if fingerprint and target.fingerprint and fingerprint != target.fingerprint:
         raise CheckpointError(
             f"{directory} was trained for the target with fingerprint {fingerprint}, but {target.name} has "
-            f"{target.fingerprint}; use this target's head, or train one with `{training}`."
+            f"{target.fingerprint}; use this target's head{or_train(training)}."
         )
     largest = -1 if draft_ids is None else int(draft_ids.max())
     if largest >= target.vocab_size:
@@ -63,6 +64,17 @@ def check_vocabulary(runtime: Runtime, directory: Path, size: int) -> None:
         )
 
 
+class OwnHead:
+    """A draft network's own LM head, which is the same for all answers."""
+
+    def __init__(self, head: LMHead) -> None:
+        self._head = head
+
+    def after(self, token_ids: Sequence[int]) -> LMHead:  # noqa: ARG002 - no answer changes it
+        """The head."""
+        return self._head
+
+
 class AnswerHead:
     """The target's LM head for one answer: a draft vocabulary, and the tokens of the prompt and the answer.
 
@@ -72,10 +84,11 @@ class AnswerHead:
     Args:
         runtime: of the target.
         draft_ids: (M,) ascending ids of the draft vocabulary; None for the whole one.
+        norm: of what it reads.
     """
 
-    def __init__(self, runtime: Runtime, draft_ids: Ints | None) -> None:
-        self._head = runtime.lm_head(draft_ids)
+    def __init__(self, runtime: Runtime, draft_ids: Ints | None, norm: NormWeights = None) -> None:
+        self._head = runtime.lm_head(draft_ids, norm)
         self._num_heard = 0
 
     def after(self, token_ids: Sequence[int]) -> LMHead:

@@ -39,6 +39,7 @@ FIT_SHARE = 0.1  # of a run's minutes that the fits after it may take
 
 def trainer_of(kind: HeadKind[Any]) -> type[Trainer[Any, Any]]:
     """The class that trains a kind of heads; importing it needs torch."""
+    assert kind.trainer is not None, "a kind that eyas trains"
     module, _, name = kind.trainer.partition(":")
     trainer: type[Trainer[Any, Any]] = getattr(import_module(module), name)
     return trainer

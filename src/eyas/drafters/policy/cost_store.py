@@ -17,7 +17,8 @@ import eyas
 from eyas.engine.costs import CostTable
 from eyas.engine.interfaces import Runtime
 from eyas.errors import DataError
-from eyas.models import cache_dir, is_gguf, locked, target_fingerprint
+from eyas.models import cache_dir, is_gguf, locked
+from eyas.models.digests import content_digest
 from eyas.models.machine import cpu_model, engine_hash
 
 
@@ -68,7 +69,7 @@ def table_path(runtime: Runtime, method: str, head: Path | None, draft_dtype: st
 def _head_state(head: Path) -> list[Any]:
     """What tells one head from another without reading its weights."""
     if is_gguf(head):
-        return [target_fingerprint(head)]
+        return [content_digest([head])]
     files = sorted(path for path in head.iterdir() if path.is_file() and path.suffix != ".md")
     sizes = [[path.name, path.stat().st_size] for path in files]
     return [sizes, hashlib.sha256((head / "config.json").read_bytes()).hexdigest()]
