@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Self
 
 from eyas.drafters.eagle2 import Eagle2Options, Eagle2Session
-from eyas.drafters.eagle3_layouts import LAYOUTS, SWITCHES, TAPS, read_gguf
+from eyas.drafters.eagle3_layouts import LAYOUTS, SWITCHES, TAPS, authors_taps, read_gguf
 from eyas.drafters.eagle_head import (
     AnyEagleConfig,
     AnyEagleHead,
@@ -94,7 +94,7 @@ class Eagle3Config(AnyEagleConfig):
             CheckpointError: the target has no such layers.
         """
         layers = target.num_layers
-        taps = (2, layers // 2, layers - 3) if self.taps is None else self.taps
+        taps = authors_taps(layers) if self.taps is None else self.taps
         wrong = [tap for tap in taps if not 0 <= tap < layers]
         if wrong:
             raise CheckpointError(

@@ -47,6 +47,11 @@ _TOKENS = "tokenizer.ggml.tokens"
 Entries = dict[str, Any]
 
 
+def authors_taps(layers: int) -> tuple[int, int, int]:
+    """The layers of a target whose inputs a head reads that does not name them."""
+    return 2, layers // 2, layers - 3
+
+
 # ---- the authors', SpecForge's, AngelSlim's ----
 
 
@@ -242,7 +247,7 @@ def _write_gguf(head: HeadCheckpoint[Any], place: Path, target: HeadTarget) -> N
     )
     tokenizer, layers, tokens = _target_of(target)
     hidden, attention = config.stack.hidden_size, layer.attention
-    taps = (2, layers // 2, layers - 3) if config.taps is None else config.taps
+    taps = authors_taps(layers) if config.taps is None else config.taps
     own = {
         "block_count": 1,
         "context_length": int(head.document.get("max_position_embeddings", 2048)),

@@ -87,7 +87,7 @@ def copy_layers(network: DraftLMNetwork, runtime: TorchDraftRuntime) -> None:
     Raises:
         ConfigError: they have other sizes or parts.
     """
-    for index, own in zip(range(runtime.target.num_layers or 0), network.stack.layers, strict=False):
+    for index, own in zip(range(runtime.target.num_layers), network.stack.layers, strict=False):
         weights = runtime.layer_weights(index)
         try:
             own.load_state_dict({name: weight.clone() for name, weight in weights.items()})

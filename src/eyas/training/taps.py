@@ -1,5 +1,6 @@
 """Which inner hidden states of the target are kept besides the final one."""
 
+from eyas.drafters.eagle3_layouts import authors_taps
 from eyas.engine.interfaces import FINAL, Taps, TargetInfo
 from eyas.errors import ConfigError
 
@@ -22,8 +23,8 @@ def parse_taps(text: str | None, target: TargetInfo) -> Taps:
         raise ConfigError(
             f"taps are {text!r}; give numbers of layers such as 2,14,25, or {EAGLE3}."
         ) from error
-    last = None if target.num_layers is None else target.num_layers - 1
-    wrong = [tap for tap in inner if tap < 0 or (last is not None and tap > last)]
+    last = target.num_layers - 1
+    wrong = [tap for tap in inner if not 0 <= tap <= last]
     if wrong or len(set(inner)) < len(inner):
         raise ConfigError(
             f"taps are {text}, but they must be different numbers in 0..{last}; tap k is the hidden state "
@@ -38,8 +39,8 @@ def eagle3_taps(target: TargetInfo) -> Taps:
     Raises:
         ConfigError: the target has too few layers for three different ones.
     """
-    count = target.num_layers or 0
-    taps = (2, count // 2, count - 3)
+    count = target.num_layers
+    taps = authors_taps(count)
     if not 2 < taps[1] < taps[2]:
         raise ConfigError(
             f"{target.name} has {count} layers, but EAGLE-3's taps need 8 or more; name some, say --taps 0,1."
