@@ -13,13 +13,15 @@ import pytest
 
 from eyas.engine.interfaces import FINAL
 from eyas.engine.sequence import sequence_features
-from eyas.errors import ConfigError
+from eyas.errors import ConfigError, DataError
 from eyas.runtimes import load_runtime
+from eyas.runtimes.torch import load_torch_draft_runtime
 from eyas.training.answer_file import AnswerFile
 from eyas.training.config import DistilConfig
 from eyas.training.data import read_samples
 from eyas.training.distil import distil
 from eyas.training.feature_store import FeatureOptions, FeatureStore
+from eyas.training.features import FeatureSource
 from eyas.training.prompts import Prompt, Question
 from eyas.training.taps import parse_taps
 from tiny import write_llama
@@ -87,8 +89,12 @@ def test_kept_features_are_bit_for_bit_those_of_a_later_pass(native, tmp_path, d
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory):
-    model = write_gguf(tmp_path_factory.mktemp("target") / "m.gguf", kind=KINDS["Q8_0"])
+def model(tmp_path_factory):
+    return write_gguf(tmp_path_factory.mktemp("target") / "m.gguf", kind=KINDS["Q8_0"])
+
+
+@pytest.fixture(scope="module")
+def target(model):
     return load_runtime("native", model, name="tiny", threads=1)
 
 
@@ -217,6 +223,43 @@ def test_where_the_folder_is_full_answers_go_on_without_features(target, tmp_pat
     more = run(target, tmp_path)
     assert (more.read_again, more.without_features) == (made.without_features, 0)
     check_kept(target, tmp_path)
+
+
+def test_training_reads_the_states_that_its_head_asks_for(model, target, tmp_path):
+    """Of those that were kept, without the target; others cannot be had without it."""
+    run(target, tmp_path)
+    runtime, kept = load_torch_draft_runtime(model, dtype="float32"), store(target, tmp_path / "kept")
+    samples = read_samples([tmp_path / "a.jsonl"])
+    source = FeatureSource(runtime, 64, kept, (1, FINAL))
+    source.check(samples)
+    for sample, rows in zip(samples, source.get(samples), strict=True):
+        states = np.asarray(sequence_features(target, sample.token_ids[:-1], (1, FINAL)))
+        np.testing.assert_array_equal(rows.numpy(), kept.rounded(states))
+    other = FeatureSource(runtime, 64, kept, (2, FINAL))
+    with pytest.raises(DataError, match=r"of 9 answers \(layers 2, final\) are missing"):
+        other.check(samples)
+    whole = load_torch_draft_runtime(model, dtype="float32", whole=lambda: target)
+    computed = FeatureSource(whole, 64, None, (0, FINAL)).get(samples[:2])
+    states = np.asarray(sequence_features(target, samples[1].token_ids[:-1], (0, FINAL)))
+    np.testing.assert_array_equal(computed[1].numpy(), states)
+
+
+def test_a_target_without_layers_has_the_embedding_and_the_lm_head_of_the_whole_one(model, target):
+    part, whole = (
+        load_torch_draft_runtime(model, dtype="float32"),
+        load_runtime("torch", model, name="tiny", dtype="float32"),
+    )
+    ids = np.array([3, 50, 200])
+    np.testing.assert_array_equal(part.embed(ids).numpy(), whole.embed(ids).numpy())
+    for columns in (None, ids):
+        ours, theirs = (runtime.lm_head(columns).weight.numpy() for runtime in (part, whole))
+        np.testing.assert_array_equal(ours, theirs)
+    assert part.target.fingerprint == whole.target.fingerprint == target.target.fingerprint
+    assert part.target.context_limit == whole.target.context_limit
+    assert part.layer_weights(1).keys() == whole.layer_weights(1).keys()
+    for name, weight in part.layer_weights(1).items():
+        np.testing.assert_array_equal(weight.numpy(), whole.layer_weights(1)[name].numpy())
+    np.testing.assert_array_equal(part.norm_weight.numpy(), whole.norm_weight.numpy())
 
 
 def test_taps_are_named_or_numbered(target, tmp_path):

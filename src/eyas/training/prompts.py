@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from eyas.errors import ConfigError, DataError
-from eyas.models import Tokenizer
+from eyas.models import Infill, Tokenizer
+from eyas.models.infill import infill_ids, infill_stops
 from eyas.training.json_lines import Row, check_text, read_rows, row_field, row_id
 
 
@@ -106,20 +107,12 @@ class FillInTheMiddle(Content):
     suffix: str
 
     def token_ids(self, tokenizer: Tokenizer) -> list[int]:
-        """Prefix, suffix, middle, between the model's own tokens for these."""
-        fim = tokenizer.fim_token_ids
-        missing = [part for part in ("prefix", "suffix", "middle") if part not in fim]
-        if missing:
-            raise ConfigError(
-                f"this model has no fill-in-the-middle token for {missing[0]}; leave out lines with prefix "
-                "and suffix, or use a code model."
-            )
-        before, after = (tokenizer.encode(text, add_special=False) for text in (self.prefix, self.suffix))
-        return [*tokenizer.encode(""), fim["prefix"], *before, fim["suffix"], *after, fim["middle"]]
+        """Prefix, suffix, middle, with the model's own tokens for these."""
+        return infill_ids(tokenizer, Infill(self.prefix, self.suffix))
 
     def stop_token_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """All fill-in-the-middle tokens: after one of them another text begins."""
-        return tuple(tokenizer.fim_token_ids.values())
+        """All ends, and all fill-in-the-middle tokens: after one of them another text begins."""
+        return infill_stops(tokenizer)
 
 
 @dataclass(frozen=True)
