@@ -79,7 +79,7 @@ def hub_models() -> list[StoredModel]:
         repositories = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
     except CacheNotFound:
         return []
-    found = []
+    found: list[StoredModel] = []
     for repository in repositories:
         for revision in repository.revisions:
             if "main" in revision.refs:
