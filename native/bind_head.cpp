@@ -56,9 +56,10 @@ struct PyLinear {
 
 std::vector<Answer> to_answers(const PyLMHead::Generated& generated, int vocab_size) {
   std::vector<Answer> answers;
-  for (const auto& [length, ids] : generated) {
+  for (const auto& [length, ids, allowed] : generated) {
     for (const int id : ids) require(id >= 0 && id < vocab_size, "answers of the sampler's vocabulary");
-    answers.push_back({length, ids});
+    require(!allowed || allowed->shape(0) * 8 >= std::size_t(vocab_size), "a bit for each token of the vocabulary");
+    answers.push_back({length, ids, allowed ? allowed->data() : nullptr});
   }
   return answers;
 }

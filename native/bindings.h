@@ -27,6 +27,7 @@ using namespace nb::literals;
 namespace eyas {
 
 using Tokens = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bits = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -147,8 +148,8 @@ struct PyLMHead {
 
   // (T, k) token ids and log-probabilities; none if a logit is not a number.
   using TopK = std::optional<std::pair<Out<std::int64_t>, Out<double>>>;
-  // An answer's length, and its ids where a sampler needs them.
-  using Generated = std::vector<std::pair<int, std::vector<int>>>;
+  // Of each answer its length, its ids if the sampler reads them, and the tokens that it allows next.
+  using Generated = std::vector<std::tuple<int, std::vector<int>, std::optional<Bits>>>;
 
   PyLMHead(std::shared_ptr<Engine> engine, const std::vector<MatrixHandle>& matrices, float scale, float softcap,
            const std::optional<Ids>& token_ids, std::optional<nb::handle_t<PyRowSource>> more, const std::optional<Vector>& norm,

@@ -249,7 +249,7 @@ bool LMHead::couple(int tokens, int k, Sampler& sampler, const Columns& columns,
                                                best.columns.data() + start, best.log_probs.data() + start);
     }
   };
-  if (sampler.is_plain()) {
+  if (sampler.is_plain() && !answers.front().allowed) {
     engine_.pool.run([&](Phase& phase) { phase.each(tokens, 1, couple); });
   } else {
     couple(0, tokens, 0);

@@ -130,6 +130,7 @@ double Sampler::draw(int position, int id) const {
 }
 
 void Sampler::make_noise(ThreadPool& pool, const std::vector<Answer>& answers) {
+  if (config_.temperature == 0) return;
   constexpr int kPart = 64;  // vectors that a thread makes at a time
   for (const Answer& answer : answers) {
     const int position = next_position(answer);
@@ -172,7 +173,7 @@ bool Sampler::is_plain() const { return config_.temperature > kLeastPlain && !ed
 int Sampler::choose(ThreadPool& pool, const float* logits, const Answer& answer) {
   const int position = next_position(answer);
   forget(position);
-  if (is_plain()) return choose_plain(pool, logits, position);
+  if (is_plain() && !answer.allowed) return choose_plain(pool, logits, position);
   Columns all;
   all.count = config_.vocab_size;
   if (!process(logits, all, answer)) return -1;
@@ -248,9 +249,11 @@ void Sampler::score_part(const float* logits, int position, int first, int n, Pa
 
 bool Sampler::couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k,
                      std::vector<float>& scores, int* best, double* log_probs) {
-  const float* drawn = noise_.at(next_position(answer)).data();
+  // Without a temperature there is no noise: then tokens are ranked by processed logits.
+  const float* drawn = config_.temperature > 0 ? noise_.at(next_position(answer)).data() : nullptr;
   scores.assign(std::size_t(round_up(columns.count, kLanes)), float(kNone));
-  const bool sound = is_plain() ? score_plain(logits, columns, drawn, scores) : score(logits, columns, answer, drawn, scores);
+  const bool is_simple = is_plain() && !answer.allowed;
+  const bool sound = is_simple ? score_plain(logits, columns, drawn, scores) : score(logits, columns, answer, drawn, scores);
   if (!sound) return false;
   best_indices(kernels_, scores.data(), columns.count, k, best);
   const float top = scores[std::size_t(best[0])];
@@ -282,7 +285,8 @@ bool Sampler::score(const float* logits, const Columns& columns, const Answer& a
   for (const double x : row_) top = std::max(top, x);
   for (int c = 0; c < columns.count; ++c) {
     const double x = row_[std::size_t(c)];
-    if (x >= top - kReach) scores[std::size_t(c)] = float(x - top + double(drawn[columns.id(c)]));
+    if (x > kNone && (!drawn || x >= top - kReach))
+      scores[std::size_t(c)] = float(x - top + (drawn ? double(drawn[columns.id(c)]) : 0.0));
   }
   return true;
 }
@@ -295,6 +299,17 @@ bool Sampler::process(const float* logits, const Columns& columns, const Answer&
     total += double(logits[c]);
   }
   if (total != total) return false;
+  if (answer.allowed) {
+    int left = 0;
+    for (int c = 0; c < columns.count; ++c) {
+      if (answer.allows(columns.id(c))) {
+        ++left;
+      } else {
+        row_[std::size_t(c)] = kNone;
+      }
+    }
+    if (!left) return true;  // a draft vocabulary may have none of the tokens that may follow
+  }
   if (edits()) edit(columns, answer);
   if (config_.temperature == 0) return true;
   for (double& x : row_) x /= config_.temperature;

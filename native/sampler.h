@@ -38,7 +38,10 @@ struct SamplerConfig {
 // The answer up to and including the token whose successor is sampled.
 struct Answer {
   int length = 0;
-  std::vector<int> ids;  // may be empty if the sampler does not edit logits
+  std::vector<int> ids;                   // may be empty if the sampler does not edit logits
+  const std::uint8_t* allowed = nullptr;  // a bit for each id, lowest first: may it follow? null: all may
+
+  bool allows(int id) const { return allowed[id >> 3] >> (id & 7) & 1; }
 };
 
 // What the columns of a row of logits stand for.
@@ -60,12 +63,13 @@ class Sampler {
   int choose(ThreadPool& pool, const float* logits, const Answer& answer);
   // For drafting with the same draws: the k best columns by score, and their log-probabilities of winning,
   // log-softmax(score / scale). Columns that cannot win come last, with -infinity. False if a logit is not a number.
-  // Requires `make_noise` for the answer; `scores` is scratch memory. Several threads may call this if the sampler is plain.
+  // Requires `make_noise` for the answer; `scores` is scratch memory. Several threads may call this if the sampler is plain
+  // and the answer allows all tokens.
   bool couple(const float* logits, const Columns& columns, const Answer& answer, double scale, int k, std::vector<float>& scores,
               int* best, double* log_probs);
-  // Noise for the tokens after these answers, made by all threads; kept until a later token is chosen.
+  // Noise for the tokens after these answers, made by all threads; kept until a later token is chosen. None if greedy.
   void make_noise(ThreadPool& pool, const std::vector<Answer>& answers);
-  // Whether scores are logits by the temperature plus noise, and nothing else.
+  // Whether scores are logits by the temperature plus noise, and nothing else, where the answer allows all tokens.
   bool is_plain() const;
   // Whether an answer's ids matter, not only its length.
   bool edits() const;

@@ -69,6 +69,7 @@ def make_request(
     choice=0,
     num_log_probs=None,
     options=None,
+    grammar=None,
 ):
     """A request without a tokenizer; `stops` are the model's own stop tokens."""
     sampling, stopping = sampling or SamplingConfig(), stopping or StoppingConfig(max_new_tokens=20)
@@ -82,6 +83,7 @@ def make_request(
             choice=choice,
             withheld=stop_tokens(stopping, stops),
             min_new_tokens=stopping.min_new_tokens,
+            grammar=grammar,
         ),
         text=AnswerText(stopping, NumberText(), stops),
         tree=tree or TreeOptions(),

@@ -218,7 +218,7 @@ class LMHead:
         self,
         tokens: Sequence[int],
         samplers: Sequence[Sampler],
-        generated: Sequence[tuple[int, Sequence[int]]],
+        generated: Sequence[tuple[int, Sequence[int], NDArray[numpy.uint8] | None]],
     ) -> list[int]: ...
     def follow(
         self,
@@ -226,7 +226,7 @@ class LMHead:
         token_ids: NDArray[numpy.int64],
         parents: NDArray[numpy.int64],
         sampler: Sampler | None,
-        generated: Sequence[tuple[int, Sequence[int]]],
+        generated: Sequence[tuple[int, Sequence[int], NDArray[numpy.uint8] | None]],
     ) -> tuple[list[int], list[int]]:
         """
         Nodes and tokens of the path that the target's own tokens take through a tree; the last token is no
@@ -239,7 +239,7 @@ class LMHead:
         x: NDArray[numpy.float32],
         k: int,
         sampler: Sampler,
-        generated: Sequence[tuple[int, Sequence[int]]],
+        generated: Sequence[tuple[int, Sequence[int], NDArray[numpy.uint8] | None]],
         scale: float,
     ) -> tuple[NDArray[numpy.int64], NDArray[numpy.float64]] | None: ...
     def logits(self, token: int) -> NDArray[numpy.float32]: ...

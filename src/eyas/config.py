@@ -36,6 +36,7 @@ class Option:
         letter: stands for the value in help texts; None takes one that fits the type.
         off: the value that switches the option off, where there is one.
         common: shown by `--help`; the others by `--help-all`.
+        file: the command line takes the name of a file with the value.
         http: its names in the body of an HTTP request, OpenAI's and vLLM's; its own name is always one.
     """
 
@@ -46,6 +47,7 @@ class Option:
     at_most: float | None = None
     off: float | None = None
     common: bool = False
+    file: bool = False
     http: tuple[str, ...] = ()
 
 

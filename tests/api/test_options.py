@@ -120,9 +120,9 @@ def test_what_a_tree_policy_has_a_use_for_is_taken(given):
 
 def test_a_method_says_where_its_trees_are_cost_aware_by_default():
     found = methods()
-    assert found["eagle2"].default_tree_on("native") == "auto"
-    assert found["eagle2"].default_tree_on("torch") == "fixed"
-    assert {m.default_tree_on("native") for name, m in found.items() if name != "eagle2"} == {"fixed"}
+    for name, method in found.items():
+        assert method.default_tree_on("native") == ("auto" if name in ("eagle2", "eagle3") else "fixed")
+        assert method.default_tree_on("torch") == "fixed"
 
 
 def test_a_seed_is_drawn_only_where_it_is_needed():

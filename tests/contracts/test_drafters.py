@@ -19,22 +19,15 @@ from eyas.drafters.eagle2 import Eagle2Options
 from eyas.drafters.policy import session as policy_session
 from eyas.drafters.registry import methods
 from eyas.engine.batch_cost import SequenceShare, begin_cycle
-from eyas.engine.cycle import Engine
 from eyas.engine.interfaces import TargetCall, taps_of
 from eyas.engine.prefix_cache import PrefixCache
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
 from eyas.engine.tree_options import TreeOptions
 from eyas.errors import ConfigError
-from eyas.runtimes import load_runtime
-from eyas.runtimes.native import is_built
 from fake import AUTO, FAST, FREE, SLOW, answer
-from tiny import VOCAB, write_llama
+from tiny import VOCAB
 
-RUNTIMES = [
-    ("torch", "float64"),
-    *((("native", "float32"), ("native", "bfloat16"), ("native", "int8")) if is_built() else ()),
-]
 STOPS = [2, 7]
 
 PLAIN = Case("autoregressive")
@@ -56,30 +49,9 @@ contract_settings = settings(
 )
 
 
-@pytest.fixture(scope="module", params=RUNTIMES, ids="-".join)
-def runtime(request, tmp_path_factory):
-    name, dtype = request.param
-    directory = write_llama(tmp_path_factory.mktemp("target"), max_positions=96)
-    return load_runtime(name, directory, name="tiny", dtype=dtype, threads=1)
-
-
 def tolerance(runtime, usual):
     """What rounding may do to a number: nothing on native."""
     return 0 if runtime.target.runtime == "native" else usual
-
-
-@pytest.fixture(scope="module")
-def engines(runtime, tmp_path_factory):
-    """One engine per method and networks, loaded at first use."""
-    directory, loaded = tmp_path_factory.mktemp("networks"), {}
-
-    def engine(case):
-        key = (case.method, case.networks)
-        if key not in loaded:
-            loaded[key] = Engine(runtime, case.load(runtime, directory))
-        return loaded[key]
-
-    return engine
 
 
 def make_request(case, prompt, sampling, stopping, tree=None, shape=None, **more):

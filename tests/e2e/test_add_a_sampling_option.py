@@ -8,7 +8,7 @@ from eyas.cli.app import build_parser
 from eyas.engine import processors
 from eyas.engine.sampling import FILTERS, Sampler
 from eyas.runtimes.native import is_built
-from eyas.serve.schemas import request_models
+from eyas.serve.schemas import ChatRequest, with_options
 from pages import ROOT, blocks
 
 PAGE = ROOT / "docs/add-a-sampling-option.md"
@@ -28,7 +28,7 @@ def test_it_is_an_option_everywhere_and_cuts_the_distribution():
     probs = np.exp(sampler.log_probs(np.log([0.5, 0.3, 0.15, 0.05]), []))
     assert np.allclose(probs, [0.625, 0.375, 0, 0])
     assert build_parser("generate").parse_args(["generate", "--top-a", "0.8"]).top_a == 0.8
-    chat, _ = request_models()
+    chat = with_options(ChatRequest)
     body = {"messages": [{"role": "user", "content": "Hi"}], "top_a": 0.8}
     assert chat.model_validate(body).options["top_a"] == 0.8
 

@@ -118,12 +118,14 @@ def section(page, heading):
 
 def test_request_fields_that_the_serving_page_names_exist():
     pytest.importorskip("pydantic", reason="the extra `serve` is not installed")
-    from eyas.serve.schemas import IDLE, EyasOptions, request_models
+    from eyas.serve import llama_fields
+    from eyas.serve.schemas import IDLE, ChatRequest, CompletionRequest, EyasOptions, with_options
 
-    known = {*IDLE, *EyasOptions.model_fields, "eyas", "best_of"}
-    for model in request_models():
+    known = {*IDLE, *llama_fields.IDLE, *EyasOptions.model_fields, "eyas", "best_of"}
+    for model in map(with_options, (ChatRequest, CompletionRequest)):
         for field, about in model.model_fields.items():
             known |= {field, *getattr(about.validation_alias, "choices", ())}
+        known |= {other for others in model.names.values() for other in others}
         known |= set(model.model_fields["eyas"].annotation.__args__[0].model_fields)
     rows = [
         line for line in section("docs/serving.md", "Request fields").splitlines() if line.startswith("| ")

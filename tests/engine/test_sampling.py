@@ -198,10 +198,10 @@ def test_pruning_never_changes_the_choice(logits, seed):
 def test_noise_is_kept_while_ahead_and_dropped_behind():
     sampler = Sampler(SamplingConfig(temperature=1.0), prompt_ids=[1, 2], vocab_size=16, seed=3)
     row = sampler.noise(5, np.arange(16))
-    sampler.forget(3)
+    sampler.commit([0] * 3)
     np.testing.assert_array_equal(sampler.noise(5, np.arange(16)), row)
     assert list(sampler._noise) == [5]
-    sampler.forget(4)
+    sampler.commit([0] * 4)
     assert not sampler._noise
 
 

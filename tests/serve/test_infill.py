@@ -114,7 +114,7 @@ def test_samplers_that_are_not_named_are_off(server, coder):
     ("field", "value"),
     [
         ("mirostat", 2),
-        ("grammar", "root ::= 'a'"),
+        ("typical_p", 0.5),
         ("lora", [{"id": 0, "scale": 0.5}]),
         ("xtc_probability", 0.1),
         ("n_predict", -2),

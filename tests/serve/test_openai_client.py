@@ -198,7 +198,7 @@ def test_models(client):
     [
         (openai.NotFoundError, {"model": "gpt-4"}, "tiny"),
         (openai.BadRequestError, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        (openai.BadRequestError, {"response_format": {"type": "json_object"}}, "response_format"),
+        (openai.BadRequestError, {"response_format": {"type": "json_schema"}}, "response_format"),
         (openai.BadRequestError, {"temperature": -1}, "temperature"),
         (openai.BadRequestError, {"n": 99}, "at most 16"),
         (openai.BadRequestError, {"max_tokens": 100000}, "holds 256"),

@@ -36,6 +36,7 @@ from eyas.drafters.registry import find_method
 from eyas.engine.batch import Batch, run_all
 from eyas.engine.costs import CostTable
 from eyas.engine.cycle import Engine, Piece, Request
+from eyas.engine.grammar import Grammars
 from eyas.engine.interfaces import Runtime
 from eyas.engine.prefix_cache import PrefixCache
 from eyas.engine.sampling import Sampler
@@ -70,6 +71,7 @@ class LLM:
         self.method = self.resolve(method)
         self.draft_dtype = draft_dtype
         self.path = Path(model)  # a directory or a GGUF file
+        self._grammars = Grammars(tokenizer, runtime.target.vocab_size)
         self._load_model = load_model
         self._lock = TurnLock()  # held for one step or for loading, never while a caller reads a piece
         self._methods: dict[str, LoadedMethod] = {}
@@ -229,6 +231,7 @@ class LLM:
         model_stops = (
             infill_stops(self.tokenizer) if isinstance(prompt, Infill) else self.tokenizer.stop_token_ids
         )
+        ends = stop_tokens(options.stopping, model_stops)
         decoder = self.tokenizer.stream_decoder(prompt.shown if isinstance(prompt, Chat) else ())
         assert options.sampling.seed is not None, "options come with a seed"
         sampler = Sampler(
@@ -237,8 +240,9 @@ class LLM:
             vocab_size=self.runtime.target.vocab_size,
             seed=options.sampling.seed,
             choice=choice,
-            withheld=stop_tokens(options.stopping, model_stops),
+            withheld=ends,
             min_new_tokens=options.stopping.min_new_tokens,
+            grammar=self._grammars.open(options.structure, ends),
         )
         return Request(
             prompt_ids=prompt_ids,

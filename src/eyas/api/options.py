@@ -16,6 +16,7 @@ from eyas.engine.interfaces import DraftOptions
 from eyas.engine.processors import processor_options
 from eyas.engine.sampling import SamplingConfig
 from eyas.engine.stopping import StoppingConfig
+from eyas.engine.structure import StructureConfig
 from eyas.engine.tree_options import TreeMode, TreeOptions
 from eyas.errors import ConfigError
 
@@ -88,6 +89,7 @@ Device = Annotated[
 GROUPS: dict[str, type[Options]] = {
     "sampling": SamplingConfig,
     "stopping": StoppingConfig,
+    "structure": StructureConfig,
     "tree": TreeOptions,
 }
 
@@ -100,6 +102,7 @@ class GenerationOptions(Options):
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    structure: StructureConfig = field(default_factory=StructureConfig)
     tree: TreeOptions = field(default_factory=TreeOptions)
     n: Annotated[
         int, Option("answers to one prompt, each with random draws of its own", at_least=1, common=True)
@@ -120,7 +123,14 @@ class GenerationOptions(Options):
     drafting: Mapping[str, Any] = field(default_factory=dict)  # options of single methods that were given
 
     def check(self) -> None:
-        """Raise ConfigError where a system message has no place."""
+        """Raise ConfigError where a system message has no place, or where a grammar says when to end."""
+        if self.structure.kind is not None:
+            for name in ("min_new_tokens", "ignore_eos"):
+                if getattr(self.stopping, name):
+                    raise ConfigError(
+                        f"{name} and {self.structure.kind} exclude each other: an answer ends where "
+                        f"{self.structure.kind} allows it; leave one of them out."
+                    )
         if self.raw and self.system is not None:
             raise ConfigError("system and raw exclude each other: a raw prompt has no chat template.")
 

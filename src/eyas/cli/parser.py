@@ -16,7 +16,7 @@ from eyas.config import NamedOption, Options, options_of
 from eyas.drafters.registry import methods, option_sets
 from eyas.engine.interfaces import DraftOptions
 from eyas.engine.processors import processor_options
-from eyas.errors import ConfigError
+from eyas.errors import ConfigError, DataError
 
 
 class Parser(argparse.ArgumentParser):
@@ -228,13 +228,34 @@ def help_text(named: NamedOption) -> str:
     return named.option.help + (remark and f" ({remark})")
 
 
+class NamedFile(str):
+    """The name of a file that holds an option's value."""
+
+    __slots__ = ()
+
+    def read(self) -> str:
+        """The text in the file.
+
+        Raises:
+            DataError: there is no such file, or it is not UTF-8.
+        """
+        try:
+            return Path(self).read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{self} cannot be read ({error.strerror}); name a file.") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{self} is not UTF-8; convert it, for example with iconv.") from None
+
+
 def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """The options among `names` that were typed, as Python values."""
     return {name: _gathered(getattr(args, name)) for name in names if hasattr(args, name)}
 
 
 def _gathered(value: Any) -> Any:
-    """What a repeatable option collected: pairs become a mapping, lists of ids one tuple."""
+    """What an option means: a file its text, pairs of a repeatable one a mapping, lists of ids one tuple."""
+    if isinstance(value, NamedFile):
+        return value.read()
     if not isinstance(value, list):
         return value
     if isinstance(value[0], tuple):
@@ -262,6 +283,8 @@ def _settings(named: NamedOption) -> dict[str, Any]:
         return {"action": "append", "type": inner[0], "metavar": letter or "TEXT"}
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {"action": "append", "type": _pair, "metavar": letter or "ID=X"}
+    if named.option.file:
+        return {"type": NamedFile, "metavar": letter or "FILE"}
     simple = kind if kind in (int, float, Path) else str
     return {"type": simple, "metavar": letter or _LETTERS[simple]}
 

@@ -355,9 +355,10 @@ class HeadState:
         return True
 
     def answer(self, token_ids: Sequence[int]) -> list[Prefix]:
-        """The answer below the prompt, up to the root `token_ids[-1]`; none if greedy."""
-        is_greedy = self._context.sampler.config.is_greedy
-        return [] if is_greedy else [Prefix(token_ids[len(self._context.prompt_ids) :])]
+        """The answer below the prompt, up to the root `token_ids[-1]`; none where nothing depends on it."""
+        if self._context.sampler.config.is_greedy and not self._is_coupled:
+            return []
+        return [Prefix(token_ids[len(self._context.prompt_ids) :])]
 
     def read(self, token_ids: Sequence[int], most: int | None) -> Features:
         """Read the waiting pairs; (1, H), what the head predicts below the root `token_ids[-1]`."""
@@ -392,10 +393,10 @@ class HeadState:
     @property
     def acceptance(self) -> AcceptanceMap | None:
         """How the head's confidences are to be read for this answer; None as they are."""
-        if self._is_coupled:
-            mode = "coupled"
+        if self._context.sampler.config.is_greedy:
+            mode = "greedy"
         else:
-            mode = "greedy" if self._context.sampler.config.is_greedy else "top-k"
+            mode = "coupled" if self._is_coupled else "top-k"
         return self.head.acceptance.get(mode)
 
     def append(self, token_ids: Ints, features: Features, parents: Ints | None) -> Features:
@@ -426,7 +427,9 @@ class HeadState:
         """The `k` best children, at `depth`, of nodes with these predicted features (F, H) and prefixes."""
         coupling, laps = None, self._context.laps
         if self._is_coupled:
-            coupling = Coupling(self._context.sampler, prefixes, self.head.scale(depth))
+            sampler = self._context.sampler
+            scale = 1.0 if sampler.config.is_greedy else self.head.scale(depth)
+            coupling = Coupling(sampler, prefixes, scale)
         if laps is not None:
             laps.mark("tree")
         top = self._lm_head.top_k(features, k, coupling)
@@ -461,7 +464,7 @@ class Expander:
         self._token_ids = token_ids
         self._most_read = most_read
         self._features: Features  # (F, H) predicted features below the frontier's nodes
-        # Per frontier node: the answer up to and including its token; none if greedy.
+        # Per frontier node: the answer up to and including its token; none where nothing depends on it.
         self._prefixes: list[Prefix] = []
         self._first_row: int | None = None  # where the frontier's rows start among the pending ones
         self._depth = 1  # of the children to come

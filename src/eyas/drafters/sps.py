@@ -273,6 +273,8 @@ class SpsSession(RankedSession):
             frontier = None
             while True:
                 token, log_prob = self._next(expand, frontier, proposals)
+                if log_prob == -math.inf:  # nothing that the draft model knows may follow
+                    break
                 drafted.append(token)
                 log_values.append(log_values[-1] + min(0.0, log_prob))
                 is_last = len(drafted) > most or log_prob < self._length.least_log_prob
@@ -379,12 +381,15 @@ class SpsExpander:
         return top.token_ids, top.log_probs
 
     def sample(self, frontier: Frontier | None) -> tuple[int, Floats]:
-        """A child *drawn* from the draft's processed distribution, and that (V,) in natural logs."""
+        """A child *drawn* from the draft's processed distribution, and that (V,) in natural logs.
+
+        Where no token has a chance, all of these are -inf.
+        """
         features, sampler = self._descend(frontier), self._context.sampler
         [prefix] = self._prefixes
         log_probs = sampler.log_probs(self._lm_head.logits(features)[0], prefix)
-        [drawn] = sampler.draw_draft(log_probs, len(prefix), 1).tolist()
-        return drawn, log_probs
+        drawn = sampler.draw_draft(log_probs, len(prefix), 1).tolist()
+        return drawn[0] if drawn else 0, log_probs
 
     def _descend(self, frontier: Frontier | None) -> Features:
         if frontier is None:

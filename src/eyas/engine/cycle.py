@@ -307,7 +307,7 @@ class Engine:
             laps.mark("other")
         run.cache.commit(path)
         run.session.extend(self.runtime.select(rows.features, path), emitted)
-        request.sampler.forget(len(run.tokens))
+        request.sampler.commit(run.generated)
         if laps is not None:
             laps.mark("commit")
         return piece

@@ -484,8 +484,12 @@ class DraftContext:
 
     @property
     def is_coupled(self) -> bool:
-        """Whether drafts are chosen with the sampler's own noise (docs/algorithm.md)."""
-        return self.tree.draft_sampling == "coupled" and not self.sampler.config.is_greedy
+        """Whether drafts are chosen as the sampler chooses: with its noise, by its grammar.
+
+        See docs/algorithm.md.
+        """
+        has_rule = not self.sampler.config.is_greedy or self.sampler.grammar is not None
+        return self.tree.draft_sampling == "coupled" and has_rule
 
 
 class DraftSession(Protocol):

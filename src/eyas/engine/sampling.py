@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.config import MAX_SEED, Option, Options, options_of
+from eyas.engine.grammar import Grammar
 from eyas.engine.processors import processor_options, processors
 from eyas.engine.tree import Floats, Ints
 from eyas.errors import ConfigError
@@ -244,6 +245,7 @@ class Sampler:
         vocab_size: V.
         withheld: ids that cannot be chosen in the first `min_new_tokens` tokens (the stop tokens); what lies
             outside the vocabulary, where some models name one, is left out.
+        grammar: of this answer: tokens that it forbids cannot be chosen.
 
     `prompt_ids` keeps each id once, ascending; `withheld` is ascending too.
     """
@@ -258,8 +260,10 @@ class Sampler:
         choice: int = 0,
         withheld: Iterable[int] = (),
         min_new_tokens: int = 0,
+        grammar: Grammar | None = None,
     ) -> None:
         self.config = config
+        self.grammar = grammar
         self.seed = seed
         self.choice = choice
         self.vocab_size = vocab_size
@@ -295,14 +299,17 @@ class Sampler:
             or config.frequency_penalty
             or self.min_new_tokens
             or self.processors
+            or self.grammar
         )
 
     def choose(self, logits: Floats, generated: Sequence[int]) -> int:
         """The token after prompt + `generated`, given its (V,) float64 logits. Ties go to the lowest id.
 
         Raises:
-            ConfigError: a registered processor left no token.
+            ConfigError: a registered processor or the grammar left no token.
         """
+        if self.grammar is not None:
+            self.grammar.require(generated)
         scores = self.scores(logits, generated)
         best = int(np.argmax(scores))
         if self.processors and scores[best] == -np.inf:
@@ -325,8 +332,12 @@ class Sampler:
         return scores
 
     def log_probs(self, logits: Floats, generated: Sequence[int]) -> Floats:
-        """(V,) natural logs of the distribution that `choose` draws from; at temperature 0, that of T = 1."""
-        return log_softmax(self.process(logits, generated))
+        """(V,) natural logs of the distribution that `choose` draws from; at temperature 0, that of T = 1.
+
+        Where no token is left, which a draft may find, all of them are -inf.
+        """
+        processed = self.process(logits, generated)
+        return log_softmax(processed) if processed.max() > -np.inf else processed
 
     def draw(self, log_probs: Floats, num_generated: int) -> int:
         """A token from (V,) `log_probs` after `num_generated` answer tokens.
@@ -359,13 +370,17 @@ class Sampler:
             self._noise[position] = gumbel(self.seed, self.choice, position, np.arange(self.vocab_size))
         return self._noise[position][token_ids]
 
-    def forget(self, num_generated: int) -> None:
-        """Drop the kept noise of the first `num_generated` answer tokens."""
-        first = self.num_prompt_tokens + num_generated
+    def commit(self, generated: Sequence[int]) -> None:
+        """This much of the answer is certain: drop what is kept of it."""
+        if self.grammar is not None:
+            self.grammar.commit(generated)
+        first = self.num_prompt_tokens + len(generated)
         self._noise = {at: row for at, row in self._noise.items() if at >= first}
 
     def process(self, logits: Floats, generated: Sequence[int], columns: Ints | None = None) -> Floats:
-        """Bias, penalties, temperature, filters and registered processors, in that order (docs/laws.md, L3).
+        """Grammar, bias, penalties, temperature, filters and registered processors, in that order.
+
+        docs/laws.md, L3.
 
         Where greedy, temperature and filters, which keep the argmax, are left out.
 
@@ -375,6 +390,10 @@ class Sampler:
             columns: as in `scores`.
         """
         row = np.array(logits, dtype=np.float64)
+        if self.grammar is not None:
+            self.grammar.restrict(row, generated, columns)
+            if row.max() == -np.inf:  # a draft vocabulary may have none of the tokens that may follow
+                return row
         if self.edits_logits:
             self._edit(row, np.asarray(generated, dtype=np.int64), columns)
         if not self.config.is_greedy:

@@ -164,6 +164,11 @@ class Prefix(Sequence[int]):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array([*self], dtype=dtype)
 
+    def after(self, count: int) -> tuple[int, ...]:
+        """The tokens behind the first `count`."""
+        below = max(0, count - len(self._answer))
+        return (*self._answer[count:], *self._path[below:])
+
     def extended(self, token_id: int) -> "Prefix":
         """The same answer, one token further down."""
         return Prefix(self._answer, (*self._path, token_id))

@@ -28,12 +28,14 @@ from eyas.api.options import GROUPS, tree_options
 from eyas.api.prompts import Chat, Prompt
 from eyas.config import NamedOption, options_of
 from eyas.engine.processors import processor_options
+from eyas.engine.structure import StructureConfig
 from eyas.engine.tree_options import TreeOptions
 from eyas.models import Infill
 from eyas.serve import llama_fields
 from eyas.serve.errors import ApiError
 from eyas.serve.llama_fields import drop_defaults, only_samplers
 from eyas.serve.settings import MAX_DEPTH, MAX_DRAFT_TOKENS, MAX_TREE_TOP_K, ServeSettings
+from eyas.serve.structure import Choices, LongText, ResponseFormat, Schema, StructuredOutputs, merged
 
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 DEFAULT_COMPLETION = 16  # OpenAI's length of a completion, in tokens
@@ -50,7 +52,6 @@ IDLE: dict[str, tuple[Any, ...]] = {
     "modalities": (None, ["text"]),
     "prediction": (None,),
     "reasoning_effort": (None,),
-    "response_format": (None, {"type": "text"}),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "verbosity": (None,),
@@ -102,6 +103,8 @@ class AnswerRequest(Body):
     stream_options: StreamOptions | None = None
     user: Text | None = None
     samplers: list[Text] | Text | None = Field(None, description="llama.cpp's: the only samplers that are on")
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     eyas: EyasOptions | None = None
 
     # What asks for nothing; other names of options; values of options that a request does not give.
@@ -131,6 +134,21 @@ class AnswerRequest(Body):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_structure(self) -> "AnswerRequest":
+        self._structure()
+        return self
+
+    def _structure(self) -> dict[str, Any]:
+        """The options of the answer's form, whichever way they were given."""
+        names = [named.name for named in options_of(StructureConfig)]
+        own = {name: value for name in names if (value := getattr(self, name, None)) is not None}
+        ways = {"json_schema": own}
+        for name in ("response_format", "structured_outputs"):
+            given = getattr(self, name)
+            ways[name] = {} if given is None else given.options
+        return merged(ways)
+
     @property
     def prompts(self) -> list[Prompt]:
         """Prompts, each of which gets n answers."""
@@ -142,7 +160,8 @@ class AnswerRequest(Body):
         values = {name: getattr(self, name, None) for name in _option_fields()}
         given = {name: value for name, value in values.items() if value is not None}
         own = {} if self.eyas is None else self.eyas.options
-        return only_samplers({**self.defaults, "n": self.n, **given, **own}, self.samplers)
+        asked = {**self.defaults, "n": self.n, **given, **self._structure(), **own}
+        return only_samplers(asked, self.samplers)
 
     @property
     def method(self) -> str | None:
@@ -470,6 +489,10 @@ OWN_JSON: dict[str, Any] = {
         AfterValidator(_token_ids),
     ],
     "top_k": Annotated[int, Field(ge=-1), AfterValidator(lambda k: max(k, 0))],  # -1 is off too
+    "json_schema": Schema,
+    "grammar": LongText,
+    "regex": LongText,
+    "choice": Annotated[Choices, AfterValidator(tuple)],
 }
 
 

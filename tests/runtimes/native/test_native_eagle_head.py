@@ -76,7 +76,7 @@ class Head:
             if sampler is None:
                 children, log_probs = self.lm_head.top_k(below, k)
             else:
-                answers = [(length + depth - 1, [])] * len(below)
+                answers = [(length + depth - 1, [], None)] * len(below)
                 scale = scales[min(depth, len(scales)) - 1]
                 children, log_probs = self.lm_head.coupled(below, k, sampler, answers, scale)
             found = builder.step(children, log_probs)

@@ -65,7 +65,7 @@ class Heads:
     def results(self, head, tokens=3):
         x = np.random.default_rng(7).normal(size=(tokens, INPUTS)).astype(np.float32)
         sampler = _native.Sampler(self.engine, **SAMPLER)
-        answers = [(2, [4, 5])] * tokens
+        answers = [(2, [4, 5], None)] * tokens
         found = [*head.top_k(x, 20), *head.coupled(x, 9, sampler, answers, 0.9), head.token_ids]
         return [*found, np.stack([head.logits(token) for token in range(tokens)])]
 

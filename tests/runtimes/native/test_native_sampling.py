@@ -113,6 +113,72 @@ def test_ids_are_the_references(isa, row, data):
         assert twin.choose(row, generated) == sampler.choose(row.astype(np.float64), generated)
 
 
+class Allowing:
+    """A grammar that allows some ids, by the answer's length."""
+
+    def __init__(self, size, seed, share):
+        self.size, self.seed, self.share = size, seed, share
+
+    def allowed(self, generated):
+        rng = np.random.default_rng([self.seed, len(generated)])
+        found = rng.random(self.size) < self.share
+        found[rng.integers(self.size)] = True
+        return found
+
+    def mask(self, generated):
+        return np.packbits(self.allowed(generated), bitorder="little")
+
+    def restrict(self, row, generated, columns):
+        allowed = self.allowed(generated)
+        row[~(allowed if columns is None else allowed[columns])] = -np.inf
+
+    def require(self, generated):
+        assert self.allowed(generated).any()
+
+
+@st.composite
+def restricted(draw, vocab, temperatures=(0.0, 0.3, 1.0, 2.5)):
+    """Samplers with a grammar."""
+    sampler = draw(samplers(vocab, temperatures))
+    sampler.min_new_tokens = 0  # nothing may be left otherwise
+    sampler.grammar = Allowing(vocab, draw(seeds), draw(st.sampled_from([0.0, 0.02, 0.5, 0.95])))
+    return sampler
+
+
+@every_isa
+@quick
+@given(row=logit_rows(), data=st.data())
+def test_ids_under_a_grammar_are_the_references(isa, row, data):
+    sampler = data.draw(restricted(len(row)))
+    twin = Twin(sampler, isa)
+    for _ in range(4):
+        generated = data.draw(st.lists(st.integers(0, len(row) - 1), max_size=6), label="generated")
+        masked = np.where(sampler.grammar.allowed(generated), row.astype(np.float64), -np.inf)
+        assume(not on_the_edge(sampler, masked, generated))
+        token = twin.choose(row, generated)
+        assert token == sampler.choose(row.astype(np.float64), generated)
+        assert sampler.grammar.allowed(generated)[token]
+
+
+@every_isa
+@quick
+@given(row=logit_rows(), k=st.sampled_from([1, 3, 10]), data=st.data())
+def test_drafts_under_a_grammar_are_the_best_that_it_allows(isa, row, k, data):
+    """Without a temperature too, where there is no noise; of a draft vocabulary maybe none."""
+    vocab = len(row) + data.draw(st.sampled_from([0, 30]), label="ids that are left out")
+    sampler = data.draw(restricted(vocab))
+    ids = np.sort(np.random.default_rng(data.draw(seeds)).permutation(vocab)[: len(row)])
+    generated = data.draw(st.lists(st.integers(0, vocab - 1), max_size=6), label="generated")
+    masked = np.where(sampler.grammar.allowed(generated)[ids], row.astype(np.float64), -np.inf)
+    assume(not on_the_edge(sampler, masked, generated, ids))
+    scores = sampler.scores(row.astype(np.float64), generated, columns=ids)
+    found, log_probs = Twin(sampler, isa, ids).coupled(row, generated, k, 1.0)
+    if np.isfinite(scores).any():
+        check_coupled(found, log_probs, scores, 1.0)
+    else:
+        assert (log_probs == -np.inf).all()
+
+
 @quick
 @given(data=st.data(), parents=parent_lists, start=st.integers(0, 2))
 def test_a_path_in_one_call_is_that_of_the_choices_one_by_one(data, parents, start):
@@ -150,9 +216,9 @@ def test_many_draws_of_a_large_vocabulary(isa, temperature, threads):
     head = _native.LMHead(engine(threads, isa), [eye])
     head.forward(rows)
     for position, row in enumerate(rows):
-        [token] = head.choose([position], [twin], [(position, [])])
+        [token] = head.choose([position], [twin], [(position, [], None)])
         assert token == sampler.choose(row.astype(np.float64), [0] * position)
-        sampler.forget(position)
+        sampler.commit([0] * position)
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-8, 1e-30, 1e-38, 1e-40, 1e-300])
@@ -250,8 +316,8 @@ def test_a_head_of_parts_is_a_head_of_one(row, k, cut, seed):
     np.testing.assert_array_equal(parts.logits(0), whole.logits(0))
     twin = NativeSamplers(engine()).compiled(sampler)
     for ours, theirs in zip(
-        parts.coupled(row[None], k, twin, [(0, [])], 1.0),
-        whole.coupled(row[None], k, twin, [(0, [])], 1.0),
+        parts.coupled(row[None], k, twin, [(0, [], None)], 1.0),
+        whole.coupled(row[None], k, twin, [(0, [], None)], 1.0),
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
@@ -270,8 +336,8 @@ def test_a_logit_that_is_no_number_chooses_nothing(options, size):
         sampler = Sampler(SamplingConfig(**options), prompt_ids=[], vocab_size=size)
         twin = NativeSamplers(engine()).compiled(sampler)
         head.forward(row[:1, None])
-        assert head.choose([0], [twin], [(0, [])]) == [-1]
-        assert head.coupled(row[:1, None], 1, twin, [(0, [])], 1.0) is None
+        assert head.choose([0], [twin], [(0, [], None)]) == [-1]
+        assert head.coupled(row[:1, None], 1, twin, [(0, [], None)], 1.0) is None
 
 
 def test_bad_calls_are_refused():
@@ -291,12 +357,12 @@ def test_bad_calls_are_refused():
         ([0, 1], [twin.twin, twin.twin]),
     ]:
         with pytest.raises(ValueError, match="token"):
-            twin.head.choose(which, who, [(0, [])] * len(which))
+            twin.head.choose(which, who, [(0, [], None)] * len(which))
     for ids in ([0, 1, 2, 3, 5], [0, 1, 2, 3, -1]):
         with pytest.raises(ValueError, match="vocabulary"):
-            Twin(sampler, None, np.array(ids)).head.coupled(rows, 1, twin.twin, [(0, [])] * 2, 1.0)
+            Twin(sampler, None, np.array(ids)).head.coupled(rows, 1, twin.twin, [(0, [], None)] * 2, 1.0)
     with pytest.raises(ValueError, match="answer per token"):
-        twin.head.coupled(rows, 1, twin.twin, [(0, [])], 1.0)
+        twin.head.coupled(rows, 1, twin.twin, [(0, [], None)], 1.0)
     with pytest.raises(ValueError, match="k must"):
         twin.head.top_k(rows, 0)
     with pytest.raises(ValueError, match="last forward"):

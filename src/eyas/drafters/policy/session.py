@@ -5,6 +5,7 @@ from functools import cached_property
 from time import perf_counter
 
 from eyas.drafters.expansion import best_of, grow
+from eyas.drafters.policy.constrained import constrain, expected_chain
 from eyas.drafters.policy.cost_aware import CostAwareTrees
 from eyas.drafters.policy.lookup import ExpectedChains, Find, PromptLookup
 from eyas.drafters.ranked import (
@@ -14,7 +15,7 @@ from eyas.drafters.ranked import (
     RankedSession,
     SizableSession,
 )
-from eyas.drafters.tree_builder import NO_CHAIN, TreeRules
+from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain, TreeRules
 from eyas.engine.interfaces import (
     DraftContext,
     DraftOptions,
@@ -24,7 +25,7 @@ from eyas.engine.interfaces import (
     Taps,
     taps_of,
 )
-from eyas.engine.tree import DraftTree, root_only
+from eyas.engine.tree import DraftTree, Prefix, root_only
 from eyas.errors import ConfigError
 
 # Tokens that a network reads at most for a cost-aware tree, of those that accumulated while it did not draft.
@@ -90,6 +91,7 @@ class PolicySession:
     def __init__(self, session: DraftSession, policy: TreePolicy) -> None:
         self.session = session
         self._policy = policy
+        self._context: DraftContext
         self._auto: _AutoTrees | None = None
 
     @property
@@ -103,7 +105,7 @@ class PolicySession:
         Raises:
             ConfigError: cost-aware trees without a table, or with a method or option that does not have them.
         """
-        self._auto = None
+        self._auto, self._context = None, context
         self.session.begin(context, keep)
         if context.tree.is_auto:
             self._policy.check_auto(context.options)
@@ -120,10 +122,16 @@ class PolicySession:
             self._auto.end_cycle(len(token_ids))
 
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
-        """The tree of a cycle."""
-        if self._auto is None:
-            return self.session.propose(token_ids, max_depth)
-        return self._auto.propose(token_ids, max_depth)
+        """The tree of a cycle, within the answer's grammar."""
+        context = self._context
+        session = self.session if self._auto is None else self._auto
+        tree = session.propose(token_ids, max_depth)
+        grammar = context.sampler.grammar
+        if grammar is None or self._policy.is_plain:
+            return tree
+        answer = Prefix(token_ids[len(context.prompt_ids) :])
+        most = tree.num_draft_tokens if self._auto else context.options.max_draft_tokens(context.tree)
+        return constrain(tree, grammar, answer, room=max_depth, most=most)
 
 
 class _AutoTrees:
@@ -167,6 +175,15 @@ class _AutoTrees:
             actual_ms = 1e3 * (perf_counter() - self._began)
             self._costs.live.add(self._predicted_ms, actual_ms)
 
+    def _chain(self, token_ids: Sequence[int], max_depth: int) -> ExpectedChain:
+        """What follows for certain, or what is expected to."""
+        chain = self._chains.after(token_ids, max_depth) if self._chains else NO_CHAIN
+        grammar = self._context.sampler.grammar
+        if grammar is None:
+            return chain
+        answer = Prefix(token_ids[len(self._context.prompt_ids) :])
+        return expected_chain(chain, grammar, answer, max_depth)
+
     def propose(self, token_ids: Sequence[int], max_depth: int) -> DraftTree:
         """The tree with the most expected tokens per millisecond; the network does not run if none pays."""
         self._is_drafting = True
@@ -174,7 +191,7 @@ class _AutoTrees:
         root, ranked = token_ids[-1], self._ranked
         if max_depth < 1:
             return root_only(root)
-        chain = self._chains.after(token_ids, max_depth) if self._chains else NO_CHAIN
+        chain = self._chain(token_ids, max_depth)
         most_read = MOST_READ if self._context.share.is_single else MOST_READ_IN_BATCH
         unread = 1 if ranked is None else ranked.unread(token_ids, most_read)
         costs = self._trees.begin(has_chain=bool(chain.token_ids), unread=unread, context=len(token_ids) - 1)

@@ -192,7 +192,7 @@ class NativeTreeGrower:
     def accepts(self, sampler: Sampler) -> bool:
         """Whether drafts can be coupled to this sampler: compiled, and without edits of the logits."""
         compiled = self._samplers.compiled(sampler)
-        return compiled is not None and not compiled.edits
+        return compiled is not None and not compiled.edits and sampler.grammar is None
 
     def grow(
         self,

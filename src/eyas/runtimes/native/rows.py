@@ -54,6 +54,8 @@ class NativeRows:
             ModelError: the row has a logit that is not a number.
         """
         place = self._place(row)
+        if sampler.grammar is not None:
+            sampler.grammar.require(generated)
         if sampler.is_argmax:
             token_id = self._head.argmax(place)
         elif compiled := self._samplers.compiled(sampler):
@@ -74,6 +76,8 @@ class NativeRows:
         Raises:
             ModelError: a row on the path has a logit that is not a number.
         """
+        if sampler.grammar is not None:  # the tokens that may follow are found node by node
+            return None
         compiled = None if sampler.is_argmax else self._samplers.compiled(sampler)
         if compiled is None and not sampler.is_argmax:
             return None

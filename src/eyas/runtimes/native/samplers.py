@@ -4,6 +4,9 @@ import sys
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+import numpy as np
+from numpy.typing import NDArray
+
 from eyas import _native
 from eyas.engine.sampling import Sampler
 
@@ -48,6 +51,11 @@ class NativeSamplers:
         )
 
 
-def answer(sampler: Sampler, generated: Sequence[int]) -> tuple[int, list[int]]:
-    """The length of an answer, and its ids if the sampler reads them."""
-    return len(generated), [*generated] if sampler.edits_logits else []
+# The length of an answer, its ids if the sampler reads them, and the bits of the tokens that may follow.
+Answer = tuple[int, list[int], NDArray[np.uint8] | None]
+
+
+def answer(sampler: Sampler, generated: Sequence[int]) -> Answer:
+    """An answer as the compiled sampler of `sampler` takes it."""
+    mask = None if sampler.grammar is None else sampler.grammar.mask(generated)
+    return len(generated), [*generated] if sampler.edits_logits else [], mask

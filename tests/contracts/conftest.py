@@ -1,0 +1,34 @@
+"""Tiny models on every runtime, and every method on them."""
+
+import pytest
+
+from eyas.engine.cycle import Engine
+from eyas.runtimes import load_runtime
+from eyas.runtimes.native import is_built
+from tiny import write_llama
+
+RUNTIMES = [
+    ("torch", "float64"),
+    *((("native", "float32"), ("native", "bfloat16"), ("native", "int8")) if is_built() else ()),
+]
+
+
+@pytest.fixture(scope="module", params=RUNTIMES, ids="-".join)
+def runtime(request, tmp_path_factory):
+    name, dtype = request.param
+    directory = write_llama(tmp_path_factory.mktemp("target"), max_positions=96)
+    return load_runtime(name, directory, name="tiny", dtype=dtype, threads=1)
+
+
+@pytest.fixture(scope="module")
+def engines(runtime, tmp_path_factory):
+    """One engine per method and networks, loaded at first use."""
+    directory, loaded = tmp_path_factory.mktemp("networks"), {}
+
+    def engine(case):
+        key = (case.method, case.networks)
+        if key not in loaded:
+            loaded[key] = Engine(runtime, case.load(runtime, directory))
+        return loaded[key]
+
+    return engine
