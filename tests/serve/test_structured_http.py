@@ -128,6 +128,25 @@ def test_completions_and_several_answers(server):
         fits_schema(choice["text"])
 
 
+def test_other_doors_ask_for_the_same(server):
+    options = {"seed": 3, "temperature": 0, "num_predict": 120}
+    ollama = {"model": "tiny", "stream": False, "options": options}
+    chat = server.post("/api/chat", **ollama, messages=MESSAGES, format=SCHEMA).json()
+    fits_schema(chat["message"]["content"])
+    whole = server.post("/api/generate", **ollama, prompt="Who is there?", format=SCHEMA).json()
+    fits_schema(whole["response"])
+    text = {"format": {"type": "json_schema", "name": "person", "schema": SCHEMA, "strict": True}}
+    body = {
+        "model": "tiny",
+        "input": "Who is there?",
+        "text": text,
+        "max_output_tokens": 120,
+        "temperature": 0,
+    }
+    [message] = server.post("/v1/responses", **body).json()["output"]
+    fits_schema(message["content"][0]["text"])
+
+
 @pytest.mark.parametrize("method", ["autoregressive", "pld", "lookahead", "eagle2"])
 def test_forced_tokens_are_drafted(server, method):
     body = {"messages": MESSAGES, "max_tokens": 120, "temperature": 0, "structured_outputs": COMPACT}
