@@ -34,8 +34,8 @@ ModelName = Annotated[
 HeadName = Annotated[
     str | Path | None,
     Option(
-        "directory of the method's draft networks (for sps also a whole model, named as by --model); without "
-        "it eyas looks next to the model, in the cache and among its own heads",
+        "directory of the method's draft networks (for eagle3 also a GGUF file, for sps a whole model, named "
+        "as by --model); without it eyas looks next to the model, in the cache and among its own heads",
         "DIR",
         common=True,
     ),
