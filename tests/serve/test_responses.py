@@ -116,7 +116,7 @@ def test_calls_and_thoughts_are_items(client, caller, monkeypatch):
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
-        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"reasoning": {"effort": "high"}}, "reasoning"),
         ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, None),
@@ -134,3 +134,16 @@ def test_what_asks_for_nothing_is_taken(client):
     idle = {"store": False, "truncation": "disabled", "metadata": {}, "include": [], "prompt_cache_key": "k"}
     idle |= {"text": {"format": {"type": "text"}}, "tool_choice": "auto", "parallel_tool_calls": True}
     assert client.responses.create(model="caller", input=ASK, **SHORT, **idle).output_text
+
+
+def test_a_call_can_be_forced(client):
+    properties = {"city": {"enum": ["Oslo", "Bergen"]}}
+    parameters = {"type": "object", "properties": properties, "required": ["city"]}
+    tools = [WEATHER | {"parameters": parameters | {"additionalProperties": False}}]
+    for choice in ("required", {"type": "function", "name": "weather"}):
+        answer = client.responses.create(
+            model="caller", input=ASK, tools=tools, tool_choice=choice, max_output_tokens=200
+        )
+        [call] = answer.output
+        assert json.loads(call.arguments)["city"] in properties["city"]["enum"]
+        assert answer.model_dump()["tool_choice"] == choice

@@ -9,6 +9,7 @@ from serving import Server, tiny_model
 
 from eyas.api.prompts import Chat
 from eyas.serve.tools.chat_format import ChatFormat
+from eyas.serve.tools.forced import call_schema
 
 WEATHER = {
     "type": "function",
@@ -115,8 +116,9 @@ def test_the_prompt_has_the_tools_and_the_whole_exchange(server, client, caller)
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
         ({"tools": [{"type": "custom"}]}, "tools.0.type"),
         ({"extra_body": {"functions": [{"name": "f"}]}}, "functions"),
         (
@@ -161,3 +163,36 @@ def test_phis_template_reads_the_tools_in_the_system_message(caller, monkeypatch
     prepared = form.prepare(Chat(ASK, [WEATHER]))
     assert json.loads(prepared.messages[0]["tools"])[0]["name"] == "weather"
     assert prepared.messages[1:] == ASK
+
+
+def tool(name, **properties):
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    parameters["additionalProperties"] = False
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+CITY = {"enum": ["Oslo", "Bergen"]}
+BOTH = [tool("weather", city=CITY), tool("now")]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_call_can_be_forced(client, seed):
+    """A random model, which would never call by itself."""
+    fields = {"tools": BOTH, "max_tokens": 200, "seed": seed, "temperature": 1, "stop": openai.NOT_GIVEN}
+    answer = ask(client, **fields, tool_choice="required").choices[0]
+    [call] = answer.message.tool_calls
+    arguments = json.loads(call.function.arguments)
+    assert answer.finish_reason == "tool_calls"
+    assert answer.message.content is None
+    assert arguments == {} if call.function.name == "now" else arguments["city"] in CITY["enum"]
+    named = {"type": "function", "function": {"name": "weather"}}
+    [call] = ask(client, **fields, tool_choice=named).choices[0].message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["city"] in CITY["enum"]
+
+
+def test_a_forced_call_may_refer_to_definitions():
+    parameters = {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"type": "integer"}}}
+    schema = call_schema([{"function": {"name": "f", "parameters": parameters}}])
+    assert schema["$defs"] == {"A": {"type": "integer"}}
+    assert "$defs" not in schema["properties"]["arguments"]

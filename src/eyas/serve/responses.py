@@ -21,6 +21,7 @@ from eyas.serve.schemas import (
     AnswerRequest,
     Body,
     ChatRequest,
+    NamedTool,
     Text,
     parse,
     with_options,
@@ -310,7 +311,7 @@ class ResponsesReply(SaidReply):
             "store": False,
             "temperature": chat.options["temperature"],
             "text": {"format": {"type": "text"}},
-            "tool_choice": chat.tool_choice or "auto",
+            "tool_choice": _choice(chat),
             "tools": [{"type": "function", **tool["function"]} for tool in chat.callable_tools],
             "top_p": chat.options.get("top_p", 1.0),
             "truncation": "disabled",
@@ -386,6 +387,13 @@ class ResponsesReply(SaidReply):
     def _take(self) -> list[str]:
         news, self._news = self._news, []
         return news
+
+
+def _choice(chat: ResponsesChat) -> str | dict[str, str]:
+    """The tool choice as this interface writes it."""
+    if isinstance(chat.tool_choice, NamedTool):
+        return {"type": "function", "name": chat.tool_choice.function.name}
+    return chat.tool_choice or "auto"
 
 
 def _text_item(kind: str, item_id: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from eyas.serve.errors import ApiError
 from eyas.serve.llama_fields import drop_defaults, only_samplers
 from eyas.serve.settings import MAX_DEPTH, MAX_DRAFT_TOKENS, MAX_TREE_TOP_K, ServeSettings
 from eyas.serve.structure import Choices, LongText, ResponseFormat, Schema, StructuredOutputs, merged
+from eyas.serve.tools.forced import call_schema
 
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 DEFAULT_COMPLETION = 16  # OpenAI's length of a completion, in tokens
@@ -181,6 +182,11 @@ class AnswerRequest(Body):
     @property
     def is_one_call(self) -> bool:
         """Whether an answer ends with its first tool call."""
+        return False
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the answer has to be a tool call."""
         return False
 
     @property
@@ -342,10 +348,14 @@ class ChatRequest(AnswerRequest):
             raise PydanticCustomError(
                 "together", "top_logprobs needs logprobs to be true.", {"name": "top_logprobs"}
             )
-        if self.tool_choice not in (None, "none", "auto"):
+        if self.is_forced and not self.forced_tools:
             raise PydanticCustomError(
-                "unsupported",
-                "tool_choice can be 'auto' or 'none' on this server, which forces no call; leave it out.",
+                "together", "tool_choice forces a call of no function in tools.", {"name": "tool_choice"}
+            )
+        if self.is_forced and self._structure():
+            raise PydanticCustomError(
+                "together",
+                "tool_choice and another form of the answer exclude each other.",
                 {"name": "tool_choice"},
             )
         return self
@@ -361,6 +371,17 @@ class ChatRequest(AnswerRequest):
         return self.parallel_tool_calls is False and bool(self.tools)
 
     @property
+    def is_forced(self) -> bool:
+        """Whether the answer has to be a tool call."""
+        return self.tool_choice not in (None, "none", "auto")
+
+    @property
+    def forced_tools(self) -> list[dict[str, Any]]:
+        """The tools of which one has to be called."""
+        name = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+        return [tool for tool in self.callable_tools if name in (None, tool["function"]["name"])]
+
+    @property
     def prompts(self) -> list[Prompt]:
         """The one chat."""
         messages = [message.to_dict() for message in self.messages]
@@ -368,8 +389,9 @@ class ChatRequest(AnswerRequest):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The generation options."""
-        return super().options | ({"logprobs": self.top_logprobs or 0} if self.logprobs else {})
+        """The generation options; a call is forced by the form of the answer."""
+        form = {"json_schema": call_schema(self.forced_tools)} if self.is_forced else {}
+        return super().options | form | ({"logprobs": self.top_logprobs or 0} if self.logprobs else {})
 
 
 class CompletionRequest(AnswerRequest):

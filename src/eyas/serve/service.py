@@ -190,7 +190,7 @@ class Service:
             asked=body,
             stop_token_ids=requests[0].text.stop_token_ids,
             parsers=[
-                self.chat_format.parser(body.callable_tools, request.prompt_ids)
+                self.chat_format.parser(body.callable_tools, request.prompt_ids, is_forced=body.is_forced)
                 for request in requests
                 if issubclass(kind, SaidReply) and isinstance(body, ChatRequest)
             ],

@@ -9,6 +9,7 @@ from eyas.api.prompts import Chat
 from eyas.models import Tokenizer
 from eyas.serve.errors import ApiError
 from eyas.serve.tools.answer import AnswerParser
+from eyas.serve.tools.forced import FORCED
 from eyas.serve.tools.formats import schemas_of, think_format, tool_format
 
 TAIL = 8  # tokens at the end of a prompt that may hold the begin of a thought
@@ -63,8 +64,12 @@ class ChatFormat:
         )
         return replace(chat, messages=messages, options=options, shown=(*shown, *self.tools.control_names))
 
-    def parser(self, tools: Sequence[Mapping[str, Any]], prompt_ids: Sequence[int]) -> AnswerParser:
-        """A parser of one answer."""
+    def parser(
+        self, tools: Sequence[Mapping[str, Any]], prompt_ids: Sequence[int], *, is_forced: bool = False
+    ) -> AnswerParser:
+        """A parser of one answer; a forced one is a call from its first token on."""
+        if is_forced:
+            return AnswerParser(None, FORCED, schemas_of(tools))
         is_thinking = False
         if self.think is not None:
             end = self._tokenizer.decode(prompt_ids[-TAIL:], skip_special=False).rstrip()
