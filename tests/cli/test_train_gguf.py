@@ -116,17 +116,12 @@ def test_features_of_another_target_are_refused(eyas, kept, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def distil_words(kept, model, folder):
+    return ("train", "distil", "--prompts", kept / "prompts.jsonl", "--out", folder / "a", "--model", model)
+
+
 def test_what_keeping_features_refuses(eyas, kept, model, tmp_path):
-    words = (
-        "train",
-        "distil",
-        "--prompts",
-        kept / "prompts.jsonl",
-        "--out",
-        tmp_path / "a",
-        "--model",
-        model,
-    )
+    words = distil_words(kept, model, tmp_path)
     assert "give --keep-features" in eyas(*words, "--taps", "1").error
     keep = ("--keep-features", tmp_path / "f")
     assert "taps are 1,7" in eyas(*words, *keep, "--taps", "1,7").error
@@ -136,16 +131,7 @@ def test_what_keeping_features_refuses(eyas, kept, model, tmp_path):
 
 
 def test_a_full_folder_is_said_in_one_line(eyas, kept, model, tmp_path):
-    words = (
-        "train",
-        "distil",
-        "--prompts",
-        kept / "prompts.jsonl",
-        "--out",
-        tmp_path / "a",
-        "--model",
-        model,
-    )
+    words = distil_words(kept, model, tmp_path)
     done = eyas(*words, *DISTIL, "--keep-features", tmp_path / "f", "--feature-gb", "2e-5")
     first, second = done.err.splitlines()
     assert first.startswith("eyas: answers without features: ")

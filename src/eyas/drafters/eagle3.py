@@ -42,11 +42,12 @@ from eyas.drafters.eagle_head import (
     HeadOfAnswer,
     read_acceptance,
     read_coupled_scale,
+    read_for_target,
 )
 from eyas.drafters.head_layers import stack_config, stack_shapes
-from eyas.drafters.heads import HeadFile, read_head, register_head
+from eyas.drafters.heads import HeadFile, register_head
 from eyas.drafters.registry import register_drafter
-from eyas.drafters.target import AnswerHead, OwnHead, check_target, check_vocabulary
+from eyas.drafters.target import AnswerHead, OwnHead, check_vocabulary
 from eyas.engine.interfaces import (
     DraftFiles,
     Features,
@@ -227,16 +228,8 @@ class Eagle3Head(AnyEagleHead):
         Raises:
             CheckpointError: broken files, or a head for another target.
         """
-        head = read_head(EAGLE3, directory)
+        head = read_for_target(EAGLE3, runtime, directory)
         config, weights = head.config, head.weights
-        check_target(
-            runtime,
-            directory,
-            hidden_size=config.stack.hidden_size,
-            fingerprint=head.fingerprint,
-            draft_ids=head.draft_ids,
-            training=EAGLE3.training,
-        )
         eps = config.stack.layers[0].norms.eps
         output_norm = None if config.norm_output else (weights["norm.weight"], eps)
         own = None

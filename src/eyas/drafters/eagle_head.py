@@ -36,7 +36,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -47,6 +47,7 @@ from eyas.drafters.heads import (
     EXTENSIONS,
     HeadCheckpoint,
     HeadFile,
+    HeadKind,
     HeadLayout,
     HeadTarget,
     read_head,
@@ -91,6 +92,9 @@ class AnyEagleConfig:
     stack: StackSpec
     coupled_scale: tuple[float, ...]
     acceptance: Mapping[str, AcceptanceMap]
+
+
+AnyConfig = TypeVar("AnyConfig", bound=AnyEagleConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +242,26 @@ class AnyEagleHead(ABC):
         return self.coupled_scale[min(depth, len(self.coupled_scale)) - 1]
 
 
+def read_for_target(
+    kind: HeadKind[AnyConfig], runtime: Runtime, directory: Path
+) -> HeadCheckpoint[AnyConfig]:
+    """Read a head of a kind of EAGLE heads.
+
+    Raises:
+        CheckpointError: broken files, or a head for another target.
+    """
+    head = read_head(kind, directory)
+    check_target(
+        runtime,
+        directory,
+        hidden_size=head.config.stack.hidden_size,
+        fingerprint=head.fingerprint,
+        draft_ids=head.draft_ids,
+        training=kind.training,
+    )
+    return head
+
+
 @dataclass(frozen=True, kw_only=True)
 class EagleHead(AnyEagleHead):
     """The networks of an EAGLE-1/2 head."""
@@ -251,16 +275,8 @@ class EagleHead(AnyEagleHead):
         Raises:
             CheckpointError: broken files, or a head for another target.
         """
-        head = read_head(EAGLE, directory)
+        head = read_for_target(EAGLE, runtime, directory)
         config, weights = head.config, head.weights
-        check_target(
-            runtime,
-            directory,
-            hidden_size=config.stack.hidden_size,
-            fingerprint=head.fingerprint,
-            draft_ids=head.draft_ids,
-            training=EAGLE.training,
-        )
         return cls(
             runtime=runtime,
             fc=runtime.linear(weights["fc.weight"], weights.get("fc.bias")),
