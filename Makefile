@@ -19,11 +19,11 @@ lint: ## check format and lint
 types: ## mypy, strict, on src
 	$(PYTHON) -m mypy
 
-test: ## the whole suite, two tests at a time
+test: ## the suite, two tests at a time (under five minutes)
 	$(PYTHON) -m pytest -n 2 --dist worksteal
 
-test-fast: ## the suite without slow and network tests
-	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow and not network"
+test-slow: ## what the suite leaves out, since a test takes long (three minutes)
+	$(PYTHON) -m pytest -n 2 --dist worksteal -m slow
 
 native-sanitize: ## the native engine's kernel tests under the address and undefined-behaviour sanitizers
 	PYTHON="$(PYTHON)" bash tests/runtimes/native/sanitize.sh
@@ -37,7 +37,7 @@ fuzz: ## read 10,000 broken GGUF headers (EYAS_FUZZ is another number): none may
 stub: ## write the type stub of the compiled module, after its interface changed
 	$(PYTHON) native/make_stub.py src/eyas/_native.pyi && $(PYTHON) -m ruff format -q src/eyas/_native.pyi
 
-check: lint types test ## what CI runs
+check: lint types test-slow test ## what CI runs
 
 docs: ## build the documentation site into build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
@@ -85,4 +85,4 @@ serve-small: ## the two above in small, for CI: 100 requests, 30 seconds
 test-ray: ## the Ray Serve application with two replicas on this machine (needs the extra ray)
 	EYAS_TEST_RAY=1 $(PYTHON) -m pytest -W default tests/serve/ray
 
-.PHONY: fuzz stub docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-fast native-sanitize arm check head acceptance equality equality-native speed
+.PHONY: fuzz stub docs serve-load serve-soak serve-small test-ray bench bench-smoke help wheel peers setup fmt lint types test test-slow native-sanitize arm check head acceptance equality equality-native speed

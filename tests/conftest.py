@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests/reference.py and tests/t
 # The hub's cache of this machine is neither seen nor changed; the hub's package reads its place at import.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="eyas-hub-")
 
+# As `eyas.training` asks, but before any other test has used the library.
+os.environ["MKL_CBWR"] = "AUTO,STRICT"
+
 # A runner that was started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

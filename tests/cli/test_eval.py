@@ -46,6 +46,7 @@ def test_ids_are_equal_and_numbers_are_there(eyas, argv, tmp_path):
     assert len(rows(tmp_path)) == 12
 
 
+@pytest.mark.slow
 def test_answers_made_together_are_those_made_alone(eyas, argv, tmp_path):
     settings = ("--temperature", "0,1", "--limit", "5", "--json")
     assert eyas(*argv, *settings).code == 0
@@ -209,6 +210,7 @@ def wait_for_rows(tmp_path, count, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_a_kill_and_after_ctrl_c(eyas, command, argv, tmp_path):
     argv = (*argv, "--seeds", "0,1", "--temperature", "0,1", "--json")
     killed = command(*argv)

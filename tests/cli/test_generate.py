@@ -146,6 +146,7 @@ def test_ctrl_c_stops_and_keeps_what_was_said(eyas, model, monkeypatch):
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(command, model):
     process = command("generate", "hi", "--model", model, *LONG, "--n", "40")
     process.stdout.close()
@@ -159,6 +160,7 @@ def redirected(redirection, *argv):
     return subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("redirection", "answer", "notes"),
     [

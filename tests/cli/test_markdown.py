@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -44,6 +44,7 @@ def test_markdown_is_rendered_and_wrapped_at_words():
     assert lines.count("The end.") == 1
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 30), max_size=30))
 def test_pieces_do_not_matter(sizes):
     pieces, rest = [], ANSWER

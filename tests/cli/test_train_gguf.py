@@ -8,13 +8,15 @@ import pytest
 
 from eyas.drafters.eagle_head import EAGLE
 from eyas.drafters.heads import read_head
+from eyas.training.acceptance_map import MODES
 from tiny_gguf import write_gguf
 
 DISTIL = ("--max-new-tokens", "24", "--batch-size", "8", "--threads", "1")
-HEAD = (
+RUN = (
     *("--epochs", "2", "--batch-rows", "512", "--held-out-every", "5", "--learning-rate", "1e-3"),
-    *("--closed-form-start", "--draft-vocab", "128", "--dtype", "float32", "--threads", "1"),
+    *("--draft-vocab", "128", "--dtype", "float32", "--threads", "1"),
 )
+HEAD = (*RUN, "--closed-form-start")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,26 @@ def test_a_head_comes_from_kept_features_alone_and_drafts(eyas, kept, model, tmp
     assert drafted["token_ids"] == plain["token_ids"]
 
 
+def test_an_eagle3_head_comes_from_kept_taps(eyas, kept, model, tmp_path):
+    """Those that were kept are enough; the head drafts on the file that it was trained on."""
+    more = ("--taps", "1", "--features", kept / "features", *RUN)
+    done = eyas(*train("eagle3", kept, model, tmp_path, *more))
+    assert done.code == 0, done.err
+    words = ("generate", "tell 3", "--model", model, "--max-new-tokens", "24", "--threads", "1", "--json")
+    drafted = eyas(*words, "--head", tmp_path / "head", "--method", "eagle3").document
+    assert drafted["stats"]["draft_tokens"] > 0
+    plain = eyas(*words, "--method", "autoregressive").document["token_ids"]
+    assert drafted["token_ids"] == plain
+    # calibrated, it is the method of its own accord
+    watch = ("--prompts", kept / "prompts.jsonl", "--limit", "4", "--max-new-tokens", "16", "--threads", "1")
+    done = eyas("train", "acceptance", "--head", tmp_path / "head", "--model", model, *watch)
+    assert done.code == 0, done.err
+    assert set(json.loads((tmp_path / "head" / "config.json").read_text())["acceptance_map"]) == set(MODES)
+    drafted = eyas(*words, "--head", tmp_path / "head").document
+    assert (drafted["config"]["method"], drafted["token_ids"]) == ("eagle3", plain)
+
+
+@pytest.mark.slow
 def test_missing_features_are_computed_by_the_engine_that_answered(eyas, kept, model, tmp_path, caplog):
     """The head is the same as from kept ones, and so is one that begins with a part of them."""
     heads, folders = {}, {"kept": kept / "features", "none": tmp_path / "none", "some": tmp_path / "some"}

@@ -22,7 +22,7 @@ def runtime(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engines(runtime, tmp_path_factory):
-    """One engine per method and networks, loaded at first use."""
+    """One engine per method and networks, loaded at first use; and plain answers that tests share."""
     directory, loaded = tmp_path_factory.mktemp("networks"), {}
 
     def engine(case):
@@ -31,4 +31,5 @@ def engines(runtime, tmp_path_factory):
             loaded[key] = Engine(runtime, case.load(runtime, directory))
         return loaded[key]
 
+    engine.plain = {}  # answers of plain decoding
     return engine

@@ -64,6 +64,14 @@ def make_request(case, prompt, sampling, stopping, tree=None, shape=None, **more
     )
 
 
+def plain_answer(engines, prompt, sampling, stopping, **more):
+    """What every method is compared with; computed once for each request."""
+    known = repr((prompt, sampling, stopping, more))
+    if known not in engines.plain:
+        engines.plain[known] = answer(engines(PLAIN), make_request(PLAIN, prompt, sampling, stopping, **more))
+    return engines.plain[known]
+
+
 prompts = st.lists(st.integers(3, VOCAB - 1), min_size=1, max_size=20)
 samplings = st.builds(
     SamplingConfig,
@@ -123,9 +131,7 @@ def check_same_answer(case, engines, prompt, sampling, stopping, tree):
             engines(case).start(make_request(case, prompt, sampling, stopping, tree, costs=FREE))
         tree = TreeOptions()
     wanted = make_request(case, prompt, sampling, stopping, tree, shape, num_log_probs=2, costs=FREE)
-    plain, plain_text = answer(
-        engines(PLAIN), make_request(PLAIN, prompt, sampling, stopping, num_log_probs=2)
-    )
+    plain, plain_text = plain_answer(engines, prompt, sampling, stopping, num_log_probs=2)
     drafted, text = answer(engines(case), wanted)
     assert drafted.generated == plain.generated
     assert text == plain_text
@@ -171,8 +177,8 @@ def test_trees_from_smallest_to_largest(case, engines, temperature, tree):
     k, depth, tokens = tree
     shape = {"tree_top_k": k, "depth": depth, "draft_tokens": tokens}
     sampling = SamplingConfig(temperature=temperature, seed=5)
-    stopping = StoppingConfig(max_new_tokens=40, ignore_eos=True)
-    plain, _ = answer(engines(PLAIN), make_request(PLAIN, [9, 4, 33], sampling, stopping))
+    stopping = StoppingConfig(max_new_tokens=24, ignore_eos=True)
+    plain, _ = plain_answer(engines, [9, 4, 33], sampling, stopping)
     drafted, _ = answer(engines(case), make_request(case, [9, 4, 33], sampling, stopping, shape=shape))
     assert drafted.generated == plain.generated
 
@@ -183,8 +189,8 @@ def test_trees_from_smallest_to_largest(case, engines, temperature, tree):
 def test_cost_aware_trees(case, engines, costs, temperature):
     """Large trees, small ones, and long stretches without any: the same answer, and the same again."""
     sampling = SamplingConfig(temperature=temperature, seed=6)
-    stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
-    plain, _ = answer(engines(PLAIN), make_request(PLAIN, [9, 4, 33], sampling, stopping))
+    stopping = StoppingConfig(max_new_tokens=36, ignore_eos=True)
+    plain, _ = plain_answer(engines, [9, 4, 33], sampling, stopping)
     seen = []
     for _ in range(2):
         run, _ = engines(case).start(make_request(case, [9, 4, 33], sampling, stopping, AUTO, costs=costs))
@@ -209,7 +215,7 @@ def test_prompt_lookup_changes_trees_and_no_ids(case, engines, temperature):
     sampling = SamplingConfig(temperature=temperature, seed=6, logit_bias={5: 60.0})
     stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
     prompt = [9, 4, 33, 5, 5, 9, 4]
-    plain, _ = answer(engines(PLAIN), make_request(PLAIN, prompt, sampling, stopping))
+    plain, _ = plain_answer(engines, prompt, sampling, stopping)
     runs = {}
     for lookup in (True, False):
         tree = replace(AUTO, lookup=lookup)
@@ -233,7 +239,7 @@ def test_no_cycle_drafts_more_than_the_method_says(case, engines, size):
     if refuses_auto(case):
         size = {}
     sampling = SamplingConfig(temperature=1.0, seed=3, logit_bias={5: 60.0})
-    stopping = StoppingConfig(max_new_tokens=60, ignore_eos=True)
+    stopping = StoppingConfig(max_new_tokens=30, ignore_eos=True)
     request = make_request(case, [9, 4, 5, 5, 9, 4, 5, 5], sampling, stopping, **size)
     most = case.options.max_draft_tokens(request.tree)
     run, _ = engines(case).start(request)
@@ -250,7 +256,7 @@ def test_the_whole_context_is_used(case, engines):
     """The tree shrinks as the context fills; the last position is still reached."""
     stopping = StoppingConfig(max_new_tokens=96, ignore_eos=True)
     prompt = list(range(3, 63))
-    plain, _ = answer(engines(PLAIN), make_request(PLAIN, prompt, SamplingConfig(), stopping))
+    plain, _ = plain_answer(engines, prompt, SamplingConfig(), stopping)
     drafted, _ = answer(engines(case), make_request(case, prompt, SamplingConfig(), stopping))
     assert drafted.generated == plain.generated
     assert len(drafted.token_ids) == 96
@@ -258,7 +264,7 @@ def test_the_whole_context_is_used(case, engines):
 
 
 @each(default_cases(), {"ids"})
-@settings(contract_settings, max_examples=6)
+@settings(contract_settings, max_examples=4)
 @given(
     first=prompts,
     second=prompts,
@@ -274,12 +280,12 @@ def test_a_later_turn_reuses_what_is_common(case, engines, first, second, temper
     run, _ = answer(engine, make_request(case, first, sampling, stopping, **size))
     for turn in ([*run.token_ids, *second], [*first, *second]):
         run, _ = answer(engine, make_request(case, turn, sampling, stopping, **size), earlier=run)
-        fresh, _ = answer(engines(PLAIN), make_request(PLAIN, turn, sampling, stopping))
+        fresh, _ = plain_answer(engines, turn, sampling, stopping)
         assert run.generated == fresh.generated
 
 
 @each(default_cases(), {"ids"})
-@settings(contract_settings, max_examples=6)
+@settings(contract_settings, max_examples=4)
 @given(
     first=prompts,
     second=prompts,
@@ -323,7 +329,7 @@ def test_a_forked_session_and_the_first_one_go_on_apart(case, engines, first, se
 
 
 @lossless
-@settings(contract_settings, max_examples=6)
+@settings(contract_settings, max_examples=4)
 @given(
     prompt_list=st.lists(prompts, min_size=2, max_size=3),
     temperature=st.sampled_from([0.0, 1.0]),
@@ -338,7 +344,7 @@ def test_sequences_stepped_together_do_not_disturb_each_other(case, engines, pro
     while active := [run for run in runs if not run.is_finished]:
         engine.step(active)
     for run, prompt in zip(runs, prompt_list, strict=True):
-        alone, _ = answer(engines(PLAIN), make_request(PLAIN, prompt, sampling, stopping))
+        alone, _ = plain_answer(engines, prompt, sampling, stopping)
         assert run.generated == alone.generated
 
 
@@ -348,9 +354,7 @@ def test_choices_differ_and_the_first_is_that_of_one(case, engines):
     answers = [
         answer(engines(case), make_request(case, [8, 9], sampling, stopping, choice=c))[0] for c in range(3)
     ]
-    plain = [
-        answer(engines(PLAIN), make_request(PLAIN, [8, 9], sampling, stopping, choice=c))[0] for c in range(3)
-    ]
+    plain = [plain_answer(engines, [8, 9], sampling, stopping, choice=c)[0] for c in range(3)]
     assert [run.generated for run in answers] == [run.generated for run in plain]
     assert len({tuple(run.generated) for run in answers}) > 1
 
@@ -363,7 +367,7 @@ def test_abandoned_answers_leave_the_method_usable(case, engines):
     next(stream)
     stream.close()
     run, _ = answer(engines(case), make_request(case, [5, 6], sampling, stopping))
-    plain, _ = answer(engines(PLAIN), make_request(PLAIN, [5, 6], sampling, stopping))
+    plain, _ = plain_answer(engines, [5, 6], sampling, stopping)
     assert run.generated == plain.generated
 
 

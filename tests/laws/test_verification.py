@@ -119,9 +119,15 @@ def test_a_full_chain_gives_a_bonus_token():
     ]
 
 
+@pytest.fixture(scope="module")
+def noise():
+    """(20,000, 8) of positions and tokens, with seed 11."""
+    return np.stack([gumbel(11, 0, position, np.arange(8)) for position in range(20_000)])
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.8}, {"top_k": 3, "min_p": 0.1}], ids=str)
-def test_seeded_draws_follow_the_processed_distribution(temperature, filters):
+def test_seeded_draws_follow_the_processed_distribution(noise, temperature, filters):
     """Chi-square over 20,000 positions at a false-alarm rate of 1e-6 (fixed seed: it cannot flake)."""
     logits = np.array([2.0, 1.2, 0.4, 0.1, -0.5, -1.0, -2.0, 0.9])
     sampler = Sampler(
@@ -129,8 +135,7 @@ def test_seeded_draws_follow_the_processed_distribution(temperature, filters):
     )
     processed = sampler.process(logits, [])
     probs = np.exp(log_softmax(processed))
-    draws = 20_000
-    noise = np.stack([gumbel(11, 0, position, np.arange(8)) for position in range(draws)])
+    draws = len(noise)
     counts = np.bincount(np.argmax(processed + noise, axis=1), minlength=8)
     alive = probs > 0
     assert counts[~alive].sum() == 0

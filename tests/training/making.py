@@ -4,7 +4,7 @@ from eyas.drafters.heads import find_head_kind, write_head
 from eyas.training.finish import head_document, trainer_of
 
 DISTILLED = ["medusa", "hydra", "draft-lm"]
-KINDS = ["eagle", *DISTILLED]
+KINDS = ["eagle", "eagle3", *DISTILLED]
 
 
 def trainer_class(kind):
@@ -21,3 +21,8 @@ def write(kind, directory, runtime, network, draft_ids=None, **entries):
     document = head_document(runtime, network, entries)
     write_head(find_head_kind(kind), directory, network.to_weights(), document, draft_ids)
     return directory
+
+
+def recipe(kind, **changes):
+    """A recipe for the tiny target, which has too few layers for the default taps of EAGLE-3."""
+    return recipe_class(kind)(**({"taps": "0,1"} if kind == "eagle3" else {}), **changes)

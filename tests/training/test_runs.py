@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from making import DISTILLED, KINDS, recipe_class, trainer_class, write
+from making import DISTILLED, KINDS, recipe, recipe_class, trainer_class, write
 
 from eyas.drafters.eagle_head import EAGLE
 from eyas.drafters.heads import read_head
@@ -380,11 +380,8 @@ def test_batches_in_which_nothing_counts_are_no_trouble(runtime, tmp_path, kind)
     ]
     changes = {"max_length": 16, "batch_rows": 1, "epochs": 1.0, "save_every": 1, "held_out_every": 4}
     work, place = tmp_path / "run", tmp_path / "out"
-    if kind == "eagle":
-        train_head("eagle", runtime, samples, EagleRecipe(**changes), work=work, place=place)
-    else:
-        config = recipe_class(kind)(**changes, draft_vocab=None, prompt_share=0.0)
-        train_head(kind, runtime, samples, config, work=work, place=place)
+    config = recipe(kind, **changes, draft_vocab=None, prompt_share=0.0)
+    train_head(kind, runtime, samples, config, work=work, place=place)
     assert (place / "config.json").is_file()
 
 

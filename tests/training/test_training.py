@@ -17,10 +17,11 @@ from eyas.engine.stopping import AnswerText, NoText, StoppingConfig
 from eyas.engine.tree_options import TreeOptions
 from eyas.errors import CheckpointError, ConfigError, DataError
 from eyas.training import coupling
+from eyas.training.chains import draw_chains
 from eyas.training.coupling import fit_coupled_scale
 from eyas.training.data import Sample, plan_batches, read_samples, split_held_out
 from eyas.training.distil import DistilJob, LoopStopped, answer_all
-from eyas.training.eagle import EagleRecipe, EagleTrainer, draw_chains
+from eyas.training.eagle import EagleRecipe, EagleTrainer
 from eyas.training.feature_store import FeatureOptions, FeatureStore
 from eyas.training.features import FeatureSource
 from eyas.training.finish import train_head
@@ -278,10 +279,11 @@ def test_a_perfect_draft_is_trusted_most(runtime, head, samples):
     with torch.no_grad():
         for weight in network.parameters():
             weight.normal_(std=0.3)
-    good = fit_coupled_scale(runtime, trained.unroll, features, sampled, None, depth=1)
-    bad = fit_coupled_scale(runtime, network.unroll, features, sampled, None, depth=1)
+    logits = runtime.lm_head().raw_logits
+    good = fit_coupled_scale(runtime, trained.unroll, logits, features, sampled, None, depth=1)
+    bad = fit_coupled_scale(runtime, network.unroll, logits, features, sampled, None, depth=1)
     assert good[0] < bad[0]
-    assert fit_coupled_scale(runtime, trained.unroll, features, [], None, depth=2) == (1.0, 1.0)
+    assert fit_coupled_scale(runtime, trained.unroll, logits, features, [], None, depth=2) == (1.0, 1.0)
 
 
 def test_the_fit_of_scales_takes_no_longer_than_it_may(runtime, samples, monkeypatch):
@@ -297,6 +299,7 @@ def test_the_fit_of_scales_takes_no_longer_than_it_may(runtime, samples, monkeyp
         return fit_coupled_scale(
             runtime,
             network.unroll,
+            runtime.lm_head().raw_logits,
             FeatureSource(runtime, 64),
             sampled,
             None,
@@ -434,6 +437,7 @@ def test_a_head_with_a_draft_vocabulary_drafts(runtime, samples, tmp_path):
     assert stats.draft_tokens > 0
 
 
+@pytest.mark.slow
 def test_acceptance_is_measured_along_the_way(runtime, samples, tmp_path):
     config = EagleRecipe(**{**QUICK, "epochs": 2.0, "evaluate_every": 2, "held_out_every": 3})
     measured = train_head("eagle", runtime, samples, config, work=tmp_path / "work", place=tmp_path / "head")

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = WatchConfig(**given(args, [named.name for named in options_of(WatchConfig)]))
     prompts = read_prompts(args.prompts)
-    llm = load(head=args.head, method="eagle2", **given(args, MODEL_OPTIONS))
+    llm = load(head=args.head, method="auto", **given(args, MODEL_OPTIONS))
     with progress_bar() as progress:
         maps = fit_acceptance(llm, prompts, config, progress)
     store_maps(args.head, maps)

@@ -118,7 +118,7 @@ def _config(file: HeadFile) -> Eagle3Config:
     stack = stack_config(entries, file.directory, final_norm=switches["norm_output"], scaled_rope=True)
     num_taps = _num_taps(file, stack.hidden_size)
     return Eagle3Config(
-        stack=_with_embedding(stack, switches["norm_before_residual"]),
+        stack=with_embedding(stack, switches["norm_before_residual"]),
         coupled_scale=read_coupled_scale(file),
         acceptance=read_acceptance(file),
         taps=_taps(file, num_taps),
@@ -171,7 +171,7 @@ def _own_rows(file: HeadFile) -> int | None:
     return len(weight) if file.draft_ids is None else len(file.draft_ids)
 
 
-def _with_embedding(stack: StackSpec, residual_is_normed: bool) -> StackSpec:
+def with_embedding(stack: StackSpec, residual_is_normed: bool) -> StackSpec:
     """The same layers, the first of which reads embeddings beside the features."""
     first = replace(stack.layers[0], reads_embedding=True, residual_is_normed=residual_is_normed)
     return replace(stack, layers=(first, *stack.layers[1:]))
@@ -198,6 +198,7 @@ EAGLE3 = register_head(
     tensors=_tensors,
     files=("model.safetensors", "pytorch_model.bin"),
     unused=("embed_tokens.weight",),
+    trainer="eyas.training.eagle3:Eagle3Trainer",
     layouts=LAYOUTS,
     read_gguf=read_gguf,
 )

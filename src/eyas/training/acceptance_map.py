@@ -48,7 +48,7 @@ def fit_acceptance(
     """Maps by mode for the head that `llm` drafts with.
 
     Args:
-        llm: loaded with a method that drafts by an EAGLE head.
+        llm: loaded with a head of EAGLE-2 or EAGLE-3.
         prompts: of answers that were not trained on; the first `limit` are used.
         config: how much is drafted.
         progress: told after each answer.
@@ -79,8 +79,8 @@ def fit_acceptance(
 
 
 def _watch(llm: LLM, prompt: Prompt, options: GenerationOptions) -> Iterator[Observation]:
-    engine = llm.engine("eagle2")
-    run, _ = engine.start(llm.request(prompt.token_ids(llm.tokenizer), options, method="eagle2"))
+    engine = llm.engine()
+    run, _ = engine.start(llm.request(prompt.token_ids(llm.tokenizer), options))
     while not run.is_finished:
         engine.step([run])
         assert run.last_cycle is not None, "a cycle has passed"

@@ -24,7 +24,7 @@ SCALES = np.geomspace(0.2, 5.0, 41)
 ROWS_PER_SAMPLE = 12  # rows of one answer are alike; a few of many answers say more
 MOST_LOGITS = 256  # of a row, the best ones: what lies far below does not count at any scale
 
-# The head's outputs, as `EagleNetwork.unroll` gives them.
+# The head's outputs, as `ChainNetwork.unroll` gives them.
 Unroll = Callable[[Tensor, Tensor, int, Tensor], list[Tensor]]
 
 
@@ -32,6 +32,7 @@ Unroll = Callable[[Tensor, Tensor, int, Tensor], list[Tensor]]
 def fit_coupled_scale(
     runtime: TorchDraftRuntime,
     unroll: Unroll,
+    draft_logits: Callable[[Tensor], Tensor],
     features: FeatureSource,
     samples: Sequence[Sample],
     draft_ids: Ints | None,
@@ -46,6 +47,7 @@ def fit_coupled_scale(
     Args:
         runtime: the target on torch.
         unroll: runs the head on its own outputs.
+        draft_logits: gives (R, M) logits of the draft vocabulary for the head's outputs (R, H).
         features: where features come from.
         samples: answers of the training set.
         draft_ids: (M,) ascending ids of the draft vocabulary, or None for all.
@@ -60,7 +62,7 @@ def fit_coupled_scale(
     began = perf_counter()
     losses = np.zeros((depth, len(SCALES)))
     rng = np.random.default_rng(seed)
-    head, draft_head = runtime.lm_head(), runtime.lm_head(draft_ids)
+    head, hidden = runtime.lm_head(), runtime.target.hidden_size
     columns = np.arange(runtime.target.vocab_size) if draft_ids is None else draft_ids
     drawn = [sample for sample in samples if sample.temperature > 0]
     for number, sample in enumerate(drawn):
@@ -82,9 +84,9 @@ def fit_coupled_scale(
         for step in range(depth):
             at = rows + step
             # Row j leads to the token at j + 2, which the target drew from the logits of f_{j+1}.
-            target = head.raw_logits(feature[at + 1]).double().cpu().numpy() / sample.temperature
+            target = head.raw_logits(feature[at + 1, -hidden:]).double().cpu().numpy() / sample.temperature
             output = outputs[step][0] if step else outputs[0][0, at]
-            draft = draft_head.raw_logits(output.to(runtime.dtype)).double().cpu().numpy()
+            draft = draft_logits(output).double().cpu().numpy()
             for logits, drafted, winner in zip(target, draft, tokens[at + 2], strict=True):
                 noise = posterior_gumbel(logits, int(winner), rng)[columns]
                 losses[step] += _losses(drafted / sample.temperature + noise, columns, int(winner))

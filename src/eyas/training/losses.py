@@ -30,9 +30,14 @@ def regression_loss(
 
 
 def classification_loss(
-    output: Tensor, feature: Tensor, head: Tensor, weights: Tensor, total: Tensor | None = None
+    output: Tensor,
+    feature: Tensor,
+    head: Tensor,
+    weights: Tensor,
+    total: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> tuple[Tensor, float]:
-    """Cross-entropy of softmax(W f^) against softmax(W f), mean by `weights`, and how often they agree.
+    """Cross-entropy of softmax(W' f^) against softmax(W f), mean by `weights`, and how often they agree.
 
     Args:
         output: (R, H) the draft's features f^.
@@ -40,39 +45,53 @@ def classification_loss(
         head: (M, H) rows W of the LM head; products are in its precision, sums in float32.
         weights: (R,) of the rows.
         total: stands for the sum of the weights where other processes have further rows.
+        own: (M, H) rows W' of the draft's own LM head, which learn too; None where it has none.
 
     Returns:
         The loss, and the share of the first `CHUNK` rows where both have the same best token.
     """
     output, feature = output.to(head.dtype), feature.to(head.dtype)
     shares = weights / _at_least_some(weights.sum() if total is None else total)
-    loss: Tensor = _SoftCrossEntropy.apply(output, feature, head, shares)  # type: ignore[no-untyped-call]
-    best = [(rows[:CHUNK].detach() @ head.T).argmax(dim=-1) for rows in (output, feature)]
-    return loss, float((best[0] == best[1]).float().mean()) if len(output) else 0.0
+    own = head if own is None else own
+    loss: Tensor = _SoftCrossEntropy.apply(output, own, feature, head, shares)  # type: ignore[no-untyped-call]
+    drafted, wanted = (
+        (rows[:CHUNK].detach() @ matrix.detach().to(rows.dtype).T).argmax(dim=-1)
+        for rows, matrix in ((output, own), (feature, head))
+    )
+    return loss, float((drafted == wanted).float().mean()) if len(output) else 0.0
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
-    """The gradient, (softmax(W f^) - softmax(W f)) W, is computed with the loss, so no logits are kept."""
+    """The gradients, with D = softmax(W' f^) - softmax(W f): D W' and D^T f^.
+
+    They are computed with the loss, so no logits are kept.
+    """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, feature: Tensor, head: Tensor, shares: Tensor) -> Tensor:
-        gradient = torch.empty_like(output)
+    def forward(
+        ctx: Any, output: Tensor, own: Tensor, feature: Tensor, head: Tensor, shares: Tensor
+    ) -> Tensor:
+        rounded, gradient = own.to(head.dtype), torch.empty_like(output)
+        own_gradient = torch.zeros_like(own) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), device=output.device)
         size = CHUNK if output.device.type == "cpu" else LARGE_CHUNK
         for first in range(0, len(output), size):
             rows = slice(first, first + size)
             probs = (feature[rows] @ head.T).softmax(dim=-1, dtype=torch.float32)
-            log_probs = (output[rows] @ head.T).log_softmax(dim=-1, dtype=torch.float32)
+            log_probs = (output[rows] @ rounded.T).log_softmax(dim=-1, dtype=torch.float32)
             loss -= torch.linalg.vecdot(probs, log_probs) @ shares[rows]
-            excess = log_probs.exp_().sub_(probs)
-            gradient[rows] = (excess.to(head.dtype) @ head) * shares[rows, None]
-        ctx.save_for_backward(gradient)
+            excess = log_probs.exp_().sub_(probs).to(head.dtype)
+            gradient[rows] = (excess @ rounded) * shares[rows, None]
+            if own_gradient is not None:
+                own_gradient += excess.T @ (output[rows] * shares[rows, None]).to(head.dtype)
+        ctx.save_for_backward(gradient, own_gradient)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outer[0], None, None, None
+        gradient, own_gradient = ctx.saved_tensors
+        learnt = None if own_gradient is None else own_gradient * outer[0]
+        return gradient * outer[0], learnt, None, None, None
 
 
 def weighted_mean(rows: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:

@@ -97,6 +97,8 @@ class Trainer(ABC, Generic[Config, Network]):
         self.draft_ids = np.arange(runtime.target.vocab_size) if draft_ids is None else draft_ids
         self._runtime = runtime
         self._features = features
+        # A runtime's tensors are made for inference; a copy may stand in a graph.
+        self._head_weight = runtime.lm_head(draft_ids).weight.clone()
         network = start
         if network is None:
             torch.manual_seed(config.seed)
@@ -104,8 +106,6 @@ class Trainer(ABC, Generic[Config, Network]):
             self.initialise(network)
         self.network = network.to(self.device)
         processes.share_weights(self.network)
-        # A runtime's tensors are made for inference; a copy may stand in a graph.
-        self._head_weight = runtime.lm_head(draft_ids).weight.clone()
         self._lengths = [min(len(sample), config.max_length) for sample in samples]
         self.steps_per_epoch = len(self._plan(np.random.default_rng(0)))
         self.num_steps = max(1, math.ceil(config.epochs * self.steps_per_epoch))  # without `minutes`
