@@ -110,6 +110,7 @@ def wait_for_rows(tmp_path, count, process):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_kill_and_ctrl_c_lose_nothing_and_count_nothing_twice(eyas, argv, start, rows, tmp_path):
     argv = (*argv, "--methods", "eagle2", "pld", "--repeats", "2")
     killed = start(*argv)

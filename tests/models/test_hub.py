@@ -167,6 +167,7 @@ def address(server):
     return f"http://127.0.0.1:{server.server_port}"
 
 
+@pytest.mark.slow
 def test_a_model_is_fetched_without_its_pickle_and_kept(hub, resolve):
     [found] = resolve("org/tiny", endpoint=address(hub))
     directory = Path(found)
@@ -239,6 +240,7 @@ GGUF_FILES = {
 }
 
 
+@pytest.mark.slow
 def test_gguf_files_are_fetched_alone_and_kept(gguf_hub, resolve):
     places = resolve(*GGUF_FILES, endpoint=address(gguf_hub))
     for place, files in zip(places, GGUF_FILES.values(), strict=True):

@@ -163,6 +163,7 @@ tests.run(target, Path(sys.argv[3]), prompts)
 """
 
 
+@pytest.mark.slow
 def test_a_real_kill_leaves_whole_answers_with_their_features(tmp_path):
     model = write_gguf(tmp_path / "m.gguf", kind=KINDS["Q8_0"])
     here = Path(__file__).parent

@@ -41,6 +41,7 @@ def acceptance(runtime, blocks, head, samples):
     return found["T=0, 60 rows"]["acceptance_length"]
 
 
+@pytest.mark.slow
 def test_uneven_halves_survive_int8(runtime, uneven, samples, monkeypatch):
     exact = acceptance(runtime, runtime, uneven, samples)
     assert exact > 1.5

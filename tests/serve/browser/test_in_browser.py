@@ -4,6 +4,10 @@ import json
 import re
 from functools import partial
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 CHAT = "**/v1/chat/completions"
 TREE = {"draft_tokens": 12, "depth": 3}
 METRICS = 'vllm:num_requests_running{{engine="0"}} {active}\nvllm:generation_tokens_total{{engine="0"}} 5.0\n'
