@@ -1,4 +1,4 @@
-"""`eyas pull`, `models`, `models rm` and `export-head`."""
+"""`eyas pull`, `models`, `models rm`, `heads` and `export-head`."""
 
 import json
 import os
@@ -56,6 +56,24 @@ def test_a_gguf_file_is_used_pulled_and_listed(eyas, tmp_path):
     assert "broken" in eyas("models").out
     assert "is truncated" in eyas("generate", "hi", "--model", "tiny").error
     assert eyas("models", "rm", "tiny").code == 0
+
+
+def test_heads_are_listed_with_what_fits_and_why_others_do_not(eyas, model, bare_model):
+    words = ("heads", "--model", model)
+    [first, *others] = eyas(*words, "--json").document["heads"]
+    assert (first["kind"], first["path"]) == ("eagle", str(model / "head"))
+    assert {"eagle", "eagle2"} <= set(first["methods"])
+    assert "problem" not in first
+    assert others, "those of the default model ship"
+    assert all("for the target with fingerprint d98fee29ff1c3cd1, not" in row["problem"] for row in others)
+    lines = eyas(*words).out.splitlines()
+    assert lines[0].endswith("yes")
+    assert all("no: for the target" in line for line in lines[1:])
+    done = eyas("heads", "--model", bare_model)
+    assert done.code == 0
+    assert f"no head fits {bare_model}" in done.err
+    assert "eyas train" in done.err
+    assert "no such" in eyas("heads", "--model", "gone/").error or eyas("heads", "--model", "gone/").code
 
 
 def test_the_catalogue_is_in_the_help(eyas):

@@ -6,9 +6,10 @@ import shutil
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from eyas.errors import ModelError
-from eyas.models import fingerprint, target_fingerprint
+from eyas.models import base_fingerprint, fingerprint, target_fingerprint
 from eyas.models.gguf_convert import convert_gguf
 from tiny_gguf import HEADS, KV_HEADS, SIZE, write_gguf
 
@@ -141,3 +142,23 @@ def test_that_of_a_gguf_file_is_remembered_while_it_stays_as_it_is(tmp_path, mon
         assert target_fingerprint(path) == found
     write_gguf(path, seed=1)
     assert target_fingerprint(path) != found
+
+
+def test_quantisations_share_the_base_fingerprint(model, tmp_path):
+    base = base_fingerprint(model)
+    assert len(base) == 16
+    for kind in ("F32", "Q8_0", "Q4_0"):
+        file = write_gguf(tmp_path / f"{kind}.gguf", kind=gguf.GGMLQuantizationType[kind])
+        assert base_fingerprint(file) == base
+    assert base_fingerprint(write_gguf(tmp_path / "other.gguf", seed=1)) != base
+
+
+def test_a_model_whose_norms_are_all_the_same_has_no_base_fingerprint(model):
+    """Random models of tests, say: these would share one."""
+    path = model / "model.safetensors"
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if name.endswith("norm.weight"):
+            tensors[name] = np.ones_like(tensor)
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert base_fingerprint(model) is None

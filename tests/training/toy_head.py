@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from eyas.config import Option
-from eyas.drafters.heads import read_head, register_head
+from eyas.drafters.heads import register_head
 from eyas.drafters.registry import register_drafter
-from eyas.drafters.target import AnswerHead, check_target
+from eyas.drafters.target import AnswerHead, read_for_target
 from eyas.engine.interfaces import FINAL, DraftOptions
 from eyas.engine.tree import chain, root_only
 from eyas.training.distillation import DistillationRecipe, DistillationTrainer, DistilledNetwork
@@ -54,15 +54,7 @@ class Toy:
 
     @classmethod
     def load(cls, runtime, files):
-        head = read_head(TOY, files.head())
-        check_target(
-            runtime,
-            files.head(),
-            hidden_size=head.config[0],
-            fingerprint=head.fingerprint,
-            draft_ids=head.draft_ids,
-            training=TOY.training,
-        )
+        head = read_for_target(TOY, runtime, files.head(), lambda sizes: sizes[0])
         layers = (
             runtime.linear(head.weights[f"{name}.weight"], head.weights[f"{name}.bias"])
             for name in ("up", "down")

@@ -392,7 +392,7 @@ def load(
         backend,
         Tokenizer.load(place),
         model=str(place),
-        heads=HeadFinder(named, place, backend.target.fingerprint),
+        heads=HeadFinder(named, place, backend.target.fingerprint, backend.target.base_fingerprint),
         method=method,
         draft_dtype=draft_dtype,
         load_model=lambda path: load_target(path, str(path)),

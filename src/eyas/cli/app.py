@@ -28,6 +28,7 @@ COMMANDS = {
     "tree": "tree",
     "pull": "models",
     "models": "models",
+    "heads": "heads",
     "train": "train",
     "export-head": "export",
     "eval": "evaluate",

@@ -10,7 +10,7 @@ from eyas.cli.output import size_text, write, write_json, write_table
 from eyas.cli.parser import Commands
 from eyas.drafters.find import HeadFinder
 from eyas.errors import EyasError
-from eyas.models import cache_dir, default_model_dir, list_models, target_fingerprint
+from eyas.models import cache_dir, default_model_dir, list_models
 from eyas.models.compiled import native
 from eyas.models.machine import cpu_flags, cpu_model, usable_cores
 from eyas.models.packed import LIMIT, packed_bytes
@@ -82,7 +82,7 @@ def _stored() -> dict[str, Any]:
     size = sum(model.size_bytes for model in list_models() if model.path == place)
     report["default_model"] = f"{place} ({size_text(size)})"
     try:
-        head = HeadFinder(None, place, target_fingerprint(place)).find()
+        head = HeadFinder.of(place).find()
     except EyasError as error:  # a broken cache is what this command is asked about
         return report | {"head": f"cannot be looked for: {error}"}
     return report | {"head": str(head.path) if head.path else "none found"}

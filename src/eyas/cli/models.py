@@ -18,7 +18,6 @@ from eyas.models import (
     pull_from,
     remove_model,
     resolve_model,
-    target_fingerprint,
 )
 from eyas.models.facts import model_facts
 
@@ -98,7 +97,7 @@ def _row(model: StoredModel) -> dict[str, Any]:
     row: dict[str, Any] = {"name": model.name, "path": str(model.path), "size_bytes": model.size_bytes}
     try:
         facts = model_facts(model.path)
-        head = HeadFinder(None, model.path, target_fingerprint(model.path)).find().path
+        head = _any_head(model.path)
     except EyasError as error:  # one broken model does not hide the others
         return row | {"problem": str(error)}
     return row | {
@@ -107,6 +106,12 @@ def _row(model: StoredModel) -> dict[str, Any]:
         "bits": round(facts.bits, 2),
         "head": None if head is None else str(head),
     }
+
+
+def _any_head(model: Path) -> Path | None:
+    """The head that drafts for a model unless another method is asked for."""
+    finder = HeadFinder.of(model)
+    return finder.find("eagle").path or finder.find("eagle3").path
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

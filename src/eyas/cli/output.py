@@ -82,8 +82,9 @@ def statistics_line(rows: Sequence[GenerationStats], config: Mapping[str, Any]) 
     if seconds > 0:
         parts.append(f"{sum(row.new_tokens - 1 for row in timed) / seconds:.1f} tokens/s")
     parts.append(f"{config['method']} on {config['runtime']} {config['dtype']}")
-    if config["head_check"] == "shapes" and any(row.draft_forwards for row in rows):
-        parts.append("head checked by shapes only")
+    known = {"shapes": "head checked by shapes only", "base": "head of another quantisation"}
+    if config["head_check"] in known and any(row.draft_forwards for row in rows):
+        parts.append(known[config["head_check"]])
     return ", ".join(parts)
 
 

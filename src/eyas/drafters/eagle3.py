@@ -40,14 +40,14 @@ from eyas.drafters.eagle_head import (
     AnyEagleConfig,
     AnyEagleHead,
     HeadOfAnswer,
+    hidden_size,
     read_acceptance,
     read_coupled_scale,
-    read_for_target,
 )
 from eyas.drafters.head_layers import stack_config, stack_shapes
 from eyas.drafters.heads import HeadFile, register_head
 from eyas.drafters.registry import register_drafter
-from eyas.drafters.target import AnswerHead, OwnHead, check_vocabulary
+from eyas.drafters.target import AnswerHead, OwnHead, check_vocabulary, read_for_target
 from eyas.engine.interfaces import (
     DraftFiles,
     Features,
@@ -229,7 +229,7 @@ class Eagle3Head(AnyEagleHead):
         Raises:
             CheckpointError: broken files, or a head for another target.
         """
-        head = read_for_target(EAGLE3, runtime, directory)
+        head = read_for_target(EAGLE3, runtime, directory, hidden_size)
         config, weights = head.config, head.weights
         eps = config.stack.layers[0].norms.eps
         output_norm = None if config.norm_output else (weights["norm.weight"], eps)

@@ -47,15 +47,13 @@ from eyas.drafters.heads import (
     EXTENSIONS,
     HeadCheckpoint,
     HeadFile,
-    HeadKind,
     HeadLayout,
     HeadTarget,
-    read_head,
     register_head,
     write_config,
 )
 from eyas.drafters.ranked import Frontier, RankedSession
-from eyas.drafters.target import AnswerHead, check_target
+from eyas.drafters.target import AnswerHead, read_for_target
 from eyas.drafters.tree_builder import AnyTreeBuilder, TreeBuilder
 from eyas.engine.interfaces import (
     Coupling,
@@ -242,24 +240,9 @@ class AnyEagleHead(ABC):
         return self.coupled_scale[min(depth, len(self.coupled_scale)) - 1]
 
 
-def read_for_target(
-    kind: HeadKind[AnyConfig], runtime: Runtime, directory: Path
-) -> HeadCheckpoint[AnyConfig]:
-    """Read a head of a kind of EAGLE heads.
-
-    Raises:
-        CheckpointError: broken files, or a head for another target.
-    """
-    head = read_head(kind, directory)
-    check_target(
-        runtime,
-        directory,
-        hidden_size=head.config.stack.hidden_size,
-        fingerprint=head.fingerprint,
-        draft_ids=head.draft_ids,
-        training=kind.training,
-    )
-    return head
+def hidden_size(config: AnyEagleConfig) -> int:
+    """Of the features that a head reads."""
+    return config.stack.hidden_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +258,7 @@ class EagleHead(AnyEagleHead):
         Raises:
             CheckpointError: broken files, or a head for another target.
         """
-        head = read_for_target(EAGLE, runtime, directory)
+        head = read_for_target(EAGLE, runtime, directory, hidden_size)
         config, weights = head.config, head.weights
         return cls(
             runtime=runtime,

@@ -17,6 +17,7 @@ misspelt weight must not stay random. Extensions of eyas:
 
     head_kind             in config.json: the kind, which files of others do not name
     target_fingerprint    in config.json: the target that the head was trained for
+    base_fingerprint      the same for all quantisations of that target
     provenance            in config.json: recipe, answers, measured acceptance
     d2t [M] int64         the draft vocabulary: target id = row + d2t[row] (EAGLE-3's convention); config.json
                           gives M as `draft_vocab_size`
@@ -47,7 +48,7 @@ from eyas.models.sources import is_gguf, open_gguf
 from eyas.models.weights import read_json
 
 Config = TypeVar("Config")
-EXTENSIONS = ("head_kind", "target_fingerprint", "provenance", "draft_vocab_size")
+EXTENSIONS = ("head_kind", "target_fingerprint", "base_fingerprint", "provenance", "draft_vocab_size")
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class HeadCheckpoint(Generic[Config]):
         weights: float32 arrays by their names, without `d2t`.
         draft_ids: (M,) ascending target ids of the draft vocabulary; None for the whole one.
         fingerprint: of the target that it was trained for; None for published heads.
+        base_fingerprint: which all quantisations of that target share; None where the head does not say.
         document: the whole config.json.
     """
 
@@ -183,6 +185,7 @@ class HeadCheckpoint(Generic[Config]):
     weights: Arrays
     draft_ids: NDArray[np.int64] | None
     fingerprint: str | None
+    base_fingerprint: str | None
     document: dict[str, Any]
 
 
@@ -294,7 +297,8 @@ def read_head(kind: HeadKind[Config], directory: Path) -> HeadCheckpoint[Config]
     if kind.copies is not None:
         _drop_copies(arrays, kind.copies(config), source)
     check_names(arrays, kind.tensors(config), source)
-    return HeadCheckpoint(config, arrays, draft_ids, document.get("target_fingerprint"), document)
+    fingerprints = document.get("target_fingerprint"), document.get("base_fingerprint")
+    return HeadCheckpoint(config, arrays, draft_ids, *fingerprints, document)
 
 
 def write_head(

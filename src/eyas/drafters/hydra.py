@@ -36,11 +36,11 @@ from numpy.typing import NDArray
 from eyas.config import Option
 from eyas.drafters.head_arrays import Arrays
 from eyas.drafters.head_layers import stack_config, stack_shapes
-from eyas.drafters.heads import HeadFile, read_head, register_head
+from eyas.drafters.heads import HeadFile, register_head
 from eyas.drafters.ranked import Frontier
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.static_tree import TREE, LevelHeads, LevelInputs, StaticTreeSession
-from eyas.drafters.target import check_target
+from eyas.drafters.target import read_for_target
 from eyas.engine.interfaces import (
     DraftContext,
     DraftFiles,
@@ -167,16 +167,8 @@ class Hydra:
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
         """Read the heads and put them on the runtime."""
         directory: Path = files.head()
-        file = read_head(HYDRA, directory)
+        file = read_for_target(HYDRA, runtime, directory, lambda config: config.hidden_size)
         config, weights = file.config, file.weights
-        check_target(
-            runtime,
-            directory,
-            hidden_size=config.hidden_size,
-            fingerprint=file.fingerprint,
-            draft_ids=file.draft_ids,
-            training=HYDRA.training,
-        )
 
         def layer(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
             return weights[f"{name}.weight"], weights[f"{name}.bias"]

@@ -41,11 +41,11 @@ from typing import Annotated, Any, Self
 from numpy.typing import NDArray
 
 from eyas.config import Option
-from eyas.drafters.heads import HeadFile, read_head, register_head
+from eyas.drafters.heads import HeadFile, register_head
 from eyas.drafters.ranked import Frontier
 from eyas.drafters.registry import register_drafter
 from eyas.drafters.static_tree import TREE, LevelHeads, LevelInputs, StaticTreeSession
-from eyas.drafters.target import check_target
+from eyas.drafters.target import read_for_target
 from eyas.engine.interfaces import (
     DraftContext,
     DraftFiles,
@@ -144,16 +144,8 @@ class Medusa:
     def load(cls, runtime: Runtime, files: DraftFiles) -> Self:
         """Read the heads and put them on the runtime."""
         directory: Path = files.head()
-        file = read_head(MEDUSA, directory)
+        file = read_for_target(MEDUSA, runtime, directory, lambda config: config.hidden_size)
         config, weights = file.config, file.weights
-        check_target(
-            runtime,
-            directory,
-            hidden_size=config.hidden_size,
-            fingerprint=file.fingerprint,
-            draft_ids=file.draft_ids,
-            training=MEDUSA.training,
-        )
 
         def layer(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
             return weights[f"{name}.weight"], weights[f"{name}.bias"]

@@ -34,10 +34,10 @@ import numpy as np
 
 from eyas.config import Option
 from eyas.drafters.head_layers import stack_config, stack_shapes
-from eyas.drafters.heads import HeadCheckpoint, kind_of, read_config, read_head, register_head
+from eyas.drafters.heads import HeadCheckpoint, kind_of, read_config, register_head
 from eyas.drafters.ranked import MOST_DEPTH, Frontier, RankedSession, TreeLimits
 from eyas.drafters.registry import register_drafter
-from eyas.drafters.target import AnswerHead, check_target, check_vocabulary
+from eyas.drafters.target import AnswerHead, check_vocabulary, read_for_target
 from eyas.engine.interfaces import (
     Coupling,
     DraftContext,
@@ -198,15 +198,7 @@ class SpeculativeSampling:
         """Read the draft model and put it on the runtime, or on one of its own."""
         directory: Path = files.head()
         if not is_gguf(directory) and kind_of(read_config(directory)) == DRAFT_LM.name:
-            checkpoint = read_head(DRAFT_LM, directory)
-            check_target(
-                runtime,
-                directory,
-                hidden_size=checkpoint.config.hidden_size,
-                fingerprint=checkpoint.fingerprint,
-                draft_ids=checkpoint.draft_ids,
-                training=DRAFT_LM.training,
-            )
+            checkpoint = read_for_target(DRAFT_LM, runtime, directory, lambda config: config.hidden_size)
             return cls(OwnLayers(runtime, checkpoint))
         if files.model is None:
             raise CheckpointError(

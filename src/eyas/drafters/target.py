@@ -1,53 +1,53 @@
 """Whether draft networks belong to a target, and the target's LM head as they use it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from eyas.drafters.heads import or_train
+from eyas.drafters.find import is_for
+from eyas.drafters.heads import HeadCheckpoint, HeadKind, or_train, read_head
 from eyas.engine.interfaces import LMHead, NormWeights, Runtime
 from eyas.engine.tree import Ints
 from eyas.errors import CheckpointError
 
+Config = TypeVar("Config")
 
-def check_target(
-    runtime: Runtime,
-    directory: Path,
-    *,
-    hidden_size: int,
-    fingerprint: str | None,
-    draft_ids: Ints | None,
-    training: str | None,
-) -> None:
-    """Refuse networks that were made for another target.
+
+def read_for_target(
+    kind: HeadKind[Config], runtime: Runtime, directory: Path, hidden_size: Callable[[Config], int]
+) -> HeadCheckpoint[Config]:
+    """Read a head, and refuse one that was made for another target.
+
+    A head may be for another quantisation of the target: their hidden states are nearly the same.
 
     Args:
+        kind: of the head.
         runtime: of the target.
-        directory: where the networks come from.
-        hidden_size: of the features or embeddings that they read.
-        fingerprint: of the target that they were trained for; None for published ones.
-        draft_ids: (M,) ascending ids of their draft vocabulary; None for the whole one.
-        training: the command that makes them, if there is one.
+        directory: the head's.
+        hidden_size: of the features or embeddings that a head of this kind reads, from its sizes.
 
     Raises:
-        CheckpointError: with the remedy.
+        CheckpointError: broken files, or a head for another target, with the remedy.
     """
-    target = runtime.target
-    if hidden_size != target.hidden_size:
+    head, target = read_head(kind, directory), runtime.target
+    hidden, remedy = hidden_size(head.config), f"use this target's head{or_train(kind.training)}"
+    if hidden != target.hidden_size:
         raise CheckpointError(
-            f"{directory} is a head for hidden size {hidden_size}, but {target.name} has "
-            f"{target.hidden_size}; use this target's head{or_train(training)}."
+            f"{directory} is a head for hidden size {hidden}, but {target.name} has {target.hidden_size}; "
+            f"{remedy}."
         )
-    if fingerprint and target.fingerprint and fingerprint != target.fingerprint:
+    if not is_for(head.fingerprint, head.base_fingerprint, target.fingerprint, target.base_fingerprint):
         raise CheckpointError(
-            f"{directory} was trained for the target with fingerprint {fingerprint}, but {target.name} has "
-            f"{target.fingerprint}; use this target's head{or_train(training)}."
+            f"{directory} was trained for the target with fingerprint {head.fingerprint}, but {target.name} "
+            f"has {target.fingerprint}; {remedy}."
         )
-    largest = -1 if draft_ids is None else int(draft_ids.max())
+    largest = -1 if head.draft_ids is None else int(head.draft_ids.max())
     if largest >= target.vocab_size:
         raise CheckpointError(
             f"{directory} drafts token id {largest}, but the ids of {target.name} end at "
             f"{target.vocab_size - 1}; use this target's head."
         )
+    return head
 
 
 def check_vocabulary(runtime: Runtime, directory: Path, size: int) -> None:

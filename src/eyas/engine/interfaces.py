@@ -290,6 +290,7 @@ class TargetInfo:
     context_reason: str = "its max_position_embeddings"  # what sets the limit, for messages
     threads: int | None = None
     fingerprint: str | None = None
+    base_fingerprint: str | None = None  # which all quantisations of the model share
 
     def check_prompt(self, prompt_ids: Sequence[int]) -> None:
         """Refuse a prompt that is empty, leaves no room for an answer, or has unknown token ids.

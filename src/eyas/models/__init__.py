@@ -2,7 +2,7 @@
 
 from eyas.models.catalogue import CATALOGUE
 from eyas.models.decoding import StreamDecoder
-from eyas.models.fingerprint import target_fingerprint
+from eyas.models.fingerprint import base_fingerprint, target_fingerprint
 from eyas.models.hub import hub_models, resolve_model
 from eyas.models.infill import Infill, Snippet
 from eyas.models.progress import Progress, progress_bar, silent
@@ -29,6 +29,7 @@ __all__ = [
     "StoredModel",
     "StreamDecoder",
     "Tokenizer",
+    "base_fingerprint",
     "cache_dir",
     "check_model_dir",
     "default_model_dir",

@@ -2,13 +2,13 @@
 
 A hash over the architecture's part of the config, the tokenizer's vocabulary and merges, and a fixed sample
 of the weights. It does not depend on the machine, on how weights are split into files, or on who wrote the
-config.
+config. All quantisations of one model share a second one, its base fingerprint.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from eyas.models.families import read_family
 from eyas.models.formats import FORMATS, RawTensor, to_float32
 from eyas.models.sources import GGUFSource, is_gguf, open_gguf
 from eyas.models.stock import open_stock_tensors
-from eyas.models.weights import BFLOAT16, read_json, tensor_places, text_config
+from eyas.models.weights import BFLOAT16, read_json, read_tensor, tensor_places, text_config
 
 _SAMPLE = 64  # pieces of each tensor
 _ROW = 16  # bytes of a piece
+_NORM = "norm.weight"
 
 
 def target_fingerprint(model: Path) -> str:
@@ -41,6 +42,42 @@ def target_fingerprint(model: Path) -> str:
         digest.update(f"{name} {entry['dtype']} {entry['shape']}".encode())
         digest.update(_sample(path, entry))
     return str(digest.hexdigest()[:16])
+
+
+def base_fingerprint(model: Path) -> str | None:
+    """16 hexadecimal digits that all quantisations of a model share; None where nothing tells models apart.
+
+    A hash over the weights of the norms, in bfloat16: each trained model has its own, and quantisers leave
+    them as they are.
+
+    Raises:
+        ModelError: weights that are missing or broken.
+    """
+    if not is_gguf(model):
+        return _digest_of_norms(_norms_of_directory(model)) or None
+    source = open_gguf(model)
+    return remembered("norms", source.files(), lambda: _digest_of_norms(_norms_of_gguf(model))) or None
+
+
+def _digest_of_norms(norms: Iterator[tuple[str, NDArray[np.float32]]]) -> str:
+    """Empty where all weights are the same, as in a model that nobody has trained."""
+    digest, seen = hashlib.sha256(), set[float]()
+    for name, weights in norms:
+        digest.update(name.encode() + weights.astype(BFLOAT16).tobytes())
+        seen |= {float(weights.min()), float(weights.max())}
+    return digest.hexdigest()[:16] if len(seen) > 1 else ""
+
+
+def _norms_of_directory(model: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    for name, (path, entry) in sorted(tensor_places(model).items()):
+        if name.endswith(_NORM):
+            yield name, read_tensor(path, entry).astype(np.float32)
+
+
+def _norms_of_gguf(file: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    tensors = open_stock_tensors(file)
+    for name in sorted(name for name in tensors if name.endswith(_NORM)):
+        yield name, tensors.values(name)
 
 
 def _begun(config: dict[str, Any], vocabulary: Any) -> Any:

@@ -119,6 +119,7 @@ def head_document(
         "vocab_size": runtime.target.vocab_size,
         "max_position_embeddings": runtime.target.context_limit,
         "target_fingerprint": runtime.target.fingerprint,
+        "base_fingerprint": runtime.target.base_fingerprint,
         **entries,
     }
 

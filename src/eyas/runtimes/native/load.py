@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from eyas import _native
 from eyas.engine.interfaces import TargetInfo
 from eyas.errors import ConfigError
-from eyas.models import Progress, silent, target_fingerprint
+from eyas.models import Progress, base_fingerprint, silent, target_fingerprint
 from eyas.models.families import open_tensors
 from eyas.models.formats import formats_of, stored_array
 from eyas.models.machine import memory_bytes, usable_cores
@@ -87,6 +87,7 @@ def load(
             context_reason=spec.context_reason,
             threads=engine.threads,
             fingerprint=fingerprint,
+            base_fingerprint=base_fingerprint(model),
         ),
     )
 

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from eyas.engine.interfaces import Runtime, TargetInfo
 from eyas.errors import ConfigError, EyasError, ModelError
-from eyas.models import Progress, silent, target_fingerprint
+from eyas.models import Progress, base_fingerprint, silent, target_fingerprint
 from eyas.models.families import families, open_tensors, read_family, read_spec
 from eyas.models.formats import RawTensor, to_float32
 from eyas.models.sources import is_gguf
@@ -58,7 +58,12 @@ def load(
     if limit is None:
         raise refusal(config.model_type, name, "its config has no max_position_embeddings")
     runtime = TorchRuntime(
-        stock, name=name, limit=limit, fingerprint=target_fingerprint(model), reason=reason
+        stock,
+        name=name,
+        limit=limit,
+        fingerprint=target_fingerprint(model),
+        base_fingerprint=base_fingerprint(model),
+        reason=reason,
     )
     check_trees(runtime)
     return runtime
@@ -104,6 +109,7 @@ def load_draft(
             context_reason=spec.context_reason,
             threads=torch.get_num_threads(),
             fingerprint=target_fingerprint(model),
+            base_fingerprint=base_fingerprint(model),
         ),
         layer_weights=lambda index: _layer_weights(stock, index, number),
         norm_weight=torch.from_numpy(tensors.floats("final_norm.weight")).to(number),

@@ -24,6 +24,7 @@ class TorchRuntime(TorchDraftRuntime):
         name: what messages call it.
         limit: positions that it can serve, and what sets that limit.
         fingerprint: of its files.
+        base_fingerprint: which all quantisations of the model share.
         reason: why this runtime was chosen.
     """
 
@@ -34,6 +35,7 @@ class TorchRuntime(TorchDraftRuntime):
         name: str,
         limit: tuple[int, str],
         fingerprint: str | None = None,
+        base_fingerprint: str | None = None,
         reason: str | None = None,
     ) -> None:
         text = model.config.get_text_config(decoder=True)
@@ -65,6 +67,7 @@ class TorchRuntime(TorchDraftRuntime):
             context_reason=limit[1],
             threads=torch.get_num_threads(),
             fingerprint=fingerprint,
+            base_fingerprint=base_fingerprint,
         )
         super().__init__(
             text_config=text,
