@@ -26,7 +26,8 @@ echo "load average before the start: $(cut -d' ' -f1 /proc/loadavg) on $(getconf
 if [ ! -e "$out" ]; then # measure cost tables again: the machine may have been busy the last time
   for method in $("${PYTHON:-python}" -c \
     "from eyas.drafters.registry import methods; print(*[n for n, m in methods().items() if m.is_sizable])"); do
-    eyas calibrate --method "$method" --runtime native --dtype "$dtype" >/dev/null
+    eyas calibrate --method "$method" --runtime native --dtype "$dtype" >/dev/null ||
+      echo "$method is left out of the comparison" >&2 # it lacks its networks here
   done
 fi
 

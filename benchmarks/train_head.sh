@@ -41,12 +41,12 @@ recipe=(--answers "${answers[@]}" --dtype bfloat16 --layers "${LAYERS:-2}" --dra
 # 2. Teacher forcing from the closed-form start.
 start="${START:-$WORK/stage-1/head}"
 if [ -z "${START:-}" ] && [ ! -f "$start/config.json" ]; then
-  eyas train head "${recipe[@]}" --work "$WORK/stage-1" --out "$WORK/stage-1/head" \
+  eyas train eagle "${recipe[@]}" --work "$WORK/stage-1" --out "$WORK/stage-1/head" \
     --epochs "${EPOCHS:-2.5}" --learning-rate "${RATE:-1e-3}" --warmup 0.02 --closed-form-start \
     --regression-weight 0.1 --prompt-share 0.1 --ema 0.998
 fi
 
 # 3. Training-time test: the head on its own outputs, three steps deep.
-eyas train head "${recipe[@]}" --work "$WORK/stage-2" ${OUT:+--out "$OUT"} --start "$start" \
+eyas train eagle "${recipe[@]}" --work "$WORK/stage-2" ${OUT:+--out "$OUT"} --start "$start" \
   --epochs "${EPOCHS_2:-0.8}" ${MINUTES:+--minutes "$MINUTES"} --learning-rate "${RATE_2:-4e-4}" --warmup 0.04 \
   --steps 3 --step-share 0.4 --regression-weight 0.05 --prompt-share 0.05 --ema "${EMA_2:-0.99}"

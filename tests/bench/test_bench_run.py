@@ -51,6 +51,20 @@ def test_every_prompt_is_checked_then_timed_in_turns(eyas, argv, rows, tmp_path)
     assert all(row[1][0] > 0 and row[1][1] >= 1 for row in table["rows"])
 
 
+def test_answers_keep_to_a_questions_schema(eyas, argv, rows, questions):
+    schema = {"enum": ["one", "two"]}
+    free, held = ({"question_id": n, "turns": ["what?"]} for n in (1, 2))
+    questions.write_text("".join(json.dumps(row) + "\n" for row in (free, held | {"json_schema": schema})))
+    done = eyas(*argv, "--methods", "eagle2", "pld", "--repeats", "1", "--temperature", "0,1")
+    assert done.code == 0, done.err
+    found = [row for row in rows() if row["text"] is not None]
+    texts = {row["text"] for row in found if row["question_id"] == 2}
+    assert texts
+    assert all(json.loads(text) in ("one", "two") for text in texts)
+    assert {row["check"]["state"] for row in rows()} == {"equal"}
+    assert all(row["text"].strip()[:1] != '"' for row in found if row["question_id"] == 1)
+
+
 def test_without_counted_cycles_the_checked_answer_is_timed(eyas, argv, rows):
     done = eyas(*argv, "--methods", "eagle2", "pld", "--repeats", "1", "--no-cycles", "--json")
     assert done.code == 0, done.err

@@ -84,3 +84,15 @@ def test_a_file_without_questions_is_an_error(tmp_path):
 def test_an_integer_and_a_string_are_two_ids(tmp_path):
     rows = [json.dumps({"question_id": q, "turns": ["a"]}) for q in (1, "1")]
     assert len(read_questions(write(tmp_path, *rows)).questions) == 2
+
+
+def test_a_question_may_have_a_schema(tmp_path):
+    path, schema = tmp_path / "q.jsonl", {"type": "object", "required": ["a"]}
+    rows = [{"question_id": 1, "turns": ["x"]}, {"question_id": 2, "turns": ["y"], "json_schema": schema}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    free, held = read_questions(path).questions
+    assert free.json_schema is None
+    assert json.loads(held.json_schema) == schema
+    path.write_text(json.dumps(rows[0] | {"json_schema": "text"}) + "\n")
+    with pytest.raises(DataError, match="line 1: json_schema is 'text', not an object"):
+        read_questions(path)

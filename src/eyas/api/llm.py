@@ -252,7 +252,18 @@ class LLM:
             options=own,
             num_log_probs=options.logprobs,
             costs=loaded.costs() if options.tree.is_auto else None,
+            prediction_ids=self._prediction_ids(options, loaded.name),
         )
+
+    def _prediction_ids(self, options: GenerationOptions, method: str) -> list[int]:
+        if options.prediction is None:
+            return []
+        if not find_method(method).takes_prediction(options.tree):
+            raise ConfigError(
+                f"{method} with tree={options.tree.tree!r} and lookup={options.tree.lookup} copies from no "
+                "prediction; leave prediction out, or use tree='auto' with lookup."
+            )
+        return self.tokenizer.encode(options.prediction, add_special=False)
 
     def describe(self, options: GenerationOptions, method: str | None = None) -> dict[str, Any]:
         """Every resolved option, for `Answer.config`."""

@@ -120,6 +120,14 @@ class GenerationOptions(Options):
             "are text, so that nobody ends a turn by typing"
         ),
     ] = False
+    prediction: Annotated[
+        str | None,
+        Option(
+            "text that most of the answer is expected to repeat, such as the file that it edits: drafts are "
+            "copied from there",
+            "TEXT",
+        ),
+    ] = None
     drafting: Mapping[str, Any] = field(default_factory=dict)  # options of single methods that were given
 
     def check(self) -> None:

@@ -147,7 +147,7 @@ class BenchPlan:
     base: Mapping[str, Any]
     made: str
     heads: Mapping[str, str | None]
-    _known: dict[tuple[str, float, int], GenerationOptions] = field(default_factory=dict)
+    _known: dict[tuple[Any, ...], GenerationOptions] = field(default_factory=dict)
 
     def prompts(self) -> Iterator[BenchPrompt]:
         """Every prompt: question by question, so that an early stop leaves whole comparisons."""
@@ -176,7 +176,7 @@ class BenchPlan:
 
     def task(self, prompt: BenchPrompt, contender: Contender, repeat: int) -> BenchTask:
         """One row of a prompt."""
-        options = self._settings(contender, prompt.temperature, prompt.seed)
+        options = self._settings(contender, prompt)
         asked = digest(
             {
                 "set": prompt.questions.name,
@@ -214,10 +214,12 @@ class BenchPlan:
         answers += len(self.peers) * sum(prompt.temperature == 0 for prompt in self.prompts())
         return answers * self.config.num_answers
 
-    def _settings(self, contender: Contender, temperature: float, seed: int) -> GenerationOptions:
-        known = (contender.name, temperature, seed)
+    def _settings(self, contender: Contender, prompt: BenchPrompt) -> GenerationOptions:
+        schema = prompt.question.json_schema
+        known = (contender.name, prompt.temperature, prompt.seed, schema)
         if known not in self._known:
-            self._known[known] = contender.settings(self.base, temperature, seed)
+            base = self.base if schema is None else {**self.base, "json_schema": schema}
+            self._known[known] = contender.settings(base, prompt.temperature, prompt.seed)
         return self._known[known]
 
 

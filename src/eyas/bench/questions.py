@@ -1,6 +1,7 @@
 """Question files in Spec-Bench's format: JSON lines of `question_id`, `category` and `turns`.
 
-Other fields, such as `reference`, are ignored. Reading is strict: half a file would give wrong figures.
+A question may have a `json_schema` that its answers must keep to. Other fields, such as `reference`, are
+ignored. Reading is strict: half a file would give wrong figures.
 """
 
 import hashlib
@@ -20,11 +21,17 @@ MAX_LINE_BYTES = 1 << 20  # a longer line is not a question and could fill the m
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; `turns` are the user's messages, in order."""
+    """One question.
+
+    Attributes:
+        turns: the user's messages, in order.
+        json_schema: of the answers, as JSON text; None for free text.
+    """
 
     question_id: QuestionId
     category: str
     turns: tuple[str, ...]
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,11 @@ def _question(path: Path, number: int, line: str) -> Question:
     for name, value in (("question_id", question_id), ("category", category)):
         if not is_unicode(str(value)):
             raise _broken(path, number, f"{name} holds half of a surrogate pair")
-    return Question(question_id, category, _turns(path, number, row.get("turns")))
+    schema = row.get("json_schema")
+    if not isinstance(schema, dict | None):
+        raise _broken(path, number, f"json_schema is {_shown(schema)}, not an object")
+    text = None if schema is None else json.dumps(schema)
+    return Question(question_id, category, _turns(path, number, row.get("turns")), text)
 
 
 def _turns(path: Path, number: int, turns: Any) -> tuple[str, ...]:

@@ -309,6 +309,8 @@ class Bench:
 
     def _peer_answer(self, task: BenchTask, request: Request) -> Row:
         """An outside baseline's answer of as many tokens as plain decoding gave."""
+        if task.prompt.question.json_schema is not None:
+            raise DataError("the question has a json_schema, which other programs are not given")
         count = min(len(self._plain_ids(task)), task.options.stopping.max_new_tokens)
         token_ids, prefill, decode = self._peers[task.contender.name](request.prompt_ids, count)
         if len(token_ids) != count:

@@ -18,14 +18,18 @@ class NgramEnds:
         self._first = first
         self._length = 0  # of what was read
 
-    def read(self, token_ids: Sequence[int]) -> None:
-        """Take in what is new, but for the last token: the n-grams that end there are those to look for."""
+    def read(self, token_ids: Sequence[int], length: int | None = None) -> None:
+        """Take in what is new, but for the last token: the n-grams that end there are those to look for.
+
+        The text are the first `length` tokens; None are all.
+        """
+        length = len(token_ids) if length is None else length
         for n, ends in self._ends.items():
-            for end in range(max(n, self._length + 1), len(token_ids)):
+            for end in range(max(n, self._length + 1), length):
                 ngram = tuple(token_ids[end - n : end])
                 if not (self._first and ngram in ends):
                     ends[ngram] = end
-        self._length = max(0, len(token_ids) - 1)
+        self._length = max(0, length - 1)
 
     def end(self, ngram: Sequence[int]) -> int | None:
         """Index of the token that followed an n-gram, of one of the sizes; None if none was read."""

@@ -7,6 +7,9 @@ the *earliest* occurrence of the newest n tokens, longest n first, and differ in
   where fewer follow.
 * "transformers" (`prompt_lookup_num_tokens`), n = 2, 1: up to `pld_tokens` tokens, as many as there are.
 
+* "follow" is eyas's own (`eyas.drafters.copies`): the *last* occurrence of the newest 8, 4 or 2 tokens, the
+  copy followed for as long as it goes on, and behind a change, as an edited text needs it.
+
 The default is transformers' rule: it drafts through a repetition that has only just begun, such as a list's
 or a loop's, where the reference still waits for ten tokens; and a short draft costs a pass little.
 
@@ -19,14 +22,15 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from eyas.config import Option
+from eyas.drafters.copies import CopyFinder
 from eyas.drafters.ngrams import NgramEnds
 from eyas.drafters.ranked import Continuation, ContinuationSession
 from eyas.drafters.registry import register_drafter
 from eyas.engine.interfaces import DraftContext, DraftFiles, DraftOptions, Features, Runtime
 from eyas.engine.tree import DraftTree, before_stop, chain
 
-PldRule = Literal["transformers", "reference"]
-_MAX_NGRAM = {"transformers": 2, "reference": 3}
+PldRule = Literal["transformers", "reference", "follow"]
+_MAX_NGRAM = {"transformers": 2, "reference": 3, "follow": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,11 @@ class PldOptions(DraftOptions):
     """What is looked for, and how much is taken."""
 
     pld_rule: Annotated[
-        PldRule, Option("transformers: propose as many tokens as follow; reference: all --pld-tokens or none")
+        PldRule,
+        Option(
+            "transformers: propose as many tokens as follow; reference: all --pld-tokens or none; follow: "
+            "go on with a copy, behind a change too"
+        ),
     ] = "transformers"
     pld_max_ngram: Annotated[
         int | None,
@@ -80,6 +88,10 @@ class PldSession(ContinuationSession):
         self._options = context.options
         self._stops = context.stop_token_ids
         self._ends = NgramEnds(range(1, self._options.max_ngram + 1), first=True)
+        self._prediction = list(context.prediction_ids)
+        self._copies: CopyFinder | None = None
+        if self._options.pld_rule == "follow":
+            self._copies = CopyFinder(self._stops, self._prediction, len(context.prompt_ids))
 
     def fork(self) -> "PldSession":
         """A new session: nothing is kept from one answer to the next."""
@@ -94,8 +106,11 @@ class PldSession(ContinuationSession):
 
     def continuation(self, token_ids: Sequence[int], max_depth: int) -> Continuation:
         """The same, with the length of the n-gram that was found."""
-        self._ends.read(token_ids)
-        n, found = self._lookup(token_ids)
+        if self._copies is not None:
+            return self._copies(token_ids, min(max_depth, self._options.pld_tokens))
+        text = [*self._prediction, *token_ids] if self._prediction else token_ids
+        self._ends.read(text)
+        n, found = self._lookup(text)
         return Continuation(before_stop(found[:max_depth], self._stops), n)
 
     def _lookup(self, token_ids: Sequence[int]) -> tuple[int, Sequence[int]]:

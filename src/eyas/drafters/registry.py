@@ -9,9 +9,9 @@ from pkgutil import iter_modules
 from typing import Self, TypeVar, get_type_hints
 
 from eyas.drafters.policy.session import TreePolicy
-from eyas.drafters.ranked import RankedSession, SizableSession
+from eyas.drafters.ranked import ContinuationSession, RankedSession, SizableSession
 from eyas.engine.interfaces import Drafter, DraftFiles, DraftOptions, Runtime
-from eyas.engine.tree_options import TreeMode
+from eyas.engine.tree_options import TreeMode, TreeOptions
 from eyas.engine.verification import Lossless
 from eyas.errors import ConfigError
 
@@ -56,6 +56,10 @@ class Method:
     def takes_lookup(self) -> bool:
         """Whether tree="auto" adds prompt lookup: not to a continuation of the method's own."""
         return self._opens(RankedSession)
+
+    def takes_prediction(self, tree: TreeOptions) -> bool:
+        """Whether drafts are looked up in a prediction of the answer too."""
+        return self._opens(ContinuationSession) or (tree.is_auto and tree.lookup and self.takes_lookup)
 
     def _opens(self, kind: type) -> bool:
         """Whether its sessions are of a kind: the type that `open` is declared to return says it."""

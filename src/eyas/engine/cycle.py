@@ -53,6 +53,7 @@ class Request:
     options: DraftOptions = field(default_factory=DraftOptions)  # of the drafter's own type
     num_log_probs: int | None = None
     costs: CostTable | None = None  # by which trees of tree="auto" are sized
+    prediction_ids: Sequence[int] = ()  # what the answer is expected to be for the most part
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,7 @@ class Engine:
             stop_token_ids=request.text.stop_token_ids,
             costs=request.costs,
             share=run.share,
+            prediction_ids=request.prediction_ids,
             laps=self.laps,
         )
         run.session.begin(context, run.num_reused)

@@ -482,6 +482,7 @@ class DraftContext:
     laps: Laps | None = None  # where to book the time of draft passes, if anybody asks
     costs: CostTable | None = None  # of this machine; needed by cost-aware trees (tree.is_auto)
     share: SequenceShare = field(default_factory=SequenceShare)  # of the cost of a batch
+    prediction_ids: Sequence[int] = ()  # what the answer is expected to be for the most part
 
     @property
     def is_coupled(self) -> bool:

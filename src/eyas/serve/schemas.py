@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from eyas.api.options import GROUPS, tree_options
+from eyas.api.options import GROUPS, GenerationOptions, tree_options
 from eyas.api.prompts import Chat, Prompt
 from eyas.config import NamedOption, options_of
 from eyas.engine.processors import processor_options
@@ -51,7 +51,6 @@ IDLE: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "metadata": (None, {}),
     "modalities": (None, ["text"]),
-    "prediction": (None,),
     "reasoning_effort": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
@@ -221,6 +220,18 @@ class TextPart(Body):
 
     type: Literal["text"]
     text: str
+
+
+class Prediction(Body):
+    """What the answer is expected to be for the most part."""
+
+    type: Literal["content"]
+    content: LongText | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """Its parts together."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class Function(Body):
@@ -477,9 +488,10 @@ def parse(model: type[Asked], document: Mapping[str, Any]) -> Asked:
 
 
 def _option_fields() -> dict[str, NamedOption]:
-    """The options that are fields of a body, by name: all of sampling and stopping."""
+    """The options that are fields of a body, by name: all of sampling and stopping, and the prediction."""
     kinds = (kind for kind in GROUPS.values() if kind is not TreeOptions)
-    return {named.name: named for kind in kinds for named in options_of(kind)} | processor_options()
+    own = {named.name: named for named in options_of(GenerationOptions) if named.name == "prediction"}
+    return {named.name: named for kind in kinds for named in options_of(kind)} | own | processor_options()
 
 
 # What this server allows where it is less than the option does, or OpenAI's limit.
@@ -515,6 +527,9 @@ OWN_JSON: dict[str, Any] = {
     "grammar": LongText,
     "regex": LongText,
     "choice": Annotated[Choices, AfterValidator(tuple)],
+    "prediction": Annotated[
+        Prediction | LongText, AfterValidator(lambda given: getattr(given, "text", given))
+    ],
 }
 
 

@@ -4,12 +4,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.drafters.policy.lookup import MOST, SIZES, ExpectedChains, PromptLookup
+from eyas.drafters.copies import MOST, SIZES, CopyFinder
+from eyas.drafters.policy.lookup import ExpectedChains
 from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain, TreeRules, joint_rate
 
 
 def lookups(temperature=0.0, stops=()):
-    return ExpectedChains(PromptLookup(stops), temperature)
+    return ExpectedChains(CopyFinder(stops), temperature)
 
 
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=60)
@@ -28,21 +29,19 @@ def found_by_search(text):
     return 0, 0
 
 
-@given(text=texts, cuts=st.lists(st.integers(1, 60), max_size=8))
-def test_a_growing_text_is_searched_as_a_whole_one(text, cuts):
-    chains = lookups()
-    for cut in sorted({*(cut for cut in cuts if cut < len(text)), len(text)}):
-        chain = chains.after(text[:cut], 20)
-        found, start = found_by_search(text[:cut])
-        if not found:
-            assert chain is NO_CHAIN
-            continue
-        followed = list(text[start:cut])
-        while len(followed) < MOST:
-            followed += followed[: MOST - len(followed)]
-        assert 0 < len(chain.token_ids) == len(chain.rates) <= 20
-        assert [*chain.token_ids] == followed[: len(chain.token_ids)]
-        assert all(0 < rate < 1 for rate in chain.rates)
+@given(text=texts)
+def test_the_first_search_finds_the_longest_match_that_is_newest(text):
+    chain = lookups().after(text, 20)
+    found, start = found_by_search(text)
+    if not found:
+        assert chain is NO_CHAIN
+        return
+    followed = list(text[start:])
+    while len(followed) < MOST:
+        followed += followed[: MOST - len(followed)]
+    assert 0 < len(chain.token_ids) == len(chain.rates) <= 20
+    assert [*chain.token_ids] == followed[: len(chain.token_ids)]
+    assert all(0 < rate < 1 for rate in chain.rates)
 
 
 def test_what_followed_comes_again():

@@ -15,20 +15,17 @@ what becomes of the chains in an answer corrects them. A method that finds conti
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
-from eyas.drafters.ngrams import NgramEnds
+from eyas.drafters.copies import MOST
 from eyas.drafters.ranked import Continuation
 from eyas.drafters.tree_builder import NO_CHAIN, ExpectedChain
-from eyas.engine.tree import before_stop
 
-SIZES = (8, 4, 2)  # n-grams that are looked up, the longest first
 # Rates of a token by how many tokens before it matched: this many, and up to the next number.
 MATCHED = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)
 GREEDY_RATES = (0.2, 0.35, 0.53, 0.64, 0.74, 0.81, 0.85, 0.91, 0.94, 0.97)
 SAMPLED_RATES = (0.1, 0.2, 0.31, 0.41, 0.54, 0.66, 0.75, 0.86, 0.90, 0.90)  # at temperature 1
 PRIOR = 8  # observations that the initial rates count for
-MOST = 32  # tokens of a chain
 LEAST_VALUE = 0.02  # a chain ends before tokens that are less likely
 
 Find = Callable[[Sequence[int], int], Continuation]  # of a text, at most so many tokens
@@ -82,42 +79,3 @@ class ExpectedChains:
 
 def _bucket(matched: int) -> int:
     return bisect_right(MATCHED, matched) - 1
-
-
-class PromptLookup:
-    """Finds what followed the newest tokens at their previous occurrence in a growing text.
-
-    Args:
-        stops: a continuation ends before these tokens.
-    """
-
-    def __init__(self, stops: Collection[int] = ()) -> None:
-        self._stops = stops
-        self._ends = NgramEnds(SIZES)
-
-    def __call__(self, token_ids: Sequence[int], count: int) -> Continuation:
-        """At most `count` tokens that may follow `token_ids`, the text of the previous call and more."""
-        matched, start = self._longest(token_ids)
-        if not matched:
-            return Continuation()
-        text = list(token_ids[start : start + MOST])
-        while len(text) < MOST:  # the continuation reaches into itself: a loop
-            text += text[: MOST - len(text)]
-        return Continuation(before_stop(text[: max(0, count)], self._stops), matched)
-
-    def _longest(self, token_ids: Sequence[int]) -> tuple[int, int]:
-        """How many of the newest tokens match, at most MOST, and where their continuation begins.
-
-        The longest n-grams are tried first, and of equal ones the last occurrence counts; (0, 0) if there is
-        none.
-        """
-        self._ends.read(token_ids)
-        length = len(token_ids)
-        for n in SIZES:
-            end = self._ends.end(token_ids[-n:]) if n < length else None
-            if end is None:
-                continue
-            while n < min(end, MOST) and token_ids[end - n - 1] == token_ids[length - n - 1]:
-                n += 1
-            return n, end
-        return 0, 0

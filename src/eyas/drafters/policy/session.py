@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from time import perf_counter
 
+from eyas.drafters.copies import CopyFinder
 from eyas.drafters.expansion import best_of, grow
 from eyas.drafters.policy.constrained import constrain, expected_chain
 from eyas.drafters.policy.cost_aware import CostAwareTrees
-from eyas.drafters.policy.lookup import ExpectedChains, Find, PromptLookup
+from eyas.drafters.policy.lookup import ExpectedChains, Find
 from eyas.drafters.ranked import (
     DEFAULT_LIMITS,
     ContinuationSession,
@@ -159,7 +160,9 @@ class _AutoTrees:
                 shape=limits.shape,
             )
         self._chains: ExpectedChains | None = None
-        find: Find | None = PromptLookup(stops) if context.tree.lookup else None
+        find: Find | None = None
+        if context.tree.lookup:
+            find = CopyFinder(stops, context.prediction_ids, len(context.prompt_ids))
         if isinstance(session, ContinuationSession):
             find = session.continuation
         if find is not None:
