@@ -1,5 +1,7 @@
 """Tiny models on every runtime, and every method on them."""
 
+from pathlib import Path
+
 import pytest
 
 from eyas.engine.cycle import Engine
@@ -11,6 +13,22 @@ RUNTIMES = [
     ("torch", "float64"),
     *((("native", "float32"), ("native", "bfloat16"), ("native", "int8")) if is_built() else ()),
 ]
+
+
+# Contracts that torch, where a tiny pass takes ten times as long, keeps in the suite; CI tests the others too.
+ON_TORCH = (
+    "test_the_answer_is_plain_decodings",
+    "test_what_keeps_no_ids_says_so_and_keeps_them_where_greedy",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        is_ours = item.path.parent == Path(__file__).parent and item.originalname not in ON_TORCH
+        if is_ours and parameters.get("runtime", ("",))[0] == "torch":
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", params=RUNTIMES, ids="-".join)

@@ -35,7 +35,6 @@ def refusal(response, status=400):
         ("store", True),
         ("metadata", {"a": "b"}),
         ("reasoning_effort", "high"),
-        ("prediction", {"type": "content"}),
         ("service_tier", "flex"),
         ("web_search_options", {}),
         ("surprise", 1),
