@@ -37,7 +37,7 @@ def _told(own, state, prefill, decode):
         "check": {
             "state": state,
             "share": own.get("share", 1.0),
-            "position": 3,
+            "position": own.get("position", 3),
             "plain_token": 1,
             "token": 2,
             "gap": 4.0,

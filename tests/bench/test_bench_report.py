@@ -208,3 +208,14 @@ def test_more_near_ties_than_float32_allows_do_not_pass(tmp_path):
     found = problems([*plain, *many], "float32")
     assert found == ["2 of 101 answers differ at near ties; float32 allows 1 in 100"]
     assert problems([*plain, *many], "bfloat16") == []
+
+
+def test_more_near_ties_than_bfloat16_explains_do_not_pass():
+    plain = answer("autoregressive", 1)
+    few = [answer("eagle2", n, state="excused" if n % 3 else "equal")[0] for n in range(4)]
+    assert problems([*plain, *few], "bfloat16") == [], "a few answers say nothing"
+    many = [answer("eagle2", n, state="excused")[0] for n in range(60)]
+    found = problems([*plain, *many], "bfloat16")
+    assert found == ["60 of 60 answers differ at near ties, one in 4 tokens; bfloat16 allows one in 25"]
+    rare = [answer("eagle2", n, state="excused", position=29)[0] for n in range(60)]
+    assert problems([*plain, *rare], "bfloat16") == []

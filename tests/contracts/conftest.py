@@ -15,7 +15,7 @@ RUNTIMES = [
 ]
 
 
-# Contracts that torch, where a tiny pass takes ten times as long, keeps in the suite; CI tests the others too.
+# What torch, where a tiny pass takes ten times as long, keeps in the suite; CI tests the others too.
 ON_TORCH = (
     "test_the_answer_is_plain_decodings",
     "test_what_keeps_no_ids_says_so_and_keeps_them_where_greedy",

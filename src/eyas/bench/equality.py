@@ -19,7 +19,9 @@ PLAIN = "autoregressive"  # plain decoding, which law L1 compares with
 # Gaps between the two best scores that rounding explains, by the target's dtype; others excuse nothing.
 EXCUSED_GAPS = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
 EXCUSED_SHARE = 0.01  # largest share of excused answers in float32
-LIMITED = "float32"  # the dtype to which that limit applies
+# Tokens to a near tie, at least, in dtypes where ties are common: half of what was measured (docs/log.md).
+LEAST_TOKENS = {"bfloat16": 25, "float16": 25}
+FEW = 3  # ties that any number of answers may have
 
 State = Literal["equal", "excused", "failed"]
 

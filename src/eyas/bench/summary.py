@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from eyas.bench import statistics as st
-from eyas.bench.equality import EXCUSED_SHARE, LIMITED, PLAIN
+from eyas.bench.equality import EXCUSED_SHARE, FEW, LEAST_TOKENS, PLAIN
 from eyas.bench.rows import Row
 from eyas.bench.statistics import Sample
 
@@ -46,11 +46,21 @@ def problems(rows: Sequence[Row], dtype: str) -> list[str]:
     compared = sum(counts.values())
     if counts["failed"]:
         found.append(f"{counts['failed']} of {compared} answers differ from plain decoding without excuse")
-    if dtype == LIMITED and counts["excused"] > EXCUSED_SHARE * compared:
+    ties, told = counts["excused"], f"{counts['excused']} of {compared} answers differ at near ties"
+    if dtype == "float32" and ties > EXCUSED_SHARE * compared:
+        found.append(f"{told}; {dtype} allows 1 in 100")
+    tokens = sum(_num_compared(row) for row in rows if row["lossless"] == "ids" and _state(row) in STATES)
+    if dtype in LEAST_TOKENS and ties > max(FEW, tokens / LEAST_TOKENS[dtype]):
         found.append(
-            f"{counts['excused']} of {compared} answers differ at near ties; {dtype} allows 1 in 100"
+            f"{told}, one in {tokens / ties:.0f} tokens; {dtype} allows one in {LEAST_TOKENS[dtype]}"
         )
     return found
+
+
+def _num_compared(row: Row) -> int:
+    """Tokens of an answer up to its first difference, which alone is judged."""
+    at = row["check"].get("position")
+    return int(row["stats"]["new_tokens"] if at is None else at + 1)
 
 
 def _condition(rows: Sequence[Row]) -> dict[str, Any]:
