@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from making import stopped_and_resumed
 
 from eyas.drafters.eagle3 import EAGLE3, Eagle3
 from eyas.drafters.heads import read_head
@@ -91,16 +92,9 @@ def test_training_learns_and_resuming_changes_nothing(runtime, samples, tmp_path
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
     assert all((before[name] != weight).any() for name, weight in whole.network.state_dict().items())
 
-    stopped = trainer(runtime, samples, ids, epochs=6, ema=0.9, **variant)
-
-    def interrupt(label, done, total):
-        if done == total // 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run(tmp_path / "stopped", interrupt)
-    resumed = trainer(runtime, samples, ids, epochs=6, ema=0.9, **variant)
-    resumed.run(tmp_path / "stopped")
+    resumed = stopped_and_resumed(
+        lambda: trainer(runtime, samples, ids, epochs=6, ema=0.9, **variant), tmp_path / "stopped"
+    )
     for name, weight in whole.best_network().state_dict().items():
         torch.testing.assert_close(resumed.best_network().state_dict()[name], weight, rtol=0, atol=0)
 
@@ -115,7 +109,7 @@ def test_a_head_is_made_measured_and_continued(runtime, samples, tmp_path):
     assert len(checkpoint.config.coupled_scale) == 6
     assert Eagle3.load(runtime, DraftFiles(head=lambda: first)).taps == (0, 1)
     # sizes, variants and vocabulary are those of the head to start from
-    more = Eagle3Recipe(**{**QUICK, "taps": "0,1"}, epochs=1)
+    more = Eagle3Recipe(**QUICK, epochs=1)
     train_head("eagle3", runtime, samples, more, work=tmp_path / "b", place=second, start=first)
     again = read_head(EAGLE3, second)
     np.testing.assert_array_equal(again.draft_ids, checkpoint.draft_ids)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from making import DISTILLED, KINDS, recipe, recipe_class, trainer_class, write
+from making import DISTILLED, KINDS, recipe, recipe_class, stopped_and_resumed, trainer_class, write
 
 from eyas.drafters.eagle_head import EAGLE
 from eyas.drafters.heads import read_head
@@ -273,17 +273,9 @@ def test_resuming_with_kept_features_changes_nothing(runtime, samples, tmp_path)
     def fresh(name):
         return trainer(runtime, samples[::2], cache=tmp_path / name, epochs=4.0)
 
-    whole, stopped = fresh("whole"), fresh("stopped")
+    whole = fresh("whole")
     whole.run(tmp_path / "run")
-
-    def interrupt(label, done, total):
-        if done == total // 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run(tmp_path / "part", interrupt)
-    resumed = fresh("stopped")
-    resumed.run(tmp_path / "part")
+    resumed = stopped_and_resumed(lambda: fresh("stopped"), tmp_path / "part")
     for name, weight in whole.network.state_dict().items():
         torch.testing.assert_close(resumed.network.state_dict()[name], weight, rtol=0, atol=0)
     cached = FeatureSource(runtime, 64, store(runtime, tmp_path / "whole"))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from making import write
+from making import stopped_and_resumed, write
 
 from eyas.drafters.eagle2 import Eagle2, Eagle2Options
 from eyas.drafters.eagle_head import EAGLE
@@ -119,16 +119,10 @@ def test_training_learns_and_resuming_changes_nothing(runtime, samples, tmp_path
     losses = [row[0] for row in whole.state.history]
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
-    stopped = trainer(runtime, samples, epochs=6, steps=steps, ema=0.9, prompt_share=0.5, noise=0.1)
-
-    def interrupt(label, done, total):
-        if done == total // 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run(tmp_path / "stopped", interrupt)
-    resumed = trainer(runtime, samples, epochs=6, steps=steps, ema=0.9, prompt_share=0.5, noise=0.1)
-    resumed.run(tmp_path / "stopped")
+    resumed = stopped_and_resumed(
+        lambda: trainer(runtime, samples, epochs=6, steps=steps, ema=0.9, prompt_share=0.5, noise=0.1),
+        tmp_path / "stopped",
+    )
     assert resumed.state.step == whole.state.step
     for name, weight in whole.best_network().state_dict().items():
         torch.testing.assert_close(resumed.best_network().state_dict()[name], weight, rtol=0, atol=0)

@@ -1,7 +1,7 @@
 """What an answer copies: the text before it, an original that it edits, a prediction of it.
 
-Prompt lookup (Apoorv Saxena, 2023) looks up the newest tokens anew in each cycle. Here a copy is also
-followed for as long as it goes on, and behind a change.
+Prompt lookup (Apoorv Saxena, 2023) searches for the newest tokens again in every cycle. Here a copy is
+also followed for as long as it lasts, and behind a change.
 """
 
 from collections.abc import Collection, Sequence

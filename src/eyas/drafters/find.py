@@ -165,7 +165,7 @@ class HeadFinder:
 
     def _check(self, path: Path) -> HeadCheck:
         """What ties a head to this target; a head for another one is refused when it is loaded."""
-        entries = {} if is_gguf(path) else read_config(path)
+        entries = _document(path)
         if not entries.get("target_fingerprint"):
             return "shapes"
         return "base" if self._is_base(entries) else "fingerprint"
@@ -178,7 +178,7 @@ class HeadFinder:
 
     def _problem(self, path: Path) -> str | None:
         try:
-            entries = {} if is_gguf(path) else read_config(path)
+            entries = _document(path)
         except CheckpointError as error:
             return str(error)
         fingerprint, base = entries.get("target_fingerprint"), entries.get("base_fingerprint")
@@ -203,9 +203,14 @@ def _is_there(path: Path) -> bool:
     return path.is_file() if path.suffix == ".gguf" else (path / "config.json").is_file()
 
 
+def _document(path: Path) -> dict[str, Any]:
+    """config.json of a head; a GGUF file has none."""
+    return {} if is_gguf(path) else read_config(path)
+
+
 def _entries(path: Path) -> dict[str, Any]:
-    """config.json; nothing where it is broken, which `FoundHead.problem` says."""
+    """The same; nothing where it is broken, which `FoundHead.problem` says."""
     try:
-        return read_config(path)
+        return _document(path)
     except CheckpointError:
         return {}

@@ -60,7 +60,7 @@ def base_fingerprint(model: Path) -> str | None:
 
 
 def _digest_of_norms(norms: Iterator[tuple[str, NDArray[np.float32]]]) -> str:
-    """Empty where all weights are the same, as in a model that nobody has trained."""
+    """An empty text if all weights are equal: such a model was never trained."""
     digest, seen = hashlib.sha256(), set[float]()
     for name, weights in norms:
         digest.update(name.encode() + weights.astype(BFLOAT16).tobytes())

@@ -56,7 +56,7 @@ class Eagle3Recipe(ChainRecipe):
 
 
 class Eagle3Network(ChainNetwork):
-    """fc over the taps, decoder layers beside the embedding, an LM head of its own.
+    """fc over the taps, decoder layers that also read the embedding, and an LM head of its own.
 
     Args:
         spec: the layers; the first one reads embeddings too, and the last one is normed with `norm_output`.
@@ -173,7 +173,9 @@ class Eagle3Trainer(ChainTrainer[Eagle3Recipe, Eagle3Network]):
 
     def draft_logits(self, network: Eagle3Network, draft_ids: Ints | None) -> Callable[[Tensor], Tensor]:
         """Those of the head's own LM head, or the target's."""
-        weight = network.lm_head.weight if network.lm_head else self._runtime.lm_head(draft_ids).weight
+        weight = (
+            network.lm_head.weight if network.lm_head is not None else self._runtime.lm_head(draft_ids).weight
+        )
 
         def logits(outputs: Tensor) -> Tensor:
             normed = network.normed(outputs.float())
